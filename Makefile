@@ -1,0 +1,39 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint format bench clean
+
+help:  ## Show this help
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $(STAMP)
+
+install: $(STAMP)  ## Create .venv and install the package with its development tools
+
+demo: install  ## Train a small real sweep on the bundled digits and rank the policies
+	$(BIN)/python run.py --multirun experiment=demo hydra.sweep.dir=multirun/demo
+	$(BIN)/lrbench rank multirun/demo
+
+test: install  ## Run every test, the doctests included
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: install  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## Rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install  ## Measure speed against named peers
+	for f in experiments/benchmarks/[a-z]*.py; do $(BIN)/python $$f || exit 1; done
+
+clean:  ## Remove what runs and tools wrote (never .venv or data)
+	rm -rf multirun outputs wandb lightning_logs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""From the rows of finished runs to rankings, figures and reports; imports no Lightning."""

@@ -1,0 +1,1 @@
+"""How a policy is found: range test, online composer, selection and look-up."""

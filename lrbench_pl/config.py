@@ -1,0 +1,77 @@
+"""The units in which ``conf/`` speaks: fractions of the budget and of the peak learning rate.
+
+Every policy in ``conf/lr_policy`` is written in them, so that ``lr`` and ``max_steps`` rescale all of it at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def steps(fraction: float, *, _root_: Any) -> int:
+    """``${steps:0.5}``: a fraction of the budget ``max_steps``, rounded, at least 1 step."""
+    return max(1, round(float(fraction) * int(_root_.max_steps)))
+
+
+def rate(fraction: float, *, _root_: Any) -> float:
+    """``${rate:0.1}``: a fraction of the peak learning rate ``lr``."""
+    return float(fraction) * float(_root_.lr)
+
+
+def decay(rest: float, *, _root_: Any) -> float:
+    """``${decay:0.01}``: the factor per step that leaves the fraction ``rest`` after the budget."""
+    if not 0 < float(rest) <= 1:
+        raise ValueError(f"decay must leave a fraction in (0, 1] of the rate, got {rest}")
+    return math.exp(math.log(float(rest)) / int(_root_.max_steps))
+
+
+def register_resolvers() -> None:
+    """Make ``${steps:}``, ``${rate:}`` and ``${decay:}`` known to OmegaConf; may be called again.
+
+    Example:
+        >>> register_resolvers()
+        >>> cfg = OmegaConf.create({"lr": 0.5, "max_steps": 100, "half": "${steps:0.5}", "tenth": "${rate:0.1}"})
+        >>> cfg.half, cfg.tenth
+        (50, 0.05)
+    """
+    for resolver in (steps, rate, decay):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+
+
+def conf_dir() -> Path:
+    """The folder ``conf/`` of this working copy.
+
+    Raises:
+        FileNotFoundError: If the package was installed without it.
+    """
+    folder = Path(__file__).resolve().parent.parent / "conf"
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"no configuration at {folder}; run from a checkout of lrbench_pl")
+    return folder
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration that ``python run.py OVERRIDES`` would run.
+
+    Example:
+        >>> cfg = compose(["lr_policy=fix", "max_steps=500", "optimizer=adam"])
+        >>> cfg.max_steps, cfg.names.optimizer
+        (500, 'adam')
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    register_resolvers()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)  # `names` reads the choices from it
+    OmegaConf.resolve(cfg.names)
+    return cfg

@@ -1,0 +1,33 @@
+"""One thread per process: pytest-xdist runs two, and more threads than cores are many times slower."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def environment_is_left_as_it_was():
+    """A test that leaks an environment variable breaks another one far away."""
+    before = dict(os.environ)
+    yield
+    # Lightning leaves these on purpose; PYTEST_CURRENT_TEST is pytest's own
+    allowed = {
+        "PL_GLOBAL_SEED",
+        "PL_SEED_WORKERS",
+        "PYTEST_CURRENT_TEST",
+        "CUDA_DEVICE_ORDER",
+        "WANDB_SERVICE",
+    }
+    leaked = {
+        key for key in before.keys() | os.environ.keys() if before.get(key) != os.environ.get(key)
+    } - allowed
+    for key in leaked | {"PL_GLOBAL_SEED", "PL_SEED_WORKERS"}:
+        os.environ.pop(key, None)
+        if key in before:
+            os.environ[key] = before[key]
+    assert not leaked, f"the test changed the environment: {sorted(leaked)}"

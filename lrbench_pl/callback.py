@@ -81,9 +81,7 @@ def meets(value: float, target: float, mode: Mode = "max") -> bool:
     return value >= target if mode == "max" else value <= target
 
 
-def first_confirmed(
-    checks: Sequence[Check], target: float, mode: Mode = "max", confirmations: int = 1
-) -> Check | None:
+def first_confirmed(checks: Sequence[Check], target: float, mode: Mode = "max", confirmations: int = 1) -> Check | None:
     """The first check of the first ``confirmations`` in a row that meet the target, or None.
 
     Example:
@@ -210,9 +208,7 @@ class LRPolicyCallback(Callback):
             return "reached", f"reached {self.target_accuracy:g} at step {hit.step}"
         if self._ended_as is not None:
             return self._ended_as
-        best_words = (
-            f"best {best.value:.4g} at step {best.step}" if best else f"{self.monitor} was never checked"
-        )
+        best_words = f"best {best.value:.4g} at step {best.step}" if best else f"{self.monitor} was never checked"
         if self.target_accuracy is None:
             return "missed", f"no target was set; {best_words}"
         return "missed", f"missed {self.target_accuracy:g} within {self._steps_run} steps; {best_words}"
@@ -258,9 +254,7 @@ class LRPolicyCallback(Callback):
 
     # -- each step ------------------------------------------------------------------------------------------
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the rate of the coming optimizer step, once also when several batches make one step."""
         step = trainer.global_step
         if step == self._step:
@@ -303,14 +297,8 @@ class LRPolicyCallback(Callback):
 
     def _diverge(self, trainer: Trainer) -> None:
         step = trainer.global_step
-        when = (
-            f"at step {step}"
-            if self._look_every == 1
-            else f"within {self._look_every} batches before step {step}"
-        )
-        self._end(
-            trainer, "diverged", f"the training loss became non-finite {when}; try a lower learning rate"
-        )
+        when = f"at step {step}" if self._look_every == 1 else f"within {self._look_every} batches before step {step}"
+        self._end(trainer, "diverged", f"the training loss became non-finite {when}; try a lower learning rate")
 
     def _end(self, trainer: Trainer, status: Status, message: str) -> None:
         self._ended_as = (status, message)
@@ -347,18 +335,14 @@ class LRPolicyCallback(Callback):
         hit = self._hit()
         if hit is not None and self.stop and not trainer.should_stop:
             trainer.should_stop = True
-            rank_zero_info(
-                f"target reached: {self.monitor} {value:.4g} >= {self.target_accuracy:g} at step {hit.step}"
-            )
+            rank_zero_info(f"target reached: {self.monitor} {value:.4g} >= {self.target_accuracy:g} at step {hit.step}")
 
     def _read_monitor(self, trainer: Trainer) -> float | None:
         metric = trainer.callback_metrics.get(self.monitor)
         if metric is None:
             if self.target_accuracy is None and self._adaptive is None:
                 return None
-            logged = ", ".join(
-                sorted(name for name in trainer.callback_metrics if not name.startswith("check/"))
-            )
+            logged = ", ".join(sorted(name for name in trainer.callback_metrics if not name.startswith("check/")))
             raise LRPolicyError(
                 f"monitor {self.monitor!r} was not logged in validation; logged were: {logged or 'none'}. "
                 "Set monitor= to one of them or log it with self.log() in validation_step"
@@ -379,8 +363,8 @@ class LRPolicyCallback(Callback):
             self._ended_as = ("stopped", f"stopped at step {trainer.global_step} before the budget was used")
         elif self.target_accuracy is not None and not self.checks:
             rank_zero_warn(
-                f"{self.monitor!r} was never checked in {trainer.global_step} steps; set the Trainer's val_check_interval "
-                "to a smaller number of batches"
+                f"{self.monitor!r} was never checked in {trainer.global_step} steps; set the Trainer's "
+                "val_check_interval to a smaller number of batches"
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -27,7 +27,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.loggers import Logger
-
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
@@ -215,10 +214,10 @@ def headline(row: RunResult) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line: Hydra's wrapping opened, its key kept.
+    r"""What an error says, in one line: Hydra's wrapping opened, its key kept.
 
     Example:
-        >>> one_line(ValueError("first line\\n  second"))
+        >>> one_line(ValueError("first line\n  second"))
         'first line second'
     """
     where = ""
@@ -300,9 +299,7 @@ def _evaluate(parts: Parts) -> dict[str, Any]:
         return {}
     row: dict[str, Any] = {}
     if is_overridden("test_step", module) and is_overridden("test_dataloader", data, pl.LightningDataModule):
-        tested = {
-            name: plain_number(value) for name, value in trainer.test(module, data, verbose=False)[0].items()
-        }
+        tested = {name: plain_number(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
         row |= {field: tested.get(f"test/{name}") for field, name in _TESTED.items()}
     if hasattr(data, "train_eval_dataloader") and is_overridden("validation_step", module):
         loggers, trainer.loggers = trainer.loggers, []  # these are no checks: keep them out of the history
@@ -393,7 +390,8 @@ def _check_knobs(cfg: DictConfig) -> None:
         raise UserError(f"target_accuracy must lie in (0, 1] or be null, got {target!r}")
     if cfg.check_every > cfg.max_steps:
         raise UserError(
-            f"check_every must not exceed max_steps ({cfg.max_steps}), got {cfg.check_every}: the target would never be checked"
+            f"check_every must not exceed max_steps ({cfg.max_steps}), got {cfg.check_every}: "
+            "the target would never be checked"
         )
 
 
@@ -403,16 +401,15 @@ def _refuse_late_milestones(policy: object, max_steps: int) -> None:
         late = [milestone for milestone in policy.milestones if milestone >= max_steps]
         if late:
             raise UserError(
-                f"lr_policy: milestones must lie below max_steps ({max_steps}), got {late[0]}; lower it or raise max_steps"
+                f"lr_policy: milestones must lie below max_steps ({max_steps}), got {late[0]}; "
+                "lower it or raise max_steps"
             )
 
 
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Lightning's notes on hardware and loaders, said once per run of a sweep, tell nobody anything."""
-    loggers = [
-        logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric")
-    ]
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)

@@ -59,11 +59,7 @@ class ProgressLines(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print, if it is time."""
-        if (
-            trainer.is_global_zero
-            and trainer.max_steps > 0
-            and self._next <= trainer.global_step < trainer.max_steps
-        ):
+        if trainer.is_global_zero and trainer.max_steps > 0 and self._next <= trainer.global_step < trainer.max_steps:
             self._next = trainer.global_step + trainer.max_steps // _LINES
             words = ", ".join(f"{name} {value}" for name, value in _shown(trainer, self._monitor).items())
             print(f"  step {trainer.global_step} of {trainer.max_steps}: {words}", flush=True)

@@ -116,9 +116,7 @@ class RunResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The row as plain data, with non-finite numbers as None (JSON knows no NaN)."""
-        return {
-            k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()
-        }
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> RunResult:

@@ -23,9 +23,7 @@ def environment_is_left_as_it_was():
         "CUDA_DEVICE_ORDER",
         "WANDB_SERVICE",
     }
-    leaked = {
-        key for key in before.keys() | os.environ.keys() if before.get(key) != os.environ.get(key)
-    } - allowed
+    leaked = {key for key in before.keys() | os.environ.keys() if before.get(key) != os.environ.get(key)} - allowed
     for key in leaked | {"PL_GLOBAL_SEED", "PL_SEED_WORKERS"}:
         os.environ.pop(key, None)
         if key in before:

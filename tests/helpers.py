@@ -44,9 +44,7 @@ class TinyModule(pl.LightningModule):
             loss = loss * float("nan")
         return loss
 
-    def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
-    ) -> None:
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         self.rates.append([float(group["lr"]) for group in optimizer.param_groups])
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 

@@ -130,9 +130,7 @@ def test_a_tensor_rate_is_filled_in_place():
             optimizer_closure()  # capturable steps need a GPU; the rate is what is tested
 
     module = Capturable()
-    tiny_trainer(LRPolicyCallback(Constant(0.25)), max_steps=-1, max_epochs=1, val_check_interval=None).fit(
-        module
-    )
+    tiny_trainer(LRPolicyCallback(Constant(0.25)), max_steps=-1, max_epochs=1, val_check_interval=None).fit(module)
     assert set(map(tuple, module.rates)) == {(0.25,)}
     assert module.lr.item() == 0.25
 
@@ -193,7 +191,7 @@ def test_reached_stops_there():
     assert (verdict.status, verdict.steps_to_target, verdict.steps_run) == ("reached", 4, 4)
     assert (verdict.best_value, verdict.best_step, verdict.final_value) == (0.7, 4, 0.7)
     assert verdict.message == "reached 0.7 at step 4"
-    assert 0 < verdict.seconds_to_target
+    assert verdict.seconds_to_target > 0
 
 
 def test_reached_without_stopping_goes_on():
@@ -368,9 +366,7 @@ def test_no_optimizer_is_refused():
 
 def test_a_monitor_that_is_never_logged_is_refused_with_those_that_are():
     callback = LRPolicyCallback(Constant(0.1), target_accuracy=0.5, monitor="val/acc")
-    refuses(
-        TinyModule(), "'val/acc' was not logged in validation; logged were: val/accuracy", callback=callback
-    )
+    refuses(TinyModule(), "'val/acc' was not logged in validation; logged were: val/accuracy", callback=callback)
 
 
 def test_a_target_without_validation_is_refused():

@@ -1,0 +1,111 @@
+"""Weights & Biases beside the run's own files: a view of them, never a reason for a training to stop."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from lrbench_pl.results import RunResult
+
+
+class WandbRun(Logger):
+    """One W&B run for one training: its history on the axis ``trainer/global_step``, its summary the result row.
+
+    Offline unless a key is configured (``wandb login`` or ``WANDB_API_KEY``); what W&B itself reads from the
+    environment, such as ``WANDB_MODE``, has the last word. An error of the service is said once; after it nothing more
+    is sent, and the training goes on.
+
+    Args:
+        project: W&B project.
+        save_dir: Folder that gets W&B's files.
+        job_type: W&B's job type.
+        tags: Tags of the run.
+
+    Example:
+        >>> WandbRun(project="lrbench_pl", save_dir="outputs").name
+        'lrbench_pl'
+    """
+
+    def __init__(self, project: str, save_dir: str | Path, job_type: str = "train", tags: Sequence[str] = ()) -> None:
+        super().__init__()
+        self._project = project
+        self._save_dir = Path(save_dir)
+        self._job_type = job_type
+        self._tags = [str(tag) for tag in tags]
+        self._run: WandbLogger | None = None
+        self._broken = False
+
+    @property
+    def name(self) -> str:
+        """The project."""
+        return self._project
+
+    @property
+    def version(self) -> str | None:
+        """The id of W&B's run once it has begun."""
+        return None if self._run is None else self._run.version
+
+    @rank_zero_only
+    def open_with(self, config: Mapping[str, Any], name: str, group: str | None) -> None:
+        """Begin the run: its configuration, its name, and the sweep that it belongs to."""
+
+        def begin() -> None:
+            self._save_dir.mkdir(parents=True, exist_ok=True)
+            run = WandbLogger(
+                name=name,
+                save_dir=str(self._save_dir),
+                project=self._project,
+                group=group,
+                job_type=self._job_type,
+                tags=self._tags,
+                config=dict(config),
+                reinit="finish_previous",
+                **({} if "WANDB_MODE" in os.environ or _has_key() else {"mode": "offline"}),
+            )
+            assert run.experiment is not None  # here, so that a failure is met here
+            self._run = run
+
+        self._try(begin)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Send one row of the history."""
+        if self._run is not None:
+            self._try(lambda: self._run.log_metrics(metrics, step))  # type: ignore[union-attr]
+
+    def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: :meth:`open_with` sent the whole configuration."""
+
+    @rank_zero_only
+    def close_with(self, result: RunResult) -> None:
+        """End the run with the row as its summary; a run that reached no end of its own counts as failed."""
+
+        def end() -> None:
+            run = self._run.experiment  # type: ignore[union-attr]
+            run.summary.update({name: value for name, value in result.to_dict().items() if value is not None})
+            run.finish(exit_code=0 if result.status in ("reached", "missed", "diverged") else 1)
+
+        if self._run is not None:
+            self._try(end)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        if self._broken:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever a service can raise
+            self._broken = True
+            rank_zero_warn(f"W&B failed ({type(error).__name__}: {error}); this run goes on without it")
+
+
+def _has_key() -> bool:
+    import wandb
+
+    return bool(wandb.api.api_key)

@@ -1,0 +1,47 @@
+"""What the learning rate is: policies as frozen values, pure in the iteration, of the standard library alone."""
+
+from lrbench_pl.policies._basic import (
+    Constant,
+    Exponential,
+    InverseTime,
+    MultiStep,
+    Polynomial,
+    Sigmoid,
+    Step,
+)
+from lrbench_pl.policies._compose import (
+    AdaptivePolicy,
+    Policy,
+    Sequential,
+    policy_id,
+    segments,
+    table,
+    warmup,
+)
+from lrbench_pl.policies._config import from_config, to_config
+from lrbench_pl.policies._cyclic import Cyclic
+from lrbench_pl.policies._lrbench import LRBENCH_POLICIES, from_lrbench
+from lrbench_pl.policies._plateau import PlateauPolicy
+
+__all__ = [
+    "LRBENCH_POLICIES",
+    "AdaptivePolicy",
+    "Constant",
+    "Cyclic",
+    "Exponential",
+    "InverseTime",
+    "MultiStep",
+    "PlateauPolicy",
+    "Policy",
+    "Polynomial",
+    "Sequential",
+    "Sigmoid",
+    "Step",
+    "from_config",
+    "from_lrbench",
+    "policy_id",
+    "segments",
+    "table",
+    "to_config",
+    "warmup",
+]

@@ -1,0 +1,261 @@
+"""The policies that are constant or decay: FIX, STEP, NSTEP, EXP, INV, POLY and SIG of LRBench."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from lrbench_pl.policies import _checks as check
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One rate for ever (FIX).
+
+    lr(t) = lr
+
+    Args:
+        lr: Learning rate, at least 0.
+
+    Raises:
+        ValueError: If ``lr`` is negative or not finite.
+
+    Example:
+        >>> Constant(0.1)(0), Constant(0.1)(10**9)
+        (0.1, 0.1)
+
+    Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936.
+    """
+
+    lr: float
+
+    def __post_init__(self) -> None:
+        check.rate("lr", self.lr)
+
+    def __call__(self, t: int) -> float:
+        """The learning rate of step ``t``."""
+        return self.lr
+
+
+@dataclass(frozen=True)
+class Step:
+    """A drop by one factor at every ``step_size`` iterations (STEP).
+
+    lr(t) = init_lr * gamma ** floor(t / step_size)
+
+    Args:
+        init_lr: Learning rate at t = 0 (k0).
+        gamma: Factor of each drop, in (0, 1].
+        step_size: Iterations between drops (l), at least 1.
+
+    Raises:
+        ValueError: If a field is out of its range.
+
+    Example:
+        >>> policy = Step(init_lr=1.0, gamma=0.5, step_size=100)
+        >>> [policy(t) for t in (0, 99, 100, 200)]
+        [1.0, 1.0, 0.5, 0.25]
+
+    Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936.
+    """
+
+    init_lr: float
+    gamma: float
+    step_size: int
+
+    def __post_init__(self) -> None:
+        check.rate("init_lr", self.init_lr)
+        check.factor("gamma", self.gamma)
+        check.count("step_size", self.step_size)
+
+    def __call__(self, t: int) -> float:
+        """The learning rate of step ``t``."""
+        return self.init_lr * float(self.gamma) ** (t // self.step_size)
+
+
+@dataclass(frozen=True)
+class MultiStep:
+    """A drop by one factor at each milestone (NSTEP).
+
+    lr(t) = init_lr * gamma ** i, where i counts the milestones that are <= t
+
+    Args:
+        init_lr: Learning rate at t = 0 (k0).
+        gamma: Factor of each drop, in (0, 1].
+        milestones: Iterations of the drops, positive and strictly increasing.
+
+    Raises:
+        ValueError: If a field is out of its range.
+
+    Example:
+        >>> policy = MultiStep(init_lr=1.0, gamma=0.5, milestones=[10, 15])
+        >>> [policy(t) for t in (9, 10, 14, 15)]
+        [1.0, 0.5, 0.5, 0.25]
+
+    Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936.
+    """
+
+    init_lr: float
+    gamma: float
+    milestones: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        check.rate("init_lr", self.init_lr)
+        check.factor("gamma", self.gamma)
+        object.__setattr__(self, "milestones", check.milestones(self.milestones))
+
+    def __call__(self, t: int) -> float:
+        """The learning rate of step ``t``."""
+        return self.init_lr * float(self.gamma) ** bisect_right(self.milestones, t)
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """A drop by one factor at every iteration (EXP).
+
+    lr(t) = init_lr * gamma ** t
+
+    Args:
+        init_lr: Learning rate at t = 0 (k0).
+        gamma: Factor per iteration, in (0, 1] and very near 1: 0.9999 leaves 37 % after 10,000 iterations.
+
+    Raises:
+        ValueError: If a field is out of its range.
+
+    Example:
+        >>> policy = Exponential(init_lr=1.0, gamma=0.5)
+        >>> [policy(t) for t in (0, 1, 2)]
+        [1.0, 0.5, 0.25]
+
+    Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936.
+    """
+
+    init_lr: float
+    gamma: float
+
+    def __post_init__(self) -> None:
+        check.rate("init_lr", self.init_lr)
+        check.factor("gamma", self.gamma)
+
+    def __call__(self, t: int) -> float:
+        """The learning rate of step ``t``."""
+        return self.init_lr * float(self.gamma) ** t
+
+
+@dataclass(frozen=True)
+class InverseTime:
+    """Decay by a power of time (INV; Caffe's default for LeNet).
+
+    lr(t) = init_lr / (1 + gamma * t) ** power
+
+    Args:
+        init_lr: Learning rate at t = 0 (k0).
+        gamma: Speed of the decay per iteration, at least 0.
+        power: Exponent (p), at least 0.
+
+    Raises:
+        ValueError: If a field is out of its range.
+
+    Example:
+        >>> policy = InverseTime(init_lr=1.0, gamma=1.0, power=2.0)
+        >>> [policy(t) for t in (0, 1, 3)]
+        [1.0, 0.25, 0.0625]
+
+    Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936.
+    """
+
+    init_lr: float
+    gamma: float
+    power: float
+
+    def __post_init__(self) -> None:
+        check.rate("init_lr", self.init_lr)
+        check.rate("gamma", self.gamma)
+        check.rate("power", self.power)
+
+    def __call__(self, t: int) -> float:
+        """The learning rate of step ``t``."""
+        # as exp(-p log(1 + x)): no power of a large number overflows
+        return self.init_lr * math.exp(-self.power * math.log1p(self.gamma * t))
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """Polynomial decay to ``end_lr`` over ``decay_steps`` iterations, then constant (POLY; linear with ``power=1``).
+
+    lr(t) = end_lr + (init_lr - end_lr) * (1 - min(t, decay_steps) / decay_steps) ** power
+
+    Args:
+        init_lr: Learning rate at t = 0 (k0). Below ``end_lr`` the rate rises, as in a warm-up.
+        decay_steps: Iterations until ``end_lr`` is reached (l), at least 1.
+        power: Exponent (p), above 0.
+        end_lr: Learning rate from ``decay_steps`` on.
+
+    Raises:
+        ValueError: If a field is out of its range.
+
+    Example:
+        >>> policy = Polynomial(init_lr=1.0, decay_steps=10, power=2)
+        >>> [policy(t) for t in (0, 5, 10, 11)]
+        [1.0, 0.25, 0.0, 0.0]
+
+    Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936.
+    """
+
+    init_lr: float
+    decay_steps: int
+    power: float = 1.0
+    end_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        check.rate("init_lr", self.init_lr)
+        check.count("decay_steps", self.decay_steps)
+        check.number("power", self.power, "be a finite number above 0", lambda v: v > 0)
+        check.rate("end_lr", self.end_lr)
+
+    def __call__(self, t: int) -> float:
+        """The learning rate of step ``t``."""
+        if t >= self.decay_steps:
+            return self.end_lr
+        return self.end_lr + (self.init_lr - self.end_lr) * (1 - t / self.decay_steps) ** self.power
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """A smooth fall around ``midpoint`` (SIG); a negative ``gamma`` is LRBench's own sign for the fall.
+
+    lr(t) = init_lr / (1 + exp(-gamma * (t - midpoint)))
+
+    Args:
+        init_lr: The upper asymptote (k0).
+        gamma: Steepness per iteration: negative falls from ``init_lr`` to 0, positive rises.
+        midpoint: Iteration at which the rate is half of ``init_lr`` (l).
+
+    Raises:
+        ValueError: If a field is out of its range.
+
+    Example:
+        >>> policy = Sigmoid(init_lr=1.0, gamma=-0.1, midpoint=50)
+        >>> [round(policy(t), 3) for t in (0, 50, 100, 10**9)]
+        [0.993, 0.5, 0.007, 0.0]
+
+    Source: the public reference code of LRBench; Caffe's "sigmoid".
+    """
+
+    init_lr: float
+    gamma: float
+    midpoint: float
+
+    def __post_init__(self) -> None:
+        check.rate("init_lr", self.init_lr)
+        check.number("gamma", self.gamma)
+        check.rate("midpoint", self.midpoint)
+
+    def __call__(self, t: int) -> float:
+        """The learning rate of step ``t``."""
+        x = self.gamma * (t - self.midpoint)
+        if x >= 0:
+            return self.init_lr / (1 + math.exp(-x))
+        e = math.exp(x)  # the mirrored form: its exponent is never positive
+        return self.init_lr * e / (1 + e)

@@ -1,0 +1,176 @@
+"""Policies made of policies, and what can be said of any of them."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from lrbench_pl.policies import _checks as check
+from lrbench_pl.policies._basic import Polynomial
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything that maps the number of optimizer steps taken, from 0, to the learning rate of the next step."""
+
+    def __call__(self, t: int, /) -> float:
+        """The learning rate of step ``t``."""
+        ...
+
+
+@runtime_checkable
+class AdaptivePolicy(Protocol):
+    """A policy that also looks at the validation metric. Its state is explicit, its outcome a plain policy."""
+
+    def __call__(self, t: int, /) -> float:
+        """The learning rate of step ``t``, as far as is known by now."""
+        ...
+
+    def observe(self, t: int, value: float) -> None:
+        """Take note of the metric at a check before step ``t``."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to keep."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        ...
+
+    def realised(self) -> Policy:
+        """The schedule that was in fact applied, as a plain policy."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """Policies one after the other, joined at milestones: the paper's composite. It nests.
+
+    lr(t) = policies[i](t - milestones[i - 1]), where i counts the milestones that are <= t
+
+    At a milestone the next policy runs (left-closed, as in torch's ``SequentialLR``), and each has its own clock.
+
+    Args:
+        policies: At least one policy.
+        milestones: Iterations at which the next one begins: one fewer, positive and strictly increasing.
+
+    Raises:
+        ValueError: If a part is no policy, or the milestones do not fit.
+
+    Example:
+        >>> from lrbench_pl.policies import Constant
+        >>> policy = Sequential((Constant(0.1), Polynomial(0.1, decay_steps=100)), milestones=(50,))
+        >>> [policy(t) for t in (49, 50, 100, 150)]
+        [0.1, 0.1, 0.05, 0.0]
+
+    Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936, section on composite policies.
+    """
+
+    policies: tuple[Policy, ...]
+    milestones: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.policies, (str, bytes)) or not isinstance(self.policies, Iterable):
+            raise ValueError(f"policies must be a list of policies, got {self.policies!r}")
+        object.__setattr__(self, "policies", tuple(self.policies))
+        object.__setattr__(self, "milestones", check.milestones(self.milestones))
+        for policy in self.policies:
+            if not callable(policy) or isinstance(policy, (type, AdaptivePolicy)):
+                raise ValueError(f"policies must be plain policies, t -> learning rate, got {policy!r}")
+        if not self.policies or len(self.milestones) != len(self.policies) - 1:
+            raise ValueError(
+                f"milestones must be one fewer than policies, got {len(self.milestones)} for {len(self.policies)}"
+            )
+
+    def __call__(self, t: int) -> float:
+        """The learning rate of step ``t``."""
+        part = bisect_right(self.milestones, t)
+        return self.policies[part](t - self.milestones[part - 1] if part else t)
+
+    @property
+    def is_homogeneous(self) -> bool:
+        """Whether all parts, nested ones included, are of one function (the paper's term).
+
+        Example:
+            >>> from lrbench_pl.policies import Constant
+            >>> Sequential((Constant(0.1), Constant(0.2)), (5,)).is_homogeneous
+            True
+        """
+        return len({_function(policy) for _, policy in segments(self)}) == 1
+
+
+def _function(policy: Policy) -> tuple[object, ...]:
+    return type(policy), getattr(policy, "wave", None), getattr(policy, "decay", None)
+
+
+def segments(policy: Policy) -> list[tuple[int, Policy]]:
+    """The parts of a policy with the iteration at which each begins; nested composites opened, unreached parts dropped.
+
+    Example:
+        >>> from lrbench_pl.policies import Constant
+        >>> inner = Sequential((Constant(0.3), Constant(0.2)), (10,))
+        >>> segments(Sequential((inner, Constant(0.1)), (15,)))
+        [(0, Constant(lr=0.3)), (10, Constant(lr=0.2)), (15, Constant(lr=0.1))]
+    """
+    if not isinstance(policy, Sequential):
+        return [(0, policy)]
+    parts: list[tuple[int, Policy]] = []
+    starts = (0, *policy.milestones)
+    for index, (start, part) in enumerate(zip(starts, policy.policies, strict=True)):
+        end = policy.milestones[index] if index < len(policy.milestones) else None
+        parts += [(start + at, inner) for at, inner in segments(part) if end is None or start + at < end]
+    return parts
+
+
+def warmup(policy: Policy, steps: int) -> Sequential:
+    """A linear rise over ``steps`` iterations to the policy's first rate, then the policy on its own clock.
+
+    lr(t) = policy(0) * (t + 1) / (steps + 1) for t < steps: no step is wasted at rate 0
+
+    Raises:
+        ValueError: If ``steps`` is no integer of at least 1, or the policy starts at rate 0.
+
+    Example:
+        >>> from lrbench_pl.policies import Constant
+        >>> [round(warmup(Constant(0.4), 3)(t), 3) for t in range(5)]
+        [0.1, 0.2, 0.3, 0.4, 0.4]
+
+    Source: Goyal et al. 2017, arXiv 1706.02677 (gradual warm-up).
+    """
+    check.count("steps", steps)
+    peak = policy(0)
+    if peak <= 0:
+        raise ValueError(f"policy must start above 0 to be warmed up to, got {peak!r} at t = 0 from {policy!r}")
+    return Sequential((Polynomial(peak / (steps + 1), steps, end_lr=peak), policy), (steps,))
+
+
+def table(policy: Policy, n: int) -> list[float]:
+    """The rates of the first ``n`` steps.
+
+    Example:
+        >>> from lrbench_pl.policies import Step
+        >>> table(Step(1.0, 0.5, 2), 5)
+        [1.0, 1.0, 0.5, 0.5, 0.25]
+    """
+    check.count("n", n, least=0)
+    return [policy(t) for t in range(n)]
+
+
+def policy_id(policy: Policy, max_steps: int) -> str:
+    """A short hash of the rates over a budget: equal policies have one, however they are spelt.
+
+    Rates count as equal when their first 12 significant digits are.
+
+    Example:
+        >>> from lrbench_pl.policies import Constant, Step
+        >>> policy_id(Constant(0.1), 100) == policy_id(Step(0.1, 0.5, 100), 100) != policy_id(Step(0.1, 0.5, 99), 100)
+        True
+    """
+    digest = hashlib.sha256()
+    for rate in table(policy, max_steps):
+        digest.update(b"%.12e;" % (rate + 0.0))  # + 0.0: minus zero is zero
+    return digest.hexdigest()[:12]

@@ -1,0 +1,95 @@
+"""Twenty-seven of LRBench's functions as one: a wave between two bounds, and how its height decays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from lrbench_pl.policies import _checks as check
+
+Wave = Literal["triangle", "sine", "cosine", "sawtooth", "quarter_sine", "half_cosine"]
+Decay = Literal["none", "halving", "exponential"]
+
+# Each on the cycle's phase u in [0, 1): what share of the range the rate stands at.
+_WAVES: dict[str, Callable[[float], float]] = {
+    "triangle": lambda u: 1 - abs(2 * u - 1),
+    "sine": lambda u: math.sin(math.pi * u),
+    "cosine": lambda u: (1 + math.cos(2 * math.pi * u)) / 2,
+    "sawtooth": lambda u: 1 - u,
+    "quarter_sine": lambda u: math.cos(math.pi * u / 2),
+    "half_cosine": lambda u: (1 + math.cos(math.pi * u)) / 2,
+}
+
+
+@dataclass(frozen=True)
+class Cyclic:
+    """A rate that cycles between two bounds: TRI, SIN, COS, RSW and all their kin.
+
+    lr(t) = base_lr + (max_lr - base_lr) * wave(u) * decay(t),  u = the fraction of (t + phase) / period
+
+    ============== ============================ ==========================
+    wave           of u in [0, 1)               starts a cycle at
+    ============== ============================ ==========================
+    triangle       1 - abs(2 u - 1)             ``base_lr``
+    sine           sin(pi u)                    ``base_lr``
+    cosine         (1 + cos(2 pi u)) / 2        ``max_lr``
+    sawtooth       1 - u                        ``max_lr``, and restarts
+    quarter_sine   cos(pi u / 2)                ``max_lr``, and restarts
+    half_cosine    (1 + cos(pi u)) / 2          ``max_lr``, and restarts
+    ============== ============================ ==========================
+
+    Args:
+        base_lr: Lower bound, at least 0; no decay touches it.
+        max_lr: Upper bound, at least ``base_lr``.
+        period: The full cycle in iterations, at least 1 (LRBench's ``l`` is half of it for the first three waves).
+        wave: Shape of a cycle.
+        decay: How the height shrinks: ``none``; ``halving`` with each cycle (for cosine at each minimum);
+            ``exponential`` by ``gamma ** t``.
+        gamma: Factor per iteration of the exponential decay, in (0, 1]; 1 with any other decay.
+        phase: Iterations by which the wave is ahead; negative: behind.
+
+    Raises:
+        ValueError: If a field is out of its range.
+
+    Example:
+        >>> tri2 = Cyclic(base_lr=0.0, max_lr=1.0, period=4, wave="triangle", decay="halving")
+        >>> [tri2(t) for t in range(9)]
+        [0.0, 0.5, 1.0, 0.5, 0.0, 0.25, 0.5, 0.25, 0.0]
+
+    Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936; Smith 2017 (TRI); Loshchilov & Hutter 2017 (half_cosine).
+    """
+
+    base_lr: float
+    max_lr: float
+    period: int
+    wave: Wave
+    decay: Decay = "none"
+    gamma: float = 1.0
+    phase: int = 0
+
+    def __post_init__(self) -> None:
+        check.rate("base_lr", self.base_lr)
+        check.number("max_lr", self.max_lr, f"be at least base_lr ({self.base_lr})", lambda v: v >= self.base_lr)
+        check.count("period", self.period)
+        for name, value, known in (("wave", self.wave, get_args(Wave)), ("decay", self.decay, get_args(Decay))):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        check.factor("gamma", self.gamma)
+        if self.decay != "exponential" and self.gamma != 1:
+            raise ValueError(f"gamma must be 1 unless decay is 'exponential', got {self.gamma!r}")
+        if isinstance(self.phase, bool) or not isinstance(self.phase, int):
+            raise ValueError(f"phase must be an integer, got {self.phase!r}")
+
+    def __call__(self, t: int) -> float:
+        """The learning rate of step ``t``."""
+        cycle, within = divmod(t + self.phase, self.period)  # integers: exact at every boundary, however late
+        height = _WAVES[self.wave](within / self.period)
+        if self.decay == "halving":
+            # cosine has its minimum in mid-cycle, and halves there
+            halvings = cycle + (self.wave == "cosine" and 2 * within >= self.period)
+            height = math.ldexp(height, -max(0, halvings))  # a wave that is behind starts no higher than max_lr
+        elif self.decay == "exponential":
+            height *= float(self.gamma) ** t
+        return self.base_lr + (self.max_lr - self.base_lr) * height

@@ -33,8 +33,18 @@ def decay(rest: float, *, _root_: Any) -> float:
     return math.exp(math.log(float(rest)) / int(_root_.max_steps))
 
 
+def behind(fraction: float, *, _root_: Any) -> int:
+    """``${behind:0.1}``: a phase by which a cycle is behind, as a fraction of the budget."""
+    return -steps(fraction, _root_=_root_)
+
+
+def per_budget(number: float, *, _root_: Any) -> float:
+    """``${per_budget:2.0}``: a quantity per step that adds up to ``number`` over the budget."""
+    return float(number) / int(_root_.max_steps)
+
+
 def register_resolvers() -> None:
-    """Make ``${steps:}``, ``${rate:}`` and ``${decay:}`` known to OmegaConf; may be called again.
+    """Make the units ``${steps:}``, ``${rate:}``, ``${decay:}``, … known to OmegaConf; may be called again.
 
     Example:
         >>> register_resolvers()
@@ -42,7 +52,7 @@ def register_resolvers() -> None:
         >>> cfg.half, cfg.tenth
         (50, 0.05)
     """
-    for resolver in (steps, rate, decay):
+    for resolver in (steps, rate, decay, behind, per_budget):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 

@@ -218,7 +218,7 @@ class Polynomial:
         """The learning rate of step ``t``."""
         if t >= self.decay_steps:
             return self.end_lr
-        return self.end_lr + (self.init_lr - self.end_lr) * (1 - t / self.decay_steps) ** self.power
+        return self.end_lr + (self.init_lr - self.end_lr) * math.pow(1 - t / self.decay_steps, self.power)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class PlateauPolicy:
     mode: Literal["max", "min"] = "max"
 
     def __post_init__(self) -> None:
-        self.policies = Sequential(self.policies, tuple(range(1, len(self.policies)))).policies  # the same rules
+        self.policies = Sequential(tuple(self.policies), tuple(range(1, len(self.policies)))).policies  # the same rules
         check.count("start", self.start, least=0)
         if self.start >= len(self.policies):
             raise ValueError(f"start must be an index of policies, below {len(self.policies)}, got {self.start}")

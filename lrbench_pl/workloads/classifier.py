@@ -1,0 +1,148 @@
+"""The LightningModule that trains any image classifier and logs what a run's row needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from lrbench_pl.workloads.metrics import Confidence
+
+
+class Classifier(pl.LightningModule):
+    """Softmax cross-entropy on ``(images, labels)`` batches.
+
+    Logs ``train/loss`` on the steps that the Trainer logs, ``val/accuracy`` and ``val/loss`` at each check, and
+    ``test/{accuracy,top5,loss,confidence,confidence_std,cdac}`` (top5 from six classes on).
+
+    Args:
+        model: Maps images (B, C, H, W) to logits (B, num_classes).
+        optimizer: Builds the optimizer from the parameters; its own rate is replaced by the policy's at each step.
+        num_classes: Number of classes.
+        bias_lr_scale: Factor of the rate for biases and other vectors (2 in Caffe's nets).
+        channels_last: Whether to train in NHWC memory format.
+        compile: Whether to compile the model with ``torch.compile``.
+
+    Raises:
+        ValueError: At the start of a fit, if the model does not take the images or gives another number of classes.
+
+    Example:
+        >>> from functools import partial
+        >>> module = Classifier(nn.Flatten(), partial(torch.optim.SGD, lr=0.1), num_classes=4)
+        >>> tuple(module(torch.zeros(2, 1, 2, 2)).shape)
+        (2, 4)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Callable[[Any], torch.optim.Optimizer],
+        num_classes: int,
+        bias_lr_scale: float = 1.0,
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]
+        if compile:
+            self.model.compile()
+        self.optimizer = optimizer
+        self.num_classes = num_classes
+        self.bias_lr_scale = bias_lr_scale
+        self.memory_format = torch.channels_last if channels_last else torch.preserve_format
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.val_loss = MeanMetric()
+        tested: dict[str, Any] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
+        if num_classes > 5:
+            tested["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
+        self.test_metrics = MetricCollection({**tested, "confidence": Confidence(num_classes)}, compute_groups=False)
+        self.test_loss = MeanMetric()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of shape (B, num_classes)."""
+        logits: Tensor = self.model(images.contiguous(memory_format=self.memory_format) if images.ndim == 4 else images)
+        return logits
+
+    def setup(self, stage: str) -> None:
+        """Refuse a model that does not fit the data."""
+        shape = getattr(getattr(self.trainer, "datamodule", None), "input_shape", None)
+        if stage == "fit" and shape is not None and not hasattr(self.model, "_compiled_call_impl"):
+            check_fits(self.model, tuple(shape), self.num_classes)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer, with biases in a group of their own where they have another rate."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        if self.bias_lr_scale == 1:
+            return self.optimizer(parameters)
+        weights = [p for p in parameters if p.ndim > 1]
+        biases = [p for p in parameters if p.ndim <= 1]
+        return self.optimizer([{"params": weights}, {"params": biases, "lr_scale": self.bias_lr_scale}])
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        images, labels = batch
+        loss = cross_entropy(self(images), labels)
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Accuracy and loss of one batch of a check."""
+        images, labels = batch
+        logits = self(images).float()
+        self.val_accuracy.update(logits, labels)
+        self.val_loss.update(cross_entropy(logits, labels), len(labels))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the check."""
+        self.log_dict({"val/accuracy": self.val_accuracy, "val/loss": self.val_loss})
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Every metric of one batch of the test set."""
+        images, labels = batch
+        logits = self(images).float()
+        self.test_metrics.update(logits, labels)
+        self.test_loss.update(cross_entropy(logits, labels), len(labels))
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test."""
+        self.log("test/loss", self.test_loss)
+        self.log_dict({f"test/{name}": value.float() for name, value in self.test_metrics.compute().items()})
+        self.test_metrics.reset()
+
+
+def check_fits(model: nn.Module, input_shape: tuple[int, ...], num_classes: int) -> None:
+    """Pass one blank image through a model, which is left as it was.
+
+    Raises:
+        ValueError: If the model fails on it or gives another number of classes.
+
+    Example:
+        >>> check_fits(nn.Flatten(), (1, 2, 2), num_classes=10)
+        Traceback (most recent call last):
+        ...
+        ValueError: the model gives 4 classes, but the data set has 10; set model.num_classes=${dataset.num_classes}
+    """
+    was_training = model.training
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, *input_shape, device=device))
+    except Exception as error:
+        raise ValueError(
+            f"the model cannot take images of shape {input_shape}: {' '.join(str(error).split())}"
+        ) from error
+    finally:
+        model.train(was_training)
+    if logits.ndim != 2 or logits.shape[1] != num_classes:
+        given = f"{logits.shape[1]} classes" if logits.ndim == 2 else f"output of shape {tuple(logits.shape)}"
+        raise ValueError(
+            f"the model gives {given}, but the data set has {num_classes}; set model.num_classes=${{dataset.num_classes}}"
+        )

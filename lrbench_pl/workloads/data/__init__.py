@@ -1,0 +1,18 @@
+"""Data as whole tensors: sources, loaders and the module that joins them."""
+
+from lrbench_pl.workloads.data.loaders import Augment, EvalLoader, Normalise, TrainLoader
+from lrbench_pl.workloads.data.module import TensorDataModule
+from lrbench_pl.workloads.data.sources import DataError, Splits, digits, synthetic, torchvision_set
+
+__all__ = [
+    "Augment",
+    "DataError",
+    "EvalLoader",
+    "Normalise",
+    "Splits",
+    "TensorDataModule",
+    "TrainLoader",
+    "digits",
+    "synthetic",
+    "torchvision_set",
+]

@@ -1,0 +1,223 @@
+"""Batches as whole tensors on one device: gathered, augmented and normalised there, in an order set by the seed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Longer than any training: a loader that has a length is not read ahead of the step it serves.
+_ENDLESS = 2**62
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """Pixels as the network sees them: ``(x / 255 - mean) / std``.
+
+    Args:
+        mean: Of shape (C, 1, 1), one per channel, or (C, H, W), a mean image; in units of [0, 1].
+        std: Of shape (C, 1, 1) or a single number as a tensor.
+
+    Example:
+        >>> normalise = Normalise(torch.tensor(0.5), torch.tensor(0.5))
+        >>> normalise(torch.tensor([0, 255], dtype=torch.uint8))
+        tensor([-1.,  1.])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Float32 images from uint8 ones."""
+        return images.float().mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
+
+    def to(self, device: torch.device) -> Normalise:
+        """The same on a device."""
+        return Normalise(self.mean.to(device), self.std.to(device))
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Pad-and-crop by up to ``pad`` pixels and flip left to right, each sample by its own draw.
+
+    Args:
+        pad: Zeros added on every side before a crop of the old size, at least 0.
+        flip: Whether half of the samples are mirrored.
+    """
+
+    pad: int = 0
+    flip: bool = False
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is anything to do."""
+        return self.pad > 0 or self.flip
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Random (n, 3) integers on the CPU: row offset, column offset, mirrored or not."""
+        corner = torch.randint(0, 2 * self.pad + 1, (n, 2), generator=generator)
+        mirrored = torch.randint(0, 2 if self.flip else 1, (n, 1), generator=generator)
+        return torch.cat((corner, mirrored), 1)
+
+    def __call__(self, windows: Tensor, index: Tensor, draws: Tensor) -> Tensor:
+        """The samples ``index`` of :meth:`windows` of the data, augmented as drawn."""
+        images = windows[index, draws[:, 0], draws[:, 1]]
+        return torch.where(draws[:, 2, None, None, None].bool(), images.flip(-1), images) if self.flip else images
+
+    def windows(self, images: Tensor) -> Tensor:
+        """A view of shape (N, 2 pad + 1, 2 pad + 1, C, H, W): every crop of every padded image."""
+        height, width = images.shape[-2:]
+        padded = torch.nn.functional.pad(images, (self.pad,) * 4)
+        return padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
+
+
+class TrainLoader(Iterator[tuple[Tensor, Tensor]]):
+    """The endless stream of training batches, a pure function of (seed, position).
+
+    The stream is the permutations of all epochs one after the other, so every batch is full. Under several processes
+    each takes its consecutive share of one global batch. The iterator reads :attr:`position` at each ``next``: setting
+    it back repeats the same batches, bit for bit.
+
+    Args:
+        images: uint8, of shape (N, C, H, W), on the device that trains.
+        labels: int64, of shape (N,), there too.
+        index: The samples of the training set, on the CPU.
+        batch_size: Samples per batch and process.
+        seed: Of the order and of the augmentation.
+        normalise: What turns uint8 into the network's input.
+        augment: Random crops and flips.
+        rank: This process, of ``world_size``.
+        world_size: Processes that share each global batch.
+
+    Attributes:
+        position: Batches served so far.
+
+    Example:
+        >>> images, labels = torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.arange(6)
+        >>> same = Normalise(torch.tensor(0.0), torch.tensor(1.0))
+        >>> loader = TrainLoader(images, labels, torch.arange(6), batch_size=4, seed=0, normalise=same)
+        >>> first, second, third = (next(loader)[1] for _ in range(3))
+        >>> sorted(torch.cat((first, second[:2])).tolist())
+        [0, 1, 2, 3, 4, 5]
+        >>> loader.position = 1
+        >>> bool((next(loader)[1] == second).all())
+        True
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        batch_size: int,
+        seed: int,
+        normalise: Normalise,
+        augment: Augment = Augment(),
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.position = 0
+        self._images, self._labels, self._index = images, labels, index
+        self._batch_size, self._seed = batch_size, seed
+        self._rank, self._world_size = rank, world_size
+        self._device = images.device
+        self._normalise, self._augment = normalise.to(self._device), augment
+        self._windows = augment.windows(images) if augment.is_on else None
+        self._permutation = functools.lru_cache(maxsize=2)(self._permute)
+        self._generator = torch.Generator()
+
+    def __len__(self) -> int:
+        """Longer than any training."""
+        return _ENDLESS
+
+    def __iter__(self) -> TrainLoader:
+        """Itself: there is one stream."""
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        """The next batch: images of shape (B, C, H, W) in float32, labels of shape (B,)."""
+        position, size = self.position, self._batch_size
+        self.position = position + 1
+        start = (position * self._world_size + self._rank) * size
+        index = self._samples(start, start + size).to(self._device, non_blocking=True)
+        if self._windows is None:
+            images = self._images[index]
+        else:
+            self._generator.manual_seed(_mix(self._seed, 1, position))
+            draws = self._augment.draw(size * self._world_size, self._generator)
+            draws = draws[self._rank * size : (self._rank + 1) * size].to(self._device, non_blocking=True)
+            images = self._augment(self._windows, index, draws)
+        return self._normalise(images), self._labels[index]
+
+    def _samples(self, start: int, end: int) -> Tensor:
+        """The samples [start, end) of the stream of all epochs."""
+        n = len(self._index)
+        epoch, first = divmod(start, n)
+        parts = []
+        while start < end:
+            part = self._permutation(epoch)[first : first + end - start]
+            parts.append(part)
+            start += len(part)
+            epoch, first = epoch + 1, 0
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _permute(self, epoch: int) -> Tensor:
+        order = torch.randperm(len(self._index), generator=torch.Generator().manual_seed(_mix(self._seed, 0, epoch)))
+        return self._index[order]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.position = state_dict["position"]
+
+
+class EvalLoader:
+    """A set of samples in large batches, once through, in order; each process takes every ``world_size``-th sample.
+
+    Args:
+        images: uint8, of shape (N, C, H, W).
+        labels: int64, of shape (N,).
+        index: The samples to show, on the CPU.
+        batch_size: Samples per batch.
+        normalise: What turns uint8 into the network's input.
+        rank: This process, of ``world_size``.
+        world_size: Processes that share the set; no sample is shown twice.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        batch_size: int,
+        normalise: Normalise,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._images, self._labels = images, labels
+        self._index = index[rank::world_size].to(images.device)
+        self._batch_size, self._normalise = batch_size, normalise.to(images.device)
+
+    def __len__(self) -> int:
+        """Batches."""
+        return -(-len(self._index) // self._batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of images (B, C, H, W) in float32 and labels (B,)."""
+        for index in self._index.split(self._batch_size):
+            yield self._normalise(self._images[index]), self._labels[index]
+
+
+def _mix(seed: int, stream: int, number: int) -> int:
+    """One 63-bit seed for each (seed, stream, number); neighbours share nothing (splitmix64)."""
+    x = (seed * 0x9E3779B97F4A7C15 + stream * 0xD1B54A32D192ED03 + number * 0x8CB92BA72F3D8DD7) % 2**64
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
+    return (x ^ (x >> 31)) >> 1

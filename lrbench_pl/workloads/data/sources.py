@@ -1,0 +1,188 @@
+"""Where images come from: each source reads its files once and gives the whole set as uint8 tensors."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class DataError(RuntimeError):
+    """Data that cannot be used; the message says what was sought, where, and what to do."""
+
+
+class Splits(NamedTuple):
+    """A whole data set: images are uint8 of shape (N, C, H, W), labels int64 of shape (N,)."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+def digits(root: str, download: bool, seed: int, test: int = 360) -> Splits:
+    """The 1,797 real 8x8 digits that come with scikit-learn, ``test`` of them set aside by the seed.
+
+    Example:
+        >>> splits = digits(root="", download=False, seed=0)
+        >>> tuple(splits.train_images.shape), len(splits.test_labels)
+        ((1437, 1, 8, 8), 360)
+
+    Source: scikit-learn's ``load_digits`` (UCI, Alpaydin & Kaynak 1998).
+    """
+    del root, download  # they come with the package
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.from_numpy(data.images).mul(255 / 16).round().to(torch.uint8)[:, None]
+    labels = torch.from_numpy(data.target).long()
+    kept, held_out = stratified_split(labels, test, seed)
+    return Splits(images[kept], labels[kept], images[held_out], labels[held_out])
+
+
+def synthetic(
+    root: str, download: bool, seed: int, shape: tuple[int, int, int], classes: int, train: int, test: int, noise: float
+) -> Splits:
+    """Random class patterns under noise: any shape, any number of classes, as hard as ``noise`` makes it.
+
+    Args:
+        root: Not used.
+        download: Not used.
+        seed: Not used: the set is one, whatever the run.
+        shape: Of an image: (C, H, W).
+        classes: Number of classes, in turns.
+        train: Training samples.
+        test: Test samples.
+        noise: Standard deviation of the noise over that of the patterns.
+
+    Example:
+        >>> splits = synthetic("", False, 0, (1, 4, 4), classes=3, train=9, test=6, noise=1.0)
+        >>> splits.train_labels.tolist()
+        [0, 1, 2, 0, 1, 2, 0, 1, 2]
+    """
+    del root, download, seed
+    ensure_memory((train + test) * torch.Size(shape).numel() * 5, torch.device("cpu"), "dataset.source.train")
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.randn((classes, *shape), generator=generator)
+    labels = torch.arange(train + test) % classes
+    images = torch.randn((train + test, *shape), generator=generator).mul_(noise).add_(patterns[labels])
+    scaled = images.mul_(40 / (1 + noise**2) ** 0.5).add_(128).clamp_(0, 255).to(torch.uint8)
+    labels = torch.cat((torch.arange(train) % classes, torch.arange(test) % classes))
+    if train % classes:  # the labels of the test set begin anew
+        scaled[train:] = scaled[train:].roll(train % classes, 0)
+    return Splits(scaled[:train], labels[:train], scaled[train:], labels[train:])
+
+
+@functools.lru_cache(maxsize=2)  # the jobs of a sweep in one process share them
+def read_torchvision(name: str, root: str, download: bool) -> Splits:
+    """MNIST, FashionMNIST, CIFAR10 or CIFAR100 through torchvision's own classes, which check their files.
+
+    Raises:
+        DataError: If files are absent and ``download`` is false or fails, or if a file is damaged.
+    """
+    import torchvision
+
+    kind = getattr(torchvision.datasets, name)
+    splits: list[Tensor] = []
+    for train in (True, False):
+        try:
+            found = kind(root=root, train=train, download=download)
+            if name.startswith("CIFAR") and not found._check_integrity():
+                raise DataError(f"{name} in {root}: a file does not match its checksum; remove it and download again")
+        except DataError:
+            raise
+        except Exception as error:
+            raise _unreadable(name, Path(root), download, error) from error
+        images, labels = torch.as_tensor(found.data), torch.as_tensor(found.targets).long()
+        splits += [images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous(), labels]
+    return Splits(*splits)
+
+
+def torchvision_set(root: str, download: bool, seed: int, name: str) -> Splits:
+    """The source that :func:`read_torchvision` reads; its split does not depend on the seed."""
+    del seed
+    return read_torchvision(name, str(Path(root).expanduser().resolve()), download)
+
+
+def _unreadable(name: str, root: Path, download: bool, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    folder = {"CIFAR10": "cifar-10-batches-py", "CIFAR100": "cifar-100-python"}.get(name, name)
+    if (root / folder).is_dir() and not download:
+        return DataError(
+            f"{name} in {root / folder} is incomplete or damaged ({reason}); remove that folder and set "
+            "dataset.download=true, or point dataset.root=PATH at intact files"
+        )
+    if download:
+        return DataError(
+            f"{name} could not be downloaded to {root} ({reason}); fetch it yourself and set dataset.root=PATH"
+        )
+    return DataError(f"{name} was not found in {root}; set dataset.root=PATH to where it is, or dataset.download=true")
+
+
+def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the samples to keep and of those to hold out: of each class its share, chosen by the seed.
+
+    Args:
+        labels: int64, of shape (N,).
+        held_out: Samples to hold out in all.
+        seed: Of the choice.
+
+    Returns:
+        Two index tensors, each in ascending order.
+
+    Raises:
+        DataError: If a class would have nothing left.
+
+    Example:
+        >>> kept, out = stratified_split(torch.tensor([0, 0, 0, 0, 1, 1]), held_out=3, seed=0)
+        >>> torch.bincount(torch.tensor([0, 0, 0, 0, 1, 1])[out]).tolist()
+        [2, 1]
+    """
+    if isinstance(held_out, bool) or not isinstance(held_out, int) or held_out < 0:
+        raise DataError(f"a hold-out must be a whole number of samples, got {held_out!r}")
+    n = len(labels)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    order = order[labels[order].sort(stable=True).indices]  # by class, shuffled within
+    sizes = torch.bincount(labels)
+    exact = sizes * (held_out / max(1, n))
+    quota = exact.floor().long()
+    quota[(exact - quota).argsort(descending=True, stable=True)[: held_out - int(quota.sum())]] += 1
+    full = (quota >= sizes).logical_and(sizes > 0).nonzero().flatten()
+    if len(full) or held_out >= n:
+        smallest = int(sizes.min())
+        raise DataError(
+            f"a hold-out of {held_out} samples leaves nothing of a class to train on ({n} samples, the smallest class "
+            f"has {smallest}); lower dataset.validation"
+        )
+    starts = sizes.cumsum(0) - sizes
+    out = torch.cat([order[s : s + q] for s, q in zip(starts.tolist(), quota.tolist(), strict=True)])
+    chosen = torch.zeros(n, dtype=torch.bool)
+    chosen[out] = True
+    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
+
+
+def ensure_memory(wanted: int, device: torch.device, option: str) -> None:
+    """Refuse to fill a device beyond what it has free.
+
+    Raises:
+        DataError: With the bytes wanted, those free, and the option to turn to.
+    """
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        try:
+            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, OSError):  # a system that does not say
+            return
+        free = max(free, total // 2)  # caches count as used, but give way
+    if wanted > free:
+        raise DataError(
+            f"the data needs {wanted / 2**30:.1f} GiB on {device}, of which {free / 2**30:.1f} GiB are free; "
+            f"lower {option}"
+            + (", or keep the data in main memory with dataset.device=cpu" if device.type == "cuda" else "")
+        )

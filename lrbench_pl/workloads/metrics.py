@@ -1,0 +1,59 @@
+"""The paper's metrics of confidence, as a torchmetrics metric that also sums over processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class Confidence(Metric):
+    """How sure a classifier is where it is right.
+
+    The confidence of a sample is its largest softmax value; only correctly classified samples count.
+
+    - ``confidence``: the mean over all of them;
+    - ``confidence_std``: the standard deviation over all of them;
+    - ``cdac``: the standard deviation over classes of the per-class mean (classes without a correct sample left out).
+
+    NaN where no sample was classified correctly. Standard deviations divide by n.
+
+    Args:
+        num_classes: Number of classes.
+
+    Example:
+        >>> metric = Confidence(num_classes=2)
+        >>> metric.update(torch.tensor([[9.0, 0.0], [0.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 0, 0]))
+        >>> {name: round(float(value), 4) for name, value in metric.compute().items()}
+        {'confidence': 0.7499, 'confidence_std': 0.2499, 'cdac': 0.0}
+
+    Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936.
+    """
+
+    full_state_update = False
+    total: Tensor
+    squares: Tensor
+    count: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        for state in ("total", "squares", "count"):
+            self.add_state(state, torch.zeros(num_classes, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Take in logits of shape (B, classes) and labels of shape (B,)."""
+        confidence, predicted = logits.double().softmax(1).max(1)
+        right = predicted == labels
+        confidence, labels = confidence[right], labels[right]
+        self.total.index_add_(0, labels, confidence)
+        self.squares.index_add_(0, labels, confidence**2)
+        self.count.index_add_(0, labels, torch.ones_like(confidence))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The three numbers."""
+        n = self.count.sum()
+        mean = self.total.sum() / n
+        variance = (self.squares.sum() / n - mean**2).clamp(min=0)
+        per_class = (self.total / self.count)[self.count > 0]
+        spread = per_class.std(correction=0) if len(per_class) else mean
+        return {"confidence": mean, "confidence_std": variance.sqrt(), "cdac": spread}

@@ -178,6 +178,7 @@ class LRPolicyCallback(Callback):
         self._ended_as: tuple[Status, str] | None = None
         self._clock = _Stopwatch()
         self._look_every = 1
+        self._unseen = 0  # batches since the last look, and the sum of their losses
         self._unseen_loss: torch.Tensor | None = None
 
     @property
@@ -227,14 +228,14 @@ class LRPolicyCallback(Callback):
             )
         on_cpu = pl_module.device.type == "cpu"
         self._look_every = 1 if on_cpu and trainer.world_size == 1 else _STEPS_BETWEEN_LOOKS
-        self._unseen_loss = None
+        self._unseen, self._unseen_loss = 0, None
         self._ended_as = None
         self._step = -1
         self._clock.start()
 
     def _find_optimizer(self, trainer: Trainer) -> torch.optim.Optimizer:
         optimizers = trainer.optimizers
-        if not optimizers:
+        if not any(optimizer.param_groups for optimizer in optimizers):  # Lightning stands in for a missing one
             raise LRPolicyError("the module has no optimizer: return one from configure_optimizers()")
         if self.optimizer_index is None and len(optimizers) > 1:
             raise LRPolicyError(
@@ -267,7 +268,7 @@ class LRPolicyCallback(Callback):
                 group["lr"].fill_(scaled)
             else:
                 group["lr"] = scaled
-        if step == 0 or (step + 1) % trainer.log_every_n_steps == 0:
+        if step == 0 or (step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for logger in trainer.loggers:
                 logger.log_metrics({"lr": lr}, step=step)
 
@@ -275,7 +276,7 @@ class LRPolicyCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Watch for a loss that is no longer a number."""
-        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, torch.Tensor):
             return
         if self._look_every == 1:
@@ -284,14 +285,15 @@ class LRPolicyCallback(Callback):
             return
         # A sum keeps NaN and infinity: one look tells of all losses since the last.
         self._unseen_loss = loss.detach() if self._unseen_loss is None else self._unseen_loss + loss.detach()
-        if (batch_idx + 1) % self._look_every == 0:
+        self._unseen += 1
+        if self._unseen == self._look_every:
             self._look(trainer)
 
     def _look(self, trainer: Trainer) -> None:
         if self._look_every == 1:
             return
         lost = self._unseen_loss is not None and not bool(torch.isfinite(self._unseen_loss))
-        self._unseen_loss = None
+        self._unseen, self._unseen_loss = 0, None
         if trainer.strategy.reduce_boolean_decision(lost, all=False):
             self._diverge(trainer)
 

@@ -169,8 +169,8 @@ def build_verifier(cfg: DictConfig) -> LRPolicyCallback:
     if cfg.lr_policy_file is not None:
         policy = read_policy(cfg.lr_policy_file)
     else:
-        policy = instantiate(cfg.lr_policy)
-        if isinstance(policy, pl.Callback):
+        policy = instantiate(cfg.lr_policy, _convert_="all")  # parts of a composite stay policies
+        if isinstance(policy, LRPolicyCallback):
             return policy
     _refuse_late_milestones(policy, cfg.max_steps)
     return LRPolicyCallback(policy, stop=cfg.stop_at_target, **target)
@@ -186,7 +186,7 @@ def read_policy(path: str | Path) -> Any:
         stored = OmegaConf.to_container(OmegaConf.load(Path(path).expanduser()), resolve=False)
         if not isinstance(stored, Mapping):
             raise ValueError(f"expected a mapping with _target_, got {type(stored).__name__}")
-        return from_config(stored)
+        return from_config({str(key): value for key, value in stored.items()})
     except Exception as error:
         raise UserError(f"lr_policy_file={path}: {one_line(error)}") from error
 
@@ -324,7 +324,7 @@ _TESTED = {
 def _finish(output: Path, row: Mapping[str, Any]) -> RunResult:
     """Keep the row; under several processes the first one writes it."""
     result = RunResult.from_dict(dict(row))
-    if rank_zero_only.rank == 0:
+    if _is_first_process():
         result.write(output)
     return result
 
@@ -345,8 +345,12 @@ def _write_policy(cfg: DictConfig, verifier: LRPolicyCallback, output: Path) -> 
         stored: Any = to_config(policy)
     except (TypeError, ValueError):  # a policy type of the user's own
         stored = OmegaConf.to_container(cfg.lr_policy, resolve=True)
-    if rank_zero_only.rank == 0:
+    if _is_first_process():
         write_atomically(output / "policy.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
+
+
+def _is_first_process() -> bool:
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 @functools.cache
@@ -416,6 +420,7 @@ def _quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             # The run's folder already holds Hydra's files.
+            warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
             warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
             yield
     finally:

@@ -10,8 +10,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities import rank_zero_warn
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from lrbench_pl.results import RunResult
 
@@ -68,7 +67,7 @@ class WandbRun(Logger):
                 tags=self._tags,
                 config=dict(config),
                 reinit="finish_previous",
-                **({} if "WANDB_MODE" in os.environ or _has_key() else {"mode": "offline"}),
+                offline="WANDB_MODE" not in os.environ and not _has_key(),
             )
             assert run.experiment is not None  # here, so that a failure is met here
             self._run = run

@@ -4,8 +4,8 @@
 
 One tiny model, where overhead shows, is trained for the same steps three ways, in turns: with a constant rate and
 nothing else; with `LRPolicyCallback` (a composite policy, no target, no check); and with
-`torch.optim.lr_scheduler.SequentialLR` stepped by Lightning over the same schedule. Each round gives a paired difference; the table shows their medians
-and the range of the middle half.
+`torch.optim.lr_scheduler.SequentialLR`, stepped by Lightning, over the same schedule. Each round gives paired
+differences; the table shows their medians and quartiles.
 """
 
 from __future__ import annotations

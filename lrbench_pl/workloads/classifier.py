@@ -49,7 +49,7 @@ class Classifier(pl.LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]
+        self.model = model.to(memory_format=torch.channels_last) if channels_last else model
         if compile:
             self.model.compile()
         self.optimizer = optimizer
@@ -88,7 +88,7 @@ class Classifier(pl.LightningModule):
         """The loss of one batch."""
         images, labels = batch
         loss = cross_entropy(self(images), labels)
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss", loss)
         return loss
 
@@ -144,5 +144,6 @@ def check_fits(model: nn.Module, input_shape: tuple[int, ...], num_classes: int)
     if logits.ndim != 2 or logits.shape[1] != num_classes:
         given = f"{logits.shape[1]} classes" if logits.ndim == 2 else f"output of shape {tuple(logits.shape)}"
         raise ValueError(
-            f"the model gives {given}, but the data set has {num_classes}; set model.num_classes=${{dataset.num_classes}}"
+            f"the model gives {given}, but the data set has {num_classes}; "
+            "set model.num_classes=${dataset.num_classes}"
         )

@@ -211,7 +211,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of images (B, C, H, W) in float32 and labels (B,)."""
-        for index in self._index.split(self._batch_size):
+        for index in torch.split(self._index, self._batch_size):
             yield self._normalise(self._images[index]), self._labels[index]
 
 

@@ -43,7 +43,7 @@ class TensorDataModule(pl.LightningDataModule):
 
     Example:
         >>> from lrbench_pl.workloads.data import digits
-        >>> data = TensorDataModule(digits, num_classes=10, input_shape=(1, 8, 8), batch_size=64, seed=0, validation=300)
+        >>> data = TensorDataModule(digits, num_classes=10, input_shape=(1, 8, 8), batch_size=64, validation=300)
         >>> data.setup("fit")
         >>> images, labels = next(data.train_dataloader())
         >>> tuple(images.shape), sum(len(y) for _, y in data.val_dataloader())
@@ -145,7 +145,7 @@ class TensorDataModule(pl.LightningDataModule):
     def _normalise(self) -> Normalise:
         if self.mean == "image":
             images = self._ready.train_images.cpu()
-            parts = [images[part].double().sum(0) for part in self._index.split(5000)]
+            parts = [images[part].double().sum(0) for part in torch.split(self._index, 5000)]
             mean = torch.stack(parts).sum(0).div(255 * len(self._index)).float()
         else:
             mean = _per_channel(self.mean)
@@ -186,5 +186,5 @@ class TensorDataModule(pl.LightningDataModule):
 
 
 def _per_channel(value: Sequence[float] | float | str) -> Tensor:
-    tensor = torch.tensor(value, dtype=torch.float32)  # type: ignore[arg-type]
+    tensor = torch.tensor(value, dtype=torch.float32)
     return tensor[:, None, None] if tensor.ndim else tensor

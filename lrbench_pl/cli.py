@@ -1,0 +1,64 @@
+"""The command ``lrbench``: what to do with runs once they are there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="lrbench",
+    help="Which learning-rate policy reaches the accuracy you need, how soon, and how sure is that?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def lrbench() -> None:
+    """Which learning-rate policy reaches the accuracy you need, how soon, and how sure is that?"""
+
+
+@app.command("rank")
+def rank_command(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sweeps or runs.")],
+    by: Annotated[str, typer.Option(help="Columns that make a row, such as optimizer,policy.")] = "",
+    form: Annotated[str, typer.Option("--format", help="table, csv, json or markdown.")] = "table",
+) -> None:
+    """Rank policies: by share of runs that reached the target, then median steps to it, then best accuracy."""
+    from lrbench_pl.analysis.load import AnalysisError, load_runs
+    from lrbench_pl.analysis.ranking import equal_policies, rank
+    from lrbench_pl.analysis.show import render
+
+    if form not in ("table", "csv", "json", "markdown"):
+        raise AnalysisError(f"--format must be table, csv, json or markdown, got {form!r}")
+    runs = load_runs(folders)
+    ranking = rank(runs.table, [key.strip() for key in by.split(",") if key.strip()] or None)
+    print(render(ranking, form))  # type: ignore[arg-type]
+    said: list[str] = []
+    for row in runs.table.filter(runs.table["status"].is_in(["failed", "stopped"])).to_dicts():
+        said.append(f"{row['status']}: {row['policy']} (seed {row['seed']}) in {row['folder']}: {row['message']}")
+    said += [f"unreadable: {skipped.path}: {skipped.reason}" for skipped in runs.skipped]
+    for names in equal_policies(runs.table):
+        said.append(f"the same policy over this budget: {', '.join(names)}")
+    counted = f"{runs.table.height} runs"
+    counts = {name: int((runs.table["status"] == name).sum()) for name in ("failed", "stopped")}
+    counts["unreadable"] = len(runs.skipped)
+    counted += "".join(f", {n} {name}" for name, n in counts.items() if n)
+    target = runs.table["target_accuracy"].unique().to_list()
+    goal = f" to {target[0]:g}" if len(target) == 1 and target[0] is not None else ""
+    print(f"\n{counted}; steps{goal}, medians; ∞: half of the runs or more missed", file=sys.stderr)
+    for line in said:
+        print(line, file=sys.stderr)
+
+
+def main() -> None:
+    """Run a command; what a user did wrong is one line and exit code 2."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

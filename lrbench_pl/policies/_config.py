@@ -75,6 +75,7 @@ InverseTime, Polynomial, Sigmoid, Cyclic, Sequential; got 'os.system'
         raise ValueError(f"expected a mapping with _target_, got {config!r}")
     arguments = dict(config)
     target = arguments.pop("_target_", None)
+    arguments.pop("_convert_", None)  # Hydra's own word, in every composite of conf/
     kind = _TYPES.get(target.removeprefix(_PREFIX)) if isinstance(target, str) and target.startswith(_PREFIX) else None
     if kind is None:
         raise ValueError(f"_target_ must be {_PREFIX}X with X one of {', '.join(_TYPES)}; got {target!r}")

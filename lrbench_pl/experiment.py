@@ -104,8 +104,9 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
         torch.set_num_threads(cfg.threads)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         loggers = [instantiate(logger) for logger in cfg.logger.values()]
+        _open(loggers, cfg, output)
         with _quiet_lightning():
-            parts = build(cfg, loggers)
+            parts = build(cfg, loggers, output)
             row |= _describe_parts(cfg, parts)
             _write_policy(cfg, parts.verifier, output)
             started = time.perf_counter()
@@ -131,7 +132,7 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
     return result
 
 
-def build(cfg: DictConfig, loggers: Iterable[Logger] = ()) -> Parts:
+def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None = None) -> Parts:
     """Everything that one run needs. This function holds every ``instantiate`` of objects that train.
 
     Raises:
@@ -142,7 +143,10 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = ()) -> Parts:
         module = Classifier(
             model=instantiate(cfg.model),
             optimizer=instantiate(cfg.optimizer),
-            num_classes=cfg.dataset.num_classes,
+            num_classes=_num_classes(cfg, data),
+            bias_lr_scale=cfg.bias_lr_scale,
+            channels_last=cfg.channels_last,
+            compile=cfg.compile,
         )
     else:
         module = instantiate(cfg.workload)
@@ -153,9 +157,17 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = ()) -> Parts:
         callbacks=[verifier, progress(cfg.monitor)],
         logger=list(loggers),
         enable_progress_bar=sys.stdout.isatty(),
-        default_root_dir=HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else None,
+        default_root_dir=output,
     )
     return Parts(module, data, verifier, trainer)
+
+
+def _num_classes(cfg: DictConfig, data: pl.LightningDataModule) -> int:
+    """The number of classes, which a data module or a model of the user's own may say."""
+    for found in (getattr(data, "num_classes", None), OmegaConf.select(cfg, "model.num_classes")):
+        if found is not None:
+            return int(found)
+    raise UserError("the number of classes is not known; give it as model.num_classes or as dataset.num_classes")
 
 
 def build_verifier(cfg: DictConfig) -> LRPolicyCallback:
@@ -327,6 +339,16 @@ def _finish(output: Path, row: Mapping[str, Any]) -> RunResult:
     if _is_first_process():
         result.write(output)
     return result
+
+
+def _open(loggers: Iterable[Logger], cfg: DictConfig, output: Path) -> None:
+    """Begin a logger that wants to know the configuration, the run's name and its sweep."""
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    group = cfg.study or ("/".join(output.resolve().parts[-3:-1]) if in_sweep else None)
+    for logger in loggers:
+        if (open_with := getattr(logger, "open_with", None)) is not None:
+            name = f"{cfg.names.policy}-{cfg.names.optimizer}-{cfg.seed}"
+            open_with(OmegaConf.to_container(cfg, resolve=True), name, group)
 
 
 def _close(logger: Logger, result: RunResult) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torchvision
 from torch import Tensor
+from torchvision.datasets.utils import check_integrity
 
 
 class DataError(RuntimeError):
@@ -84,22 +89,40 @@ def read_torchvision(name: str, root: str, download: bool) -> Splits:
     Raises:
         DataError: If files are absent and ``download`` is false or fails, or if a file is damaged.
     """
-    import torchvision
-
     kind = getattr(torchvision.datasets, name)
     splits: list[Tensor] = []
-    for train in (True, False):
-        try:
-            found = kind(root=root, train=train, download=download)
-            if name.startswith("CIFAR") and not found._check_integrity():
-                raise DataError(f"{name} in {root}: a file does not match its checksum; remove it and download again")
-        except DataError:
-            raise
-        except Exception as error:
-            raise _unreadable(name, Path(root), download, error) from error
-        images, labels = torch.as_tensor(found.data), torch.as_tensor(found.targets).long()
-        splits += [images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous(), labels]
+    with _unpacked(kind, Path(root)) as folder:
+        for train in (True, False):
+            try:
+                found = kind(root=folder, train=train, download=download or folder != root)
+            except Exception as error:
+                raise _unreadable(name, Path(root), download, error) from error
+            images, labels = torch.as_tensor(found.data), torch.as_tensor(found.targets).long()
+            splits += [images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous(), labels]
     return Splits(*splits)
+
+
+@contextlib.contextmanager
+def _unpacked(kind: Any, root: Path) -> Iterator[str]:
+    """The folder to read from: ``root``, or one beside it all where MNIST's archives are unpacked for the moment.
+
+    torchvision reads MNIST's files unpacked and unpacks only when it may download. Archives that are there and intact
+    need no network, and nothing is written into a folder that is not ours.
+    """
+    raw = root / kind.__name__ / "raw"
+    archives = [(raw / name, md5) for name, md5 in getattr(kind, "resources", [])]
+    if not archives or any((raw / path.stem).exists() or not path.exists() for path, _ in archives):
+        yield str(root)
+        return
+    for path, md5 in archives:
+        if not check_integrity(str(path), md5):
+            raise DataError(f"{path} is damaged (its checksum is not {md5}); remove it and set dataset.download=true")
+    with tempfile.TemporaryDirectory() as folder:
+        beside = Path(folder) / kind.__name__ / "raw"
+        beside.mkdir(parents=True)
+        for path, _ in archives:
+            (beside / path.name).symlink_to(path)
+        yield folder
 
 
 def torchvision_set(root: str, download: bool, seed: int, name: str) -> Splits:

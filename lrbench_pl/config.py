@@ -84,4 +84,4 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)  # `names` reads the choices from it
     OmegaConf.resolve(cfg.names)
-    return cfg
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])  # as a job gets it

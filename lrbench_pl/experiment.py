@@ -93,14 +93,14 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
         The row, as it was written.
     """
     try:
+        _check_knobs(cfg)
         row = _describe(cfg)
-    except OmegaConfBaseException as error:
+    except (UserError, OmegaConfBaseException) as error:
         row = {"run_id": "unknown", "policy": str(cfg.names.policy)}
         return _finish(output, {**row, "status": "failed", "message": one_line(error)})
     parts = None
     loggers: list[Logger] = []
     try:
-        _check_knobs(cfg)
         torch.set_num_threads(cfg.threads)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         loggers = [instantiate(logger) for logger in cfg.logger.values()]
@@ -249,10 +249,16 @@ def one_line(error: BaseException) -> str:
 
 def run_id(cfg: DictConfig) -> str:
     """Hash of everything in the configuration that can change the numbers of a run."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    for beside in ("hydra", "logger", "study", "require_target", "threads"):
-        plain.pop(beside, None)
+    plain = _plain(cfg, without=("hydra", "logger", "study", "require_target", "threads"))
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _plain(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict[str, Any]:
+    """The configuration as data; what a workload of the user's own replaces is no part of it."""
+    without += ("model", "optimizer") if cfg.workload is not None else ()
+    kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in without])
+    kept._set_parent(cfg)  # so that references to what was left out still resolve
+    return {str(key): value for key, value in OmegaConf.to_container(kept, resolve=True).items()}  # type: ignore[union-attr]
 
 
 def _describe(cfg: DictConfig) -> dict[str, Any]:
@@ -348,7 +354,7 @@ def _open(loggers: Iterable[Logger], cfg: DictConfig, output: Path) -> None:
     for logger in loggers:
         if (open_with := getattr(logger, "open_with", None)) is not None:
             name = f"{cfg.names.policy}-{cfg.names.optimizer}-{cfg.seed}"
-            open_with(OmegaConf.to_container(cfg, resolve=True), name, group)
+            open_with(_plain(cfg), name, group)
 
 
 def _close(logger: Logger, result: RunResult) -> None:

@@ -22,6 +22,8 @@ def environment_is_left_as_it_was():
         "PYTEST_CURRENT_TEST",
         "CUDA_DEVICE_ORDER",
         "WANDB_SERVICE",
+        "KMP_DUPLICATE_LIB_OK",  # scikit-learn sets these when imported
+        "KMP_INIT_AT_FORK",
     }
     leaked = {key for key in before.keys() | os.environ.keys() if before.get(key) != os.environ.get(key)} - allowed
     for key in leaked | {"PL_GLOBAL_SEED", "PL_SEED_WORKERS"}:

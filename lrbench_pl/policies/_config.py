@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence as SequenceABC
 from dataclasses import fields
 from typing import Any
 
@@ -82,8 +83,9 @@ InverseTime, Polynomial, Sigmoid, Cyclic, Sequential; got 'os.system'
     known = [field.name for field in fields(kind)]
     if unknown := [name for name in arguments if name not in known]:
         raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}; it takes {', '.join(known)}")
-    if kind is Sequential and isinstance(arguments.get("policies"), (list, tuple)):
-        arguments["policies"] = tuple(from_config(part) for part in arguments["policies"])
+    parts = arguments.get("policies")
+    if kind is Sequential and isinstance(parts, SequenceABC) and not isinstance(parts, str):
+        arguments["policies"] = tuple(from_config(part) for part in parts)
     try:
         policy: Policy = kind(**arguments)
     except TypeError as error:

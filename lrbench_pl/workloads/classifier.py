@@ -72,7 +72,7 @@ class Classifier(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse a model that does not fit the data."""
         shape = getattr(getattr(self.trainer, "datamodule", None), "input_shape", None)
-        if stage == "fit" and shape is not None and not hasattr(self.model, "_compiled_call_impl"):
+        if stage == "fit" and shape is not None and self.model._compiled_call_impl is None:
             check_fits(self.model, tuple(shape), self.num_classes)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -96,7 +96,7 @@ def read_torchvision(name: str, root: str, download: bool) -> Splits:
             try:
                 found = kind(root=folder, train=train, download=download or folder != root)
             except Exception as error:
-                raise _unreadable(name, Path(root), download, error) from error
+                raise _unreadable(kind, Path(root), download, error) from error
             images, labels = torch.as_tensor(found.data), torch.as_tensor(found.targets).long()
             splits += [images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous(), labels]
     return Splits(*splits)
@@ -131,12 +131,14 @@ def torchvision_set(root: str, download: bool, seed: int, name: str) -> Splits:
     return read_torchvision(name, str(Path(root).expanduser().resolve()), download)
 
 
-def _unreadable(name: str, root: Path, download: bool, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    folder = {"CIFAR10": "cifar-10-batches-py", "CIFAR100": "cifar-100-python"}.get(name, name)
-    if (root / folder).is_dir() and not download:
+def _unreadable(kind: Any, root: Path, download: bool, error: Exception) -> DataError:
+    name, reason = kind.__name__, " ".join(str(error).split()) or type(error).__name__
+    folder = root / getattr(kind, "base_folder", name)
+    if folder.is_dir() and not download:
+        lists = [*getattr(kind, "train_list", []), *getattr(kind, "test_list", [])]
+        damaged = [file for file, md5 in lists if not check_integrity(str(folder / file), md5)]
         return DataError(
-            f"{name} in {root / folder} is incomplete or damaged ({reason}); remove that folder and set "
+            f"{name} in {folder} is incomplete or damaged ({', '.join(damaged) or reason}); remove that and set "
             "dataset.download=true, or point dataset.root=PATH at intact files"
         )
     if download:

@@ -57,12 +57,12 @@ class Classifier(pl.LightningModule):
         self.bias_lr_scale = bias_lr_scale
         self.memory_format = torch.channels_last if channels_last else torch.preserve_format
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.val_loss = MeanMetric()
+        self.val_loss = MeanMetric(nan_strategy="disable")
         tested: dict[str, Any] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
         if num_classes > 5:
             tested["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
         self.test_metrics = MetricCollection({**tested, "confidence": Confidence(num_classes)}, compute_groups=False)
-        self.test_loss = MeanMetric()
+        self.test_loss = MeanMetric(nan_strategy="disable")
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of shape (B, num_classes)."""

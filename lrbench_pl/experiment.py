@@ -144,7 +144,7 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
             model=instantiate(cfg.model),
             optimizer=instantiate(cfg.optimizer),
             num_classes=_num_classes(cfg, data),
-            bias_lr_scale=cfg.bias_lr_scale,
+            param_groups=instantiate(cfg.param_groups, _convert_="all"),
             channels_last=cfg.channels_last,
             compile=cfg.compile,
         )

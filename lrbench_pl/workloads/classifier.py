@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytorch_lightning as pl
@@ -25,12 +26,15 @@ class Classifier(pl.LightningModule):
         model: Maps images (B, C, H, W) to logits (B, num_classes).
         optimizer: Builds the optimizer from the parameters; its own rate is replaced by the policy's at each step.
         num_classes: Number of classes.
-        bias_lr_scale: Factor of the rate for biases and other vectors (2 in Caffe's nets).
+        param_groups: Parameters that are treated unlike the rest, each a mapping with ``params``, a pattern of names
+            such as ``*.bias``, and options of their group, such as ``lr_scale``, the factor of the policy's rate, or
+            ``weight_decay``. The first pattern that matches a name counts.
         channels_last: Whether to train in NHWC memory format.
         compile: Whether to compile the model with ``torch.compile``.
 
     Raises:
-        ValueError: At the start of a fit, if the model does not take the images or gives another number of classes.
+        ValueError: At the start of a fit, if the model does not take the images or gives another number of classes, or
+            if a pattern matches no parameter.
 
     Example:
         >>> from functools import partial
@@ -44,7 +48,7 @@ class Classifier(pl.LightningModule):
         model: nn.Module,
         optimizer: Callable[[Any], torch.optim.Optimizer],
         num_classes: int,
-        bias_lr_scale: float = 1.0,
+        param_groups: Sequence[Mapping[str, Any]] = (),
         channels_last: bool = False,
         compile: bool = False,
     ) -> None:
@@ -54,13 +58,13 @@ class Classifier(pl.LightningModule):
             self.model.compile()
         self.optimizer = optimizer
         self.num_classes = num_classes
-        self.bias_lr_scale = bias_lr_scale
+        self.param_groups = param_groups
         self.memory_format = torch.channels_last if channels_last else torch.preserve_format
-        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_loss = MeanMetric(nan_strategy="disable")
-        tested: dict[str, Any] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
+        tested: dict[str, Any] = {"accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False)}
         if num_classes > 5:
-            tested["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
+            tested["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5, validate_args=False)
         self.test_metrics = MetricCollection({**tested, "confidence": Confidence(num_classes)}, compute_groups=False)
         self.test_loss = MeanMetric(nan_strategy="disable")
 
@@ -72,17 +76,12 @@ class Classifier(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse a model that does not fit the data."""
         shape = getattr(getattr(self.trainer, "datamodule", None), "input_shape", None)
-        if stage == "fit" and shape is not None and self.model._compiled_call_impl is None:
+        if stage == "fit" and shape is not None:
             check_fits(self.model, tuple(shape), self.num_classes)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer, with biases in a group of their own where they have another rate."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        if self.bias_lr_scale == 1:
-            return self.optimizer(parameters)
-        weights = [p for p in parameters if p.ndim > 1]
-        biases = [p for p in parameters if p.ndim <= 1]
-        return self.optimizer([{"params": weights}, {"params": biases, "lr_scale": self.bias_lr_scale}])
+        """The optimizer over all parameters that train."""
+        return self.optimizer(group_parameters(self.model, self.param_groups))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of one batch."""
@@ -117,6 +116,32 @@ class Classifier(pl.LightningModule):
         self.test_metrics.reset()
 
 
+def group_parameters(model: nn.Module, param_groups: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+    """The parameters of a model in groups, as optimizers take them; those that match no pattern come first.
+
+    Raises:
+        ValueError: If a group has no pattern, or one that takes no parameter.
+
+    Example:
+        >>> first, biases = group_parameters(nn.Linear(2, 3), [{"params": "*bias", "lr_scale": 2.0}])
+        >>> len(first["params"]), len(biases["params"]), biases["lr_scale"]
+        (1, 1, 2.0)
+    """
+    groups = [{**group, "params": []} for group in ({}, *param_groups)]
+    patterns = [str(group.get("params", "")) for group in param_groups]
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for name, parameter in trained:
+        index = next((i for i, pattern in enumerate(patterns, 1) if fnmatchcase(name, pattern)), 0)
+        groups[index]["params"].append(parameter)
+    for pattern, group in zip(patterns, groups[1:], strict=True):
+        if not group["params"]:
+            raise ValueError(
+                f"param_groups: params={pattern!r} takes no parameter of the model; "
+                f"its names are {', '.join(name for name, _ in trained)}"
+            )
+    return [group for group in groups if group["params"]]
+
+
 def check_fits(model: nn.Module, input_shape: tuple[int, ...], num_classes: int) -> None:
     """Pass one blank image through a model, which is left as it was.
 
@@ -134,7 +159,7 @@ def check_fits(model: nn.Module, input_shape: tuple[int, ...], num_classes: int)
     model.eval()
     try:
         with torch.no_grad():
-            logits = model(torch.zeros(1, *input_shape, device=device))
+            logits = model.forward(torch.zeros(1, *input_shape, device=device))  # not its compiled form
     except Exception as error:
         raise ValueError(
             f"the model cannot take images of shape {input_shape}: {' '.join(str(error).split())}"

@@ -121,7 +121,7 @@ def _unpacked(kind: Any, root: Path) -> Iterator[str]:
         beside = Path(folder) / kind.__name__ / "raw"
         beside.mkdir(parents=True)
         for path, _ in archives:
-            (beside / path.name).symlink_to(path)
+            (beside / path.name).symlink_to(path.resolve())
         yield folder
 
 

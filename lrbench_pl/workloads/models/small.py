@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -94,7 +95,8 @@ class LocalResponseNorm(nn.Module):
 def cnn3(num_classes: int, input_shape: Sequence[int]) -> nn.Sequential:
     """Caffe's cifar10_full, the paper's CNN3: three 5x5 convolutions, pooled, two of them normalised.
 
-    It is made for pixels in 0..255 with the mean image subtracted, and for biases at twice the rate.
+    It is made for pixels in 0..255 with the mean image subtracted, and for rates and decays that differ by parameter:
+    ``experiment=cifar10_cnn3`` has them.
 
     Args:
         num_classes: Number of outputs.
@@ -114,19 +116,21 @@ def cnn3(num_classes: int, input_shape: Sequence[int]) -> nn.Sequential:
         raise ValueError(f"cnn3 needs images of at least 8 x 8 pixels, got {height} x {width}; use model=mlp")
     features = 64 * math.prod(_pooled(_pooled(_pooled(size))) for size in (height, width))
     net = nn.Sequential(
-        nn.Conv2d(channels, 32, 5, padding=2),
-        nn.MaxPool2d(3, 2, ceil_mode=True),
-        nn.ReLU(),
-        LocalResponseNorm(),
-        nn.Conv2d(32, 32, 5, padding=2),
-        nn.ReLU(),
-        nn.AvgPool2d(3, 2, ceil_mode=True),
-        LocalResponseNorm(),
-        nn.Conv2d(32, 64, 5, padding=2),
-        nn.ReLU(),
-        nn.AvgPool2d(3, 2, ceil_mode=True),
-        nn.Flatten(),
-        nn.Linear(features, num_classes),
+        OrderedDict(
+            conv1=nn.Conv2d(channels, 32, 5, padding=2),
+            pool1=nn.MaxPool2d(3, 2, ceil_mode=True),
+            relu1=nn.ReLU(),
+            norm1=LocalResponseNorm(),
+            conv2=nn.Conv2d(32, 32, 5, padding=2),
+            relu2=nn.ReLU(),
+            pool2=nn.AvgPool2d(3, 2, ceil_mode=True),
+            norm2=LocalResponseNorm(),
+            conv3=nn.Conv2d(32, 64, 5, padding=2),
+            relu3=nn.ReLU(),
+            pool3=nn.AvgPool2d(3, 2, ceil_mode=True),
+            flat=nn.Flatten(),
+            ip1=nn.Linear(features, num_classes),
+        )
     )
     layers = [layer for layer in net if isinstance(layer, (nn.Conv2d, nn.Linear))]
     for layer, std in zip(layers, (1e-4, 0.01, 0.01, 0.01), strict=True):

@@ -1,6 +1,6 @@
 """Data as whole tensors: sources, loaders and the module that joins them."""
 
-from lrbench_pl.workloads.data.folder import EpochsSampler, ImageFolderDataModule
+from lrbench_pl.workloads.data.folder import ImageFolderDataModule
 from lrbench_pl.workloads.data.loaders import Augment, EvalLoader, Normalise, TrainLoader
 from lrbench_pl.workloads.data.module import TensorDataModule
 from lrbench_pl.workloads.data.sources import DataError, Splits, digits, synthetic, torchvision_set
@@ -8,7 +8,6 @@ from lrbench_pl.workloads.data.sources import DataError, Splits, digits, synthet
 __all__ = [
     "Augment",
     "DataError",
-    "EpochsSampler",
     "EvalLoader",
     "ImageFolderDataModule",
     "Normalise",

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from lrbench_pl.workloads.data.loaders import sample_order
-from lrbench_pl.workloads.data.sources import DataError, stratified_split
+from lrbench_pl.workloads.data.loaders import ENDLESS, SampleStream, mixed_seed, sample_order
+from lrbench_pl.workloads.data.sources import DataError, held_out_samples, stratified_split
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in torchvision's references
 
 
-class EpochsSampler(Sampler[int]):
-    """The permutations of all epochs one after the other, this process's share of each global batch of them.
+class StreamSampler(Sampler[list[tuple[int, int]]]):
+    """This process's batches of a :class:`SampleStream`, each a list of (place in the stream, sample).
 
     Args:
         n: Samples of the set.
@@ -25,34 +26,111 @@ class EpochsSampler(Sampler[int]):
         seed: Of the order.
         rank: This process, of ``world_size``.
         world_size: Processes that share each global batch.
-        batches: Length of the stream.
+
+    Attributes:
+        start: Batch with which the next pass begins.
 
     Example:
-        >>> one, two = (list(EpochsSampler(4, 1, seed=0, rank=rank, world_size=2, batches=2)) for rank in (0, 1))
-        >>> sorted(one + two)
-        [0, 1, 2, 3]
+        >>> one, two = (next(iter(StreamSampler(4, 2, seed=0, rank=rank, world_size=2))) for rank in (0, 1))
+        >>> [place for place, _ in one + two], sorted(sample for _, sample in one + two)
+        ([0, 1, 2, 3], [0, 1, 2, 3])
     """
 
-    def __init__(
-        self, n: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, batches: int = 2**40
-    ) -> None:
-        self._n, self._batch_size, self._seed = n, batch_size, seed
-        self._rank, self._world_size, self._batches = rank, world_size, batches
+    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self.start = 0
+        self._stream = SampleStream(torch.arange(n), seed)
+        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Batches without end."""
+        for batch in itertools.count(self.start):
+            first = (batch * self._world_size + self._rank) * self._batch_size
+            last = first + self._batch_size
+            yield list(zip(range(first, last), self._stream.cut(first, last).tolist(), strict=True))
+
+
+class DrawnImages(Dataset[Any]):
+    """Images under random transforms that are functions of (seed, place in the stream), whichever worker runs them.
+
+    Args:
+        images: The set, with its transforms.
+        seed: Of the draws.
+    """
+
+    def __init__(self, images: Dataset[Any], seed: int) -> None:
+        self._images, self._seed = images, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        """The image and the label of (place, sample)."""
+        place, sample = key
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(mixed_seed(self._seed, 1, place))
+            return self._images[sample]
+
+
+class WorkerLoader(Iterator[Any]):
+    """The endless stream of training batches, read by workers; a pure function of (seed, position).
+
+    As :class:`TrainLoader`, it reads :attr:`position` at each ``next``; setting it elsewhere starts the workers anew.
+
+    Args:
+        images: The set, with its transforms.
+        sampler: The order.
+        seed: Of the transforms.
+        options: Of the ``DataLoader``.
+
+    Attributes:
+        position: Batches served so far.
+    """
+
+    def __init__(self, images: Dataset[Any], sampler: StreamSampler, seed: int, options: dict[str, Any]) -> None:
+        self.position = 0
+        self._sampler = sampler
+        self._loader = DataLoader(DrawnImages(images, seed), batch_sampler=sampler, **options)
+        self._batches: Iterator[Any] | None = None
+        self._next = 0
 
     def __len__(self) -> int:
-        """Samples in the stream."""
-        return self._batches * self._batch_size
+        """Longer than any training."""
+        return ENDLESS
 
-    def __iter__(self) -> Iterator[int]:
-        """Indices below n."""
-        epoch, order = -1, torch.empty(0)
-        for batch in range(self._batches):
-            start = (batch * self._world_size + self._rank) * self._batch_size
-            for number in range(start, start + self._batch_size):
-                if number // self._n != epoch:
-                    epoch = number // self._n
-                    order = sample_order(self._n, self._seed, epoch)
-                yield int(order[number % self._n])
+    def __next__(self) -> Any:
+        """The next batch: images of shape (B, C, H, W) in float32, labels of shape (B,)."""
+        if self._batches is None or self._next != self.position:
+            self._sampler.start = self.position
+            self._batches = iter(self._loader)
+        batch = next(self._batches)
+        self.position += 1
+        self._next = self.position
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.position = state_dict["position"]
+
+
+class WholeLoader:
+    """A DataLoader whose set is this process's share already, so that Lightning does not share it out again.
+
+    Args:
+        images: The share.
+        options: Of the ``DataLoader``.
+    """
+
+    def __init__(self, images: Dataset[Any], options: dict[str, Any]) -> None:
+        self._loader = DataLoader(images, **options)
+
+    def __len__(self) -> int:
+        """Batches."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Batches of images (B, C, H, W) and labels (B,)."""
+        return iter(self._loader)
 
 
 class ImageFolderDataModule(pl.LightningDataModule):
@@ -64,8 +142,8 @@ class ImageFolderDataModule(pl.LightningDataModule):
         batch_size: Samples per batch and process.
         seed: Of the hold-out and of the order.
         root: Folder that holds ``train`` and ``val``.
-        validation: Training samples held out.
-        check_on: ``validation``, or ``test`` for the images of ``val``.
+        validation: Training samples held out to check on.
+        check_on: ``validation``, or ``test``: nothing is held out, checks use the images of ``val``.
         workers: Processes that read images.
         train_eval: Training samples on which the final training loss is measured.
 
@@ -86,11 +164,9 @@ class ImageFolderDataModule(pl.LightningDataModule):
         train_eval: int = 2000,
     ) -> None:
         super().__init__()
-        if check_on not in ("validation", "test"):
-            raise DataError(f"dataset.check_on must be 'validation' or 'test', got {check_on!r}")
         self.num_classes, self.input_shape = num_classes, tuple(input_shape)
         self.batch_size, self.seed, self.root = batch_size, seed, Path(root).expanduser()
-        self.validation, self.check_on = validation, check_on
+        self.check_on, self._held_out_samples = check_on, held_out_samples(validation, check_on)
         self.workers, self.train_eval = workers, train_eval
 
     def setup(self, stage: str | None = None) -> None:
@@ -115,7 +191,7 @@ class ImageFolderDataModule(pl.LightningDataModule):
                 f"{self.root / 'train'} holds {len(augmented.classes)} classes, "
                 f"but dataset.num_classes is {self.num_classes}"
             )
-        kept, held_out = stratified_split(torch.tensor(augmented.targets), self.validation, self.seed)
+        kept, held_out = stratified_split(torch.tensor(augmented.targets), self._held_out_samples, self.seed)
         if self.batch_size > len(kept):
             raise DataError(
                 f"a batch of {self.batch_size} samples is larger than the training set of {len(kept)}; lower batch_size"
@@ -124,31 +200,37 @@ class ImageFolderDataModule(pl.LightningDataModule):
         self._fixed = Subset(plain, kept[sample_order(len(kept), self.seed, 0)[: self.train_eval]].tolist())
         self._test = ImageFolder(str(self.root / "val"), checking)
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> WorkerLoader:
         """The endless stream of training batches."""
-        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        sampler = EpochsSampler(len(self._train), self.batch_size, self.seed, rank, world)
-        return self._loader(self._train, sampler)
+        sampler = StreamSampler(len(self._train), self.batch_size, self.seed, *self._world)
+        return WorkerLoader(self._train, sampler, self.seed, self._options)
 
-    def val_dataloader(self) -> DataLoader[Any]:
+    def val_dataloader(self) -> WholeLoader:
         """What checks are made on."""
-        return self.test_dataloader() if self.check_on == "test" else self._loader(self._held_out)
+        return self.test_dataloader() if self.check_on == "test" else self._share(self._held_out)
 
-    def test_dataloader(self) -> DataLoader[Any]:
+    def test_dataloader(self) -> WholeLoader:
         """The images of ``val``."""
-        return self._loader(self._test)
+        return self._share(self._test)
 
-    def train_eval_dataloader(self) -> DataLoader[Any]:
+    def train_eval_dataloader(self) -> WholeLoader:
         """A fixed part of the training set, without augmentation."""
-        return self._loader(self._fixed)
+        return self._share(self._fixed)
 
-    def _loader(self, images: Any, sampler: Sampler[int] | None = None) -> DataLoader[Any]:
-        return DataLoader(
-            images,
-            self.batch_size,
-            sampler=sampler,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+    @property
+    def _world(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.workers,
+            "persistent_workers": self.workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "generator": torch.Generator().manual_seed(self.seed),  # for the workers' own seeds
+        }
+
+    def _share(self, images: Any) -> WholeLoader:
+        rank, world_size = self._world
+        share = Subset(images, range(rank, len(images), world_size))
+        return WholeLoader(share, {**self._options, "batch_size": self.batch_size})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # Longer than any training: a loader that has a length is not read ahead of the step it serves.
-_ENDLESS = 2**62
+ENDLESS = 2**62
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,15 @@ class Normalise:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Float32 images from uint8 ones."""
-        return images.float().mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
+        return images.float().mul_(self._scale).sub_(self._shift)
+
+    @functools.cached_property
+    def _scale(self) -> Tensor:
+        return 1 / (255 * self.std)
+
+    @functools.cached_property
+    def _shift(self) -> Tensor:
+        return self.mean / self.std
 
     def to(self, device: torch.device) -> Normalise:
         """The same on a device."""
@@ -63,24 +71,57 @@ class Augment:
         mirrored = torch.randint(0, 2 if self.flip else 1, (n, 1), generator=generator)
         return torch.cat((corner, mirrored), 1)
 
-    def __call__(self, windows: Tensor, index: Tensor, draws: Tensor) -> Tensor:
-        """The samples ``index`` of :meth:`windows` of the data, augmented as drawn."""
-        images = windows[index, draws[:, 0], draws[:, 1]]
-        return torch.where(draws[:, 2, None, None, None].bool(), images.flip(-1), images) if self.flip else images
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Images of shape (n, C, H, W), augmented as drawn."""
+        each = torch.arange(len(images), device=images.device)
+        if self.pad:
+            height, width = images.shape[-2:]
+            padded = torch.nn.functional.pad(images, (self.pad,) * 4)
+            crops = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: (n, C, rows, columns, H, W)
+            images = crops.permute(0, 2, 3, 1, 4, 5)[each, draws[:, 0], draws[:, 1]]
+        if self.flip:  # choosing whole images is five times faster than torch.where
+            images = torch.cat((images, images.flip(-1))).index_select(0, each + len(images) * draws[:, 2])
+        return images
 
-    def windows(self, images: Tensor) -> Tensor:
-        """A view of shape (N, 2 pad + 1, 2 pad + 1, C, H, W): every crop of every padded image."""
-        height, width = images.shape[-2:]
-        padded = torch.nn.functional.pad(images, (self.pad,) * 4)
-        return padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
+
+class SampleStream:
+    """The permutations of all epochs one after the other, so that every batch cut from it is full.
+
+    Args:
+        index: The samples, in the order that is permuted; where it lies, what is cut from the stream lies.
+        seed: Of the permutations.
+
+    Example:
+        >>> stream = SampleStream(torch.tensor([5, 6, 7]), seed=0)
+        >>> sorted(stream.cut(3, 6).tolist())
+        [5, 6, 7]
+    """
+
+    def __init__(self, index: Tensor, seed: int) -> None:
+        self._index, self._seed = index, seed
+        self._permutation = functools.lru_cache(maxsize=2)(self._permute)
+
+    def cut(self, start: int, end: int) -> Tensor:
+        """The samples [start, end) of the stream."""
+        n = len(self._index)
+        epoch, first = divmod(start, n)
+        parts = []
+        while start < end:
+            part = self._permutation(epoch)[first : first + end - start]
+            parts.append(part)
+            start += len(part)
+            epoch, first = epoch + 1, 0
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _permute(self, epoch: int) -> Tensor:
+        return self._index[sample_order(len(self._index), self._seed, epoch).to(self._index.device)]
 
 
 class TrainLoader(Iterator[tuple[Tensor, Tensor]]):
     """The endless stream of training batches, a pure function of (seed, position).
 
-    The stream is the permutations of all epochs one after the other, so every batch is full. Under several processes
-    each takes its consecutive share of one global batch. The iterator reads :attr:`position` at each ``next``: setting
-    it back repeats the same batches, bit for bit.
+    Under several processes each takes its consecutive share of one global batch of the :class:`SampleStream`. The
+    iterator reads :attr:`position` at each ``next``: setting it back repeats the same batches, bit for bit.
 
     Args:
         images: uint8, of shape (N, C, H, W), on the device that trains.
@@ -121,18 +162,17 @@ class TrainLoader(Iterator[tuple[Tensor, Tensor]]):
         world_size: int = 1,
     ) -> None:
         self.position = 0
-        self._images, self._labels, self._index = images, labels, index
+        self._images, self._labels = images, labels
+        self._stream = SampleStream(index.to(images.device), seed)
         self._batch_size, self._seed = batch_size, seed
         self._rank, self._world_size = rank, world_size
         self._device = images.device
         self._normalise, self._augment = normalise.to(self._device), augment
-        self._windows = augment.windows(images) if augment.is_on else None
-        self._permutation = functools.lru_cache(maxsize=2)(self._permute)
         self._generator = torch.Generator()
 
     def __len__(self) -> int:
         """Longer than any training."""
-        return _ENDLESS
+        return ENDLESS
 
     def __iter__(self) -> TrainLoader:
         """Itself: there is one stream."""
@@ -143,30 +183,14 @@ class TrainLoader(Iterator[tuple[Tensor, Tensor]]):
         position, size = self.position, self._batch_size
         self.position = position + 1
         start = (position * self._world_size + self._rank) * size
-        index = self._samples(start, start + size).to(self._device, non_blocking=True)
-        if self._windows is None:
-            images = self._images[index]
-        else:
-            self._generator.manual_seed(_mix(self._seed, 1, position))
+        index = self._stream.cut(start, start + size)
+        images = self._images.index_select(0, index)  # on the CPU 25 times faster than [index]
+        if self._augment.is_on:
+            self._generator.manual_seed(mixed_seed(self._seed, 1, position))
             draws = self._augment.draw(size * self._world_size, self._generator)
-            draws = draws[self._rank * size : (self._rank + 1) * size].to(self._device, non_blocking=True)
-            images = self._augment(self._windows, index, draws)
-        return self._normalise(images), self._labels[index]
-
-    def _samples(self, start: int, end: int) -> Tensor:
-        """The samples [start, end) of the stream of all epochs."""
-        n = len(self._index)
-        epoch, first = divmod(start, n)
-        parts = []
-        while start < end:
-            part = self._permutation(epoch)[first : first + end - start]
-            parts.append(part)
-            start += len(part)
-            epoch, first = epoch + 1, 0
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _permute(self, epoch: int) -> Tensor:
-        return self._index[sample_order(len(self._index), self._seed, epoch)]
+            mine = draws[self._rank * size : (self._rank + 1) * size]
+            images = self._augment(images, mine.to(self._device, non_blocking=True))
+        return self._normalise(images), self._labels.index_select(0, index)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands."""
@@ -211,7 +235,7 @@ class EvalLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of images (B, C, H, W) in float32 and labels (B,)."""
         for index in torch.split(self._index, self._batch_size):
-            yield self._normalise(self._images[index]), self._labels[index]
+            yield self._normalise(self._images.index_select(0, index)), self._labels.index_select(0, index)
 
 
 def sample_order(n: int, seed: int, epoch: int) -> Tensor:
@@ -221,10 +245,10 @@ def sample_order(n: int, seed: int, epoch: int) -> Tensor:
         >>> sorted(sample_order(4, seed=0, epoch=3).tolist())
         [0, 1, 2, 3]
     """
-    return torch.randperm(n, generator=torch.Generator().manual_seed(_mix(seed, 0, epoch)))
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mixed_seed(seed, 0, epoch)))
 
 
-def _mix(seed: int, stream: int, number: int) -> int:
+def mixed_seed(seed: int, stream: int, number: int) -> int:
     """One 63-bit seed for each (seed, stream, number); neighbours share nothing (splitmix64)."""
     x = (seed * 0x9E3779B97F4A7C15 + stream * 0xD1B54A32D192ED03 + number * 0x8CB92BA72F3D8DD7) % 2**64
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64

@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lrbench_pl.workloads.data.loaders import Augment, EvalLoader, Normalise, TrainLoader
-from lrbench_pl.workloads.data.sources import DataError, Splits, ensure_memory, stratified_split
+from lrbench_pl.workloads.data.loaders import Augment, EvalLoader, Normalise, TrainLoader, sample_order
+from lrbench_pl.workloads.data.sources import DataError, Splits, ensure_memory, held_out_samples, stratified_split
 
 
 class TensorDataModule(pl.LightningDataModule):
@@ -28,8 +28,8 @@ class TensorDataModule(pl.LightningDataModule):
         seed: Of the hold-out, of the order and of the augmentation.
         root: Folder of the files.
         download: Whether the source may fetch them.
-        validation: Training samples held out.
-        check_on: ``validation``, or ``test`` for the paper's protocol (checks on the test set).
+        validation: Training samples held out to check on.
+        check_on: ``validation``, or ``test`` for the paper's protocol: nothing is held out, checks use the test set.
         mean: Per channel in units of [0, 1], or ``image``: the mean image of the training samples.
         std: Per channel, or one number.
         pad: Zeros on each side before a random crop; 0 for none.
@@ -70,13 +70,6 @@ class TensorDataModule(pl.LightningDataModule):
         device: Literal["auto", "cpu"] = "auto",
     ) -> None:
         super().__init__()
-        if check_on not in ("validation", "test"):
-            raise DataError(f"dataset.check_on must be 'validation' or 'test', got {check_on!r}")
-        if check_on == "validation" and validation < 1:
-            raise DataError(
-                f"dataset.validation must be at least 1 to check on held-out data, got {validation}; "
-                "or set dataset.check_on=test"
-            )
         if device not in ("auto", "cpu"):
             raise DataError(f"dataset.device must be 'auto' or 'cpu', got {device!r}")
         for name, value, least in (("batch_size", batch_size, 1), ("dataset.pad", pad, 0)):
@@ -85,7 +78,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.source, self.root, self.download = source, root, download
         self.num_classes, self.input_shape = num_classes, tuple(input_shape)
         self.batch_size, self.seed = batch_size, seed
-        self.validation, self.check_on = validation, check_on
+        self.check_on, self._held_out_samples = check_on, held_out_samples(validation, check_on)
         self.mean, self.std = mean, std
         self.augment = Augment(pad, flip)
         self.eval_batch_size, self.train_eval = eval_batch_size, train_eval
@@ -103,7 +96,7 @@ class TensorDataModule(pl.LightningDataModule):
             return
         splits = self.source(self.root, False, self.seed)
         self._check(splits)
-        kept, held_out = stratified_split(splits.train_labels, self.validation, self.seed)
+        kept, held_out = stratified_split(splits.train_labels, self._held_out_samples, self.seed)
         world_batch = self.batch_size * self._world[1]
         if world_batch > len(kept):
             raise DataError(
@@ -111,8 +104,8 @@ class TensorDataModule(pl.LightningDataModule):
             )
         device = self._device
         if device.type != "cpu":
-            size = sum(tensor.numel() * tensor.element_size() for tensor in splits) * (2 if self.augment.pad else 1)
-            ensure_memory(size, device, "dataset.validation")
+            size = sum(tensor.numel() * tensor.element_size() for tensor in splits)
+            ensure_memory(size, device, "keep it in main memory with dataset.device=cpu")
         self._index, self._held_out = kept, held_out
         self._splits = Splits(*(tensor.to(device) for tensor in splits))
 
@@ -176,7 +169,8 @@ class TensorDataModule(pl.LightningDataModule):
 
     def train_eval_dataloader(self) -> EvalLoader:
         """A fixed part of the training set, without augmentation."""
-        order = torch.randperm(len(self._ready and self._index), generator=torch.Generator().manual_seed(self.seed))
+        self.setup()
+        order = sample_order(len(self._index), self.seed, epoch=0)
         return self._evaluate(train=True, index=self._index[order[: self.train_eval]])
 
     def _evaluate(self, train: bool, index: Tensor) -> EvalLoader:

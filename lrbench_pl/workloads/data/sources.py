@@ -70,7 +70,7 @@ def synthetic(
         [0, 1, 2, 0, 1, 2, 0, 1, 2]
     """
     del root, download, seed
-    ensure_memory((train + test) * torch.Size(shape).numel() * 5, torch.device("cpu"), "dataset.source.train")
+    ensure_memory((train + test) * torch.Size(shape).numel() * 5, torch.device("cpu"), "lower dataset.source.train")
     generator = torch.Generator().manual_seed(0)
     patterns = torch.randn((classes, *shape), generator=generator)
     labels = torch.arange(train + test) % classes
@@ -148,6 +148,28 @@ def _unreadable(kind: Any, root: Path, download: bool, error: Exception) -> Data
     return DataError(f"{name} was not found in {root}; set dataset.root=PATH to where it is, or dataset.download=true")
 
 
+def held_out_samples(validation: int, check_on: str) -> int:
+    """How many training samples to hold out: ``validation`` of them, none where checks use the test set.
+
+    Raises:
+        DataError: If there would be nothing to check on.
+
+    Example:
+        >>> held_out_samples(300, "validation"), held_out_samples(300, "test")
+        (300, 0)
+    """
+    if check_on not in ("validation", "test"):
+        raise DataError(f"dataset.check_on must be 'validation' or 'test', got {check_on!r}")
+    if check_on == "test":
+        return 0
+    if isinstance(validation, bool) or not isinstance(validation, int) or validation < 1:
+        raise DataError(
+            f"dataset.validation must be at least 1 to check on held-out data, got {validation!r}; "
+            "or set dataset.check_on=test"
+        )
+    return validation
+
+
 def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the samples to keep and of those to hold out: of each class its share, chosen by the seed.
 
@@ -160,7 +182,7 @@ def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, 
         Two index tensors, each in ascending order.
 
     Raises:
-        DataError: If a class would have nothing left.
+        DataError: If ``held_out`` is no whole number, or if a class would have nothing left.
 
     Example:
         >>> kept, out = stratified_split(torch.tensor([0, 0, 0, 0, 1, 1]), held_out=3, seed=0)
@@ -190,11 +212,11 @@ def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, 
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
 
 
-def ensure_memory(wanted: int, device: torch.device, option: str) -> None:
+def ensure_memory(wanted: int, device: torch.device, remedy: str) -> None:
     """Refuse to fill a device beyond what it has free.
 
     Raises:
-        DataError: With the bytes wanted, those free, and the option to turn to.
+        DataError: With the bytes wanted, those free, and the remedy.
     """
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
@@ -207,7 +229,5 @@ def ensure_memory(wanted: int, device: torch.device, option: str) -> None:
         free = max(free, total // 2)  # caches count as used, but give way
     if wanted > free:
         raise DataError(
-            f"the data needs {wanted / 2**30:.1f} GiB on {device}, of which {free / 2**30:.1f} GiB are free; "
-            f"lower {option}"
-            + (", or keep the data in main memory with dataset.device=cpu" if device.type == "cuda" else "")
+            f"the data needs {wanted / 2**30:.1f} GiB on {device}, of which {free / 2**30:.1f} GiB are free; {remedy}"
         )

@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from lrbench_pl.workloads.metrics import Confidence
+from lrbench_pl.workloads.metrics import Confidence, CrossEntropy
 
 
 class Classifier(pl.LightningModule):
@@ -61,12 +61,15 @@ class Classifier(pl.LightningModule):
         self.param_groups = param_groups
         self.memory_format = torch.channels_last if channels_last else torch.preserve_format
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        self.val_loss = MeanMetric(nan_strategy="disable")
-        tested: dict[str, Any] = {"accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False)}
+        self.val_loss = CrossEntropy()
+        tested: dict[str, Any] = {
+            "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+            "loss": CrossEntropy(),
+            "confidence": Confidence(num_classes),
+        }
         if num_classes > 5:
             tested["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5, validate_args=False)
-        self.test_metrics = MetricCollection({**tested, "confidence": Confidence(num_classes)}, compute_groups=False)
-        self.test_loss = MeanMetric(nan_strategy="disable")
+        self.test_metrics = MetricCollection(tested, compute_groups=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of shape (B, num_classes)."""
@@ -96,7 +99,7 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         logits = self(images).float()
         self.val_accuracy.update(logits, labels)
-        self.val_loss.update(cross_entropy(logits, labels), len(labels))
+        self.val_loss.update(logits, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log the check."""
@@ -107,11 +110,9 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         logits = self(images).float()
         self.test_metrics.update(logits, labels)
-        self.test_loss.update(cross_entropy(logits, labels), len(labels))
 
     def on_test_epoch_end(self) -> None:
         """Log the test."""
-        self.log("test/loss", self.test_loss)
         self.log_dict({f"test/{name}": value.float() for name, value in self.test_metrics.compute().items()})
         self.test_metrics.reset()
 

@@ -1,10 +1,41 @@
-"""The paper's metrics of confidence, as a torchmetrics metric that also sums over processes."""
+"""The mean loss and the paper's metrics of confidence, as torchmetrics metrics that also sum over processes."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
+
+
+class CrossEntropy(Metric):
+    """The mean softmax cross-entropy over all samples, whatever the batches; NaN stays NaN.
+
+    Example:
+        >>> metric = CrossEntropy()
+        >>> metric.update(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
+        >>> metric.update(torch.tensor([[0.0, 200.0]]), torch.tensor([1]))
+        >>> round(float(metric.compute()), 4)  # log(2) * 2 / 3
+        0.4621
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("total", "count"):
+            self.add_state(state, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Take in logits of shape (B, classes) and labels of shape (B,)."""
+        self.total += cross_entropy(logits, labels, reduction="sum")
+        self.count += len(labels)
+
+    def compute(self) -> Tensor:
+        """The mean, in float32 as every logged value."""
+        return (self.total / self.count).float()
 
 
 class Confidence(Metric):

@@ -161,6 +161,7 @@ class TensorDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> EvalLoader:
         """What checks are made on."""
+        self.setup()
         return self.test_dataloader() if self.check_on == "test" else self._evaluate(train=True, index=self._held_out)
 
     def test_dataloader(self) -> EvalLoader:

@@ -198,3 +198,14 @@ def test_channels_last_changes_the_layout_and_not_the_numbers():
     fast.model[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].stride()))
     fast(images)
     assert seen == [images.contiguous(memory_format=torch.channels_last).stride()]
+
+
+def test_channels_last_leaves_kernels_of_other_ranks_alone():
+    volumes = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten(), nn.LazyLinear(3))
+    module = Classifier(volumes, SGD, 3, channels_last=True)
+    assert module(torch.zeros(2, 1, 4, 4, 4)).shape == (2, 3)
+
+
+def test_a_compiled_model_is_compiled():
+    assert Classifier(net(), SGD, 3, compile=True).model._compiled_call_impl is not None
+    assert Classifier(net(), SGD, 3).model._compiled_call_impl is None

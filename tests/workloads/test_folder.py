@@ -7,7 +7,7 @@ from PIL import Image
 from lrbench_pl import experiment
 from lrbench_pl.config import compose
 from lrbench_pl.workloads.data import DataError, ImageFolderDataModule
-from lrbench_pl.workloads.data.folder import StreamSampler
+from lrbench_pl.workloads.data.folder import DrawnImages, StreamSampler
 
 CLASSES = ("ant", "bee")
 PER_CLASS = {"train": 9, "val": 3}
@@ -54,6 +54,12 @@ def test_batches_are_a_function_of_the_position(tree):
     assert same(next(fresh), batches[5])
     assert fresh.state_dict() == {"position": 6}
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_image_is_augmented_anew_each_time(tree):
+    images = DrawnImages(data(tree)._train, seed=0)
+    assert torch.equal(images[3, 1][0], images[3, 1][0])
+    assert not torch.equal(images[3, 1][0], images[4, 1][0])
 
 
 @pytest.mark.slow

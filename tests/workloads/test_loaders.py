@@ -89,6 +89,13 @@ def test_another_seed_is_another_order_and_another_augmentation():
     assert not torch.equal(*draws)
 
 
+def test_a_sample_is_augmented_anew_each_time():
+    one = TrainLoader(
+        IMAGES, LABELS, torch.tensor([7]), batch_size=1, seed=0, normalise=PLAIN, augment=Augment(2, True)
+    )
+    assert len({next(one)[0].numpy().tobytes() for _ in range(40)}) > 20  # of 50 ways
+
+
 def test_ranks_share_the_batch_of_one_process_augmentation_included():
     whole = next(loader(batch_size=12))
     shares = [next(loader(batch_size=4, rank=rank, world_size=3)) for rank in range(3)]

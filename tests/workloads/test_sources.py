@@ -1,6 +1,7 @@
 """Where images come from, and what is said when they cannot."""
 
 import gzip
+import os
 import urllib.error
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import torchvision
 from lrbench_pl import experiment
 from lrbench_pl.config import compose
 from lrbench_pl.workloads.data import DataError, TensorDataModule, digits, synthetic, torchvision_set
-from lrbench_pl.workloads.data.sources import ensure_memory, stratified_split
+from lrbench_pl.workloads.data.sources import ensure_memory, read_torchvision, stratified_split
 from tests.helpers import tiny_trainer
 from tests.workloads import numbered
 
@@ -142,6 +143,14 @@ def test_the_one_damaged_file_is_named(tmp_path, damaged):
     (folder / damaged).write_bytes(b"short")
     with pytest.raises(DataError, match=rf"CIFAR10 in {folder} is incomplete or damaged \({damaged}\); remove that"):
         torchvision_set(str(tmp_path), False, 0, "CIFAR10")
+
+
+@pytest.mark.parametrize("name", [pytest.param("MNIST", marks=real("MNIST"))])
+def test_archives_are_read_from_a_relative_path_too_and_stay_as_they_are(name):
+    before = sorted((REAL / name / "raw").iterdir())
+    splits = read_torchvision(name, os.path.relpath(REAL), False)
+    assert torch.equal(splits.test_labels, torchvision_set(str(REAL), False, 0, name).test_labels)
+    assert sorted((REAL / name / "raw").iterdir()) == before
 
 
 # -- files that cannot be used --------------------------------------------------------------------------------

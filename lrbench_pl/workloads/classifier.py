@@ -63,7 +63,7 @@ class Classifier(pl.LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.preserve_format
         for parameter in model.parameters():
             if channels_last and not is_lazy(parameter) and parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=self.memory_format)
+                parameter.data = parameter.data.clone(memory_format=self.memory_format)
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_loss = CrossEntropy()
         tested: dict[str, Any] = {

@@ -34,7 +34,8 @@ class TensorDataModule(pl.LightningDataModule):
         std: Per channel, or one number.
         pad: Zeros on each side before a random crop; 0 for none.
         flip: Whether to mirror half of the samples.
-        eval_batch_size: Samples per batch of validation and test.
+        eval_batch_size: Samples per batch of validation and test; None for 200 on the CPU, whose caches hold the
+            activations of no more, and 1000 elsewhere.
         train_eval: Training samples on which the final training loss is measured.
         device: ``auto``, the training device; or ``cpu``, when that has no room.
 
@@ -65,7 +66,7 @@ class TensorDataModule(pl.LightningDataModule):
         std: Sequence[float] | float = 1.0,
         pad: int = 0,
         flip: bool = False,
-        eval_batch_size: int = 1000,
+        eval_batch_size: int | None = None,
         train_eval: int = 2000,
         device: Literal["auto", "cpu"] = "auto",
     ) -> None:
@@ -177,7 +178,8 @@ class TensorDataModule(pl.LightningDataModule):
     def _evaluate(self, train: bool, index: Tensor) -> EvalLoader:
         splits = self._ready
         images, labels = splits[:2] if train else splits[2:]
-        return EvalLoader(images, labels, index, self.eval_batch_size, self._normalise, *self._world)
+        size = self.eval_batch_size or (200 if images.device.type == "cpu" else 1000)
+        return EvalLoader(images, labels, index, size, self._normalise, *self._world)
 
 
 def _per_channel(value: Sequence[float] | float | str) -> Tensor:

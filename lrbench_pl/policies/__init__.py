@@ -7,6 +7,7 @@ from lrbench_pl.policies._basic import (
     MultiStep,
     Polynomial,
     Sigmoid,
+    SqrtDecay,
     Step,
 )
 from lrbench_pl.policies._compose import (
@@ -36,6 +37,7 @@ __all__ = [
     "Polynomial",
     "Sequential",
     "Sigmoid",
+    "SqrtDecay",
     "Step",
     "from_config",
     "from_lrbench",

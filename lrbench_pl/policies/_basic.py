@@ -222,6 +222,44 @@ class Polynomial:
 
 
 @dataclass(frozen=True)
+class SqrtDecay:
+    """Decay by the root of time to ``end_lr`` over ``decay_steps`` iterations, then constant: the "1 - sqrt" cooldown.
+
+    lr(t) = end_lr + (init_lr - end_lr) * (1 - sqrt(min(t, decay_steps) / decay_steps))
+
+    Args:
+        init_lr: Learning rate at t = 0.
+        decay_steps: Iterations until ``end_lr`` is reached, at least 1.
+        end_lr: Learning rate from ``decay_steps`` on.
+
+    Raises:
+        ValueError: If a field is out of its range.
+
+    Example:
+        >>> policy = SqrtDecay(init_lr=1.0, decay_steps=100)
+        >>> [policy(t) for t in (0, 25, 100, 101)]
+        [1.0, 0.5, 0.0, 0.0]
+
+    Source: Hägele et al. 2024, arXiv 2405.18392.
+    """
+
+    init_lr: float
+    decay_steps: int
+    end_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        check.rate("init_lr", self.init_lr)
+        check.count("decay_steps", self.decay_steps)
+        check.rate("end_lr", self.end_lr)
+
+    def __call__(self, t: int) -> float:
+        """The learning rate of step ``t``."""
+        if t >= self.decay_steps:
+            return self.end_lr
+        return self.end_lr + (self.init_lr - self.end_lr) * (1 - math.sqrt(t / self.decay_steps))
+
+
+@dataclass(frozen=True)
 class Sigmoid:
     """A smooth fall around ``midpoint`` (SIG); a negative ``gamma`` is LRBench's own sign for the fall.
 

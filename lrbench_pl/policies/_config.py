@@ -14,6 +14,7 @@ from lrbench_pl.policies._basic import (
     MultiStep,
     Polynomial,
     Sigmoid,
+    SqrtDecay,
     Step,
 )
 from lrbench_pl.policies._compose import Policy, Sequential
@@ -30,6 +31,7 @@ _TYPES: dict[str, type[Any]] = {
         InverseTime,
         Polynomial,
         Sigmoid,
+        SqrtDecay,
         Cyclic,
         Sequential,
     )

@@ -13,6 +13,7 @@ from lrbench_pl.policies import (
     Polynomial,
     Sequential,
     Sigmoid,
+    SqrtDecay,
     Step,
     warmup,
 )
@@ -35,6 +36,7 @@ FAR = 10**9
         pytest.param(Polynomial(1.0, 10), {0: 1, 1: 0.9, 9: 0.1, 10: 0, 11: 0, FAR: 0}, id="linear"),
         pytest.param(Polynomial(1.0, 4, 0.5, 0.2), {0: 1, 3: 0.2 + 0.8 * 0.5, 4: 0.2, 5: 0.2}, id="poly"),
         pytest.param(Polynomial(0.0, 4, end_lr=1.0), {0: 0, 1: 0.25, 4: 1, 9: 1}, id="poly-rising"),
+        pytest.param(SqrtDecay(1.0, 16, 0.2), {0: 1, 1: 0.8, 4: 0.6, 9: 0.4, 16: 0.2, FAR: 0.2}, id="sqrt"),
         pytest.param(Sigmoid(1.0, -1.0, 5), {5: 0.5, 4: 1 / (1 + math.exp(-1)), FAR: 0}, id="sig-falling"),
         pytest.param(Sigmoid(2.0, 1.0, 5), {5: 1.0, 0: 2 / (1 + math.exp(5)), FAR: 2}, id="sig-rising"),
         pytest.param(TRIANGLE, {0: 1, 1: 2, 4: 5, 5: 4, 7: 2, 8: 1, 12: 5}, id="tri"),
@@ -117,6 +119,7 @@ def test_a_steep_sigmoid_does_not_overflow():
         pytest.param(
             lambda: Polynomial(0.1, 5, end_lr=-1), "end_lr must be a finite number of at least 0", id="poly-end"
         ),
+        pytest.param(lambda: SqrtDecay(0.1, 0), "decay_steps must be an integer of at least 1, got 0", id="sqrt-steps"),
         pytest.param(lambda: Sigmoid(0.1, math.inf, 5), "gamma must be a finite number, got inf", id="sig-gamma"),
         pytest.param(
             lambda: Sigmoid(0.1, 1.0, -5), "midpoint must be a finite number of at least 0", id="sig-midpoint"

@@ -72,7 +72,7 @@ def from_config(config: Mapping[str, Any]) -> Policy:
         Traceback (most recent call last):
         ...
         ValueError: _target_ must be lrbench_pl.policies.X with X one of Constant, Step, MultiStep, Exponential, \
-InverseTime, Polynomial, Sigmoid, Cyclic, Sequential; got 'os.system'
+InverseTime, Polynomial, Sigmoid, SqrtDecay, Cyclic, Sequential; got 'os.system'
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"expected a mapping with _target_, got {config!r}")

@@ -124,6 +124,7 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
     finally:
         if parts is not None:
             row = _judge(parts.verifier.verdict) | {"steps_run": parts.trainer.global_step} | row
+            row["tuning_steps"] = getattr(parts.verifier, "tuning_steps", 0)
             if row["status"] == "stopped":
                 row["message"] = parts.verifier.verdict.message
         result = _finish(output, row)
@@ -375,6 +376,8 @@ def _write_policy(cfg: DictConfig, verifier: LRPolicyCallback, output: Path) -> 
         stored = OmegaConf.to_container(cfg.lr_policy, resolve=True)
     if _is_first_process():
         write_atomically(output / "policy.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
+        if (records := getattr(verifier, "records", None)) is not None:
+            write_atomically(output / "tuning.json", json.dumps(records, indent=2) + "\n")
 
 
 def _is_first_process() -> bool:

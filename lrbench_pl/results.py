@@ -54,8 +54,8 @@ class RunResult:
         confidence: Mean of the largest softmax value over correctly classified test samples.
         confidence_std: Its standard deviation.
         cdac: Standard deviation over classes of the per-class mean confidence.
-        steps_run: Optimizer steps that the policy took.
-        tuning_steps: Further steps spent to find the policy (0 for a fixed policy).
+        steps_run: Optimizer steps in all.
+        tuning_steps: Those of them spent to find the policy and given up (0 for a fixed policy).
         wall_time_s: Seconds from the start of the fit to its end, validation included.
         precision: Lightning's precision, such as ``32-true``.
         device: Where the run took place, such as ``cpu`` or the name of a GPU.

@@ -20,7 +20,7 @@ from lrbench_pl.policies import (
     to_config,
 )
 
-NAMES = sorted(path.stem for path in (conf_dir() / "lr_policy").glob("*.yaml"))
+NAMES = sorted(path.stem for path in (conf_dir() / "lr_policy").glob("*.yaml") if path.stem != "auto")  # no policy
 
 
 def configured(name: str, *overrides: str):

@@ -1,0 +1,288 @@
+"""The Lightning callback that composes a policy inside one fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+
+from lrbench_pl.callback import Check, LRPolicyCallback, LRPolicyError, Mode, meets
+from lrbench_pl.policies import Constant, Policy
+from lrbench_pl.results import Status
+from lrbench_pl.tuning.compose import Composition, Settings, compose
+from lrbench_pl.tuning.legs import Leg, Outcome, Tuner
+from lrbench_pl.tuning.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
+
+
+class LRPolicyComposer(LRPolicyCallback):
+    """Finds a policy while it trains: range test, trunk, branches that decay to zero, back to the trunk.
+
+    Two clocks run: the *steps spent*, which are the Trainer's and which the verdict counts, dead ends included; and the
+    *policy's own step*, which goes back when a branch is given up. :attr:`policy` knows what was composed:
+    ``policy.realised()`` is a plain policy that repeats the kept training alone. With a loader that has a ``position``
+    (see :class:`~lrbench_pl.tuning.snapshot.Snapshot`) it does so bit for bit on a CPU.
+
+    A checkpoint written at a check where a branch is given up holds the state gone back to. A composition cannot be
+    resumed from a checkpoint; its policy can be run again.
+
+    Args:
+        target_accuracy: Value that the monitor has to reach; None composes one long policy for the budget.
+        max_steps: Optimizer steps in all; by default the Trainer's ``max_steps``.
+        monitor: Name under which the module logs the metric in validation.
+        mode: Whether a larger (``max``) or a smaller (``min``) value is better.
+        confirmations: Checks in a row that must meet the target.
+        optimizer_index: Which optimizer the policy drives, needed when the module has several.
+        **settings: Fields of :class:`~lrbench_pl.tuning.compose.Settings`.
+
+    Attributes:
+        records: One entry per leg: what was tried, from which steps, what came of it.
+        found: What was composed, once the fit has ended.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+        LRPolicyError: At the start of a fit, also if there is no budget or no check within it.
+
+    Example:
+        >>> composer = LRPolicyComposer(target_accuracy=0.99, max_steps=10_000, growth=2.0)
+        >>> composer.settings.growth
+        2.0
+    """
+
+    def __init__(
+        self,
+        target_accuracy: float | None = None,
+        max_steps: int | None = None,
+        monitor: str = "val/accuracy",
+        mode: Mode = "max",
+        confirmations: int = 1,
+        optimizer_index: int | None = None,
+        **settings: Any,
+    ) -> None:
+        self.settings = Settings(**settings)
+        self._applied = Applied(self)
+        super().__init__(self._applied, target_accuracy, monitor, mode, confirmations, True, optimizer_index)
+        self.max_steps = max_steps
+        self.records: list[dict[str, Any]] = []
+        self.found: Composition | None = None
+        self._best_policy: tuple[Policy, int] | None = None  # and its steps
+        self._tuner: Tuner | None = None
+        self._leg = Leg("keep", Constant(0.0), 0, 0)
+        self._leg_from = 0  # steps spent when it began
+        self._leg_losses: list[float] = []
+        self._leg_diverged = False
+        self._mean_loss: tuple[float, float] | None = None  # of the first step and of late
+        self._in_a_row = 0
+        self._reached: Check | None = None
+        self._snapshots: dict[str, Snapshot] = {}
+
+    @property
+    def policy_step(self) -> int:
+        """Steps of the composed policy: those of the training, less what was given up."""
+        if self._reached is None and self._best_policy is not None:
+            return self._best_policy[1]
+        return self._leg.start + self._steps_run - self._leg_from
+
+    @property
+    def tuning_steps(self) -> int:
+        """Steps spent that are not part of the composed policy."""
+        return self._steps_run - self.policy_step
+
+    def realised(self) -> Policy:
+        """The composed policy: that which reached the target, else the best so far."""
+        if self._reached is None and self._best_policy is not None:
+            return self._best_policy[0]
+        return self._leg.policy
+
+    def _hit(self) -> Check | None:
+        return self._reached
+
+    def _status(self, hit: Check | None, best: Check | None) -> tuple[Status, str]:
+        status, message = super()._status(hit, best)
+        return status, f"{message} (policy step {self.policy_step}, tuning {self.tuning_steps})"
+
+    # -- before training ------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the first leg."""
+        super().on_train_start(trainer, pl_module)
+        budget = self.max_steps if self.max_steps is not None else trainer.max_steps
+        if budget is None or budget < 1:
+            raise LRPolicyError("composing a policy needs a budget: give max_steps to the composer or the Trainer")
+        if trainer.global_step:
+            raise LRPolicyError("a composition cannot be resumed; run its policy.yaml, or compose anew")
+        interval = _steps_between_checks(trainer)
+        if interval > budget:
+            raise LRPolicyError(f"composing needs a check within {budget} steps, but they are {interval} apart")
+        settings = self.settings if self.target_accuracy is not None else replace(self.settings, tuning_budget=0.0)
+        lr = float(self._param_groups[0]["lr"])
+        self._tuner = compose(settings, lr, budget, interval, self.mode)
+        self._take(trainer, pl_module, next(self._tuner))
+        if not next(iter(self._snapshots.values())).is_exact:
+            rank_zero_warn(
+                "the training loader has no `position`: after a branch its data goes on where it is, so the composed "
+                "policy run alone sees other batches",
+                category=UserWarning,
+            )
+
+    # -- each step ------------------------------------------------------------------------------------------
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Watch the loss: each step of a range test, else for divergence."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._leg.kind != "range" and self._look_every > 1 and self._unseen:
+            return
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if not isinstance(loss, torch.Tensor) or trainer.global_step == self._step:  # more batches to this step
+            return
+        number = float(trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
+        number *= trainer.accumulate_grad_batches  # Lightning hands out the share of one batch
+        if self._leg.kind == "range":
+            self._leg_losses.append(number)
+        elif self._mean_loss is None:
+            self._mean_loss = number, number
+        else:
+            first, late = self._mean_loss
+            late = 0.95 * late + 0.05 * number
+            self._mean_loss = first, late if math.isfinite(late) else first
+            self._leg_diverged |= late > 2 * first
+
+    def _diverge(self, trainer: Trainer) -> None:
+        self._leg_diverged = True  # no end: the next check goes back
+
+    # -- each check -----------------------------------------------------------------------------------------
+
+    def _check(self, trainer: Trainer) -> None:
+        value = self._read_monitor(trainer)
+        if value is None:
+            value = math.nan
+        self._steps_run = trainer.global_step
+        check = Check(trainer.global_step, value, self._clock.seconds)
+        self.checks.append(check)
+        leg, done = self._leg, trainer.global_step - self._leg_from
+        diverged = trainer.strategy.reduce_boolean_decision(self._leg_diverged, all=False)
+        if leg.kind != "range" and not diverged and self.target_accuracy is not None:
+            self._in_a_row = self._in_a_row + 1 if meets(value, self.target_accuracy, self.mode) else 0
+            if self._in_a_row == self.confirmations:
+                self._reached = self.checks[-self.confirmations]
+                self._record(value, done, diverged, "reached the target")
+                trainer.should_stop = True
+                rank_zero_info(f"target reached: {self.monitor} {value:.4g} at step {self._reached.step}")
+                return
+        if done < leg.steps and not (diverged and leg.kind != "range"):
+            return
+        self._record(value, done, diverged, "")
+        outcome = Outcome(done, value, diverged, tuple(self._leg_losses), trainer.global_step)
+        module = trainer.lightning_module
+        if leg.save is not None and not diverged:
+            self._snapshots[leg.save] = self._snapshot(trainer, module)
+        self._go_on(trainer, module, outcome)
+
+    def _go_on(self, trainer: Trainer, module: LightningModule, outcome: Outcome) -> None:
+        assert self._tuner is not None
+        try:
+            leg = self._tuner.send(outcome)
+        except StopIteration as end:
+            self.found = end.value
+            if trainer.global_step < trainer.max_steps:
+                self._end(trainer, "missed", f"missed {self.target_accuracy} within {trainer.global_step} steps")
+            return
+        except ValueError as error:
+            self._end(trainer, "diverged", str(error))
+            return
+        self._take(trainer, module, leg)
+
+    def _take(self, trainer: Trainer, module: LightningModule, leg: Leg) -> None:
+        """Begin a leg; one without steps is over at once."""
+        if leg.restore is not None:
+            self._snapshots[leg.restore].restore(trainer, module)
+            self._param_groups = self._find_optimizer(trainer).param_groups  # loading made new ones
+        if leg.steps == 0:
+            if leg.save is not None:
+                self._snapshots[leg.save] = self._snapshot(trainer, module)
+            if leg.save == "best":
+                self._best_policy = leg.policy, leg.start
+                if self.records:
+                    self.records[-1]["kept"] = True
+            self._go_on(trainer, module, Outcome(0, spent=trainer.global_step))
+            return
+        self._leg, self._leg_from = leg, trainer.global_step
+        self._leg_losses, self._leg_diverged = [], False
+        self._in_a_row = 0 if leg.restore is not None else self._in_a_row
+
+    def _snapshot(self, trainer: Trainer, module: LightningModule) -> Snapshot:
+        return Snapshot(trainer, module, skip=lambda callback: callback is self)
+
+    def _record(self, value: float, done: int, diverged: bool, why: str) -> None:
+        leg = self._leg
+        self.records.append(
+            {
+                "kind": leg.kind,
+                "policy_step": leg.start,
+                "spent": self._leg_from,
+                "steps": done,
+                "first_rate": leg.policy(leg.start),
+                "last_rate": leg.policy(leg.start + max(0, done - 1)),
+                "value": value if math.isfinite(value) else None,
+                "kept": (leg.kind == "trunk" and not diverged) or bool(why),
+                "why": why or ("diverged" if diverged else leg.note),
+            }
+        )
+
+    # -- resuming -------------------------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refused: the snapshots of a composition are not part of a checkpoint."""
+        raise LRPolicyError("a composition cannot be resumed; run its policy.yaml, or compose anew")
+
+
+class Applied:
+    """The rates that a composer applies, over the steps spent; an ``AdaptivePolicy``."""
+
+    def __init__(self, composer: LRPolicyComposer) -> None:
+        self._composer = composer
+
+    def __repr__(self) -> str:
+        return f"composed: {self.realised()!r}"
+
+    def __call__(self, t: int) -> float:
+        """The learning rate of step ``t`` of the training."""
+        composer = self._composer
+        return composer._leg.policy(composer._leg.start + t - composer._leg_from)
+
+    def observe(self, t: int, value: float) -> None:
+        """Nothing: the composer sees every check itself."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def realised(self) -> Policy:
+        """What was composed, as a plain policy on its own clock."""
+        return self._composer.realised()
+
+
+def _steps_between_checks(trainer: Trainer) -> int:
+    batches = float(trainer.val_check_batch)  # type: ignore[arg-type]
+    if trainer.check_val_every_n_epoch is not None:
+        batches *= trainer.check_val_every_n_epoch
+    if not math.isfinite(batches):
+        raise LRPolicyError("composing needs checks: set the Trainer's val_check_interval to a number of batches")
+    steps = batches / trainer.accumulate_grad_batches
+    if trainer.check_val_every_n_epoch is None and steps != int(steps):
+        raise LRPolicyError(
+            f"val_check_interval ({batches:g} batches) must be a multiple of accumulate_grad_batches "
+            f"({trainer.accumulate_grad_batches}), so that checks fall between optimizer steps"
+        )
+    return math.ceil(steps)

@@ -1,0 +1,155 @@
+"""The range test: which learning rates a network takes, from a rate that rises exponentially over a few steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+from lrbench_pl.policies import _checks as check
+from lrbench_pl.tuning.legs import Leg, Outcome
+
+_MEMORY = 0.9  # of the running mean of the loss
+_LAG = 4.0  # the lowest loss comes this much above the rate that a whole training takes
+_BLOWN = 1.25  # a smoothed loss this many times that of the start has diverged
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A rate that rises exponentially from ``low`` to ``high`` over ``steps`` iterations.
+
+    Example:
+        >>> [round(Sweep(0.001, 0.1, 3)(t), 6) for t in range(4)]
+        [0.001, 0.01, 0.1, 0.1]
+    """
+
+    low: float
+    high: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        check.number("low", self.low, "be a finite number above 0", lambda v: v > 0)
+        check.number("high", self.high, f"be above low ({self.low})", lambda v: v > self.low)
+        check.count("steps", self.steps, least=2)
+
+    def __call__(self, t: int) -> float:
+        """The rate of step ``t``."""
+        return self.low * math.pow(self.high / self.low, min(1.0, t / (self.steps - 1)))
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What a range test found.
+
+    Args:
+        rates: The rates tried.
+        losses: The smoothed loss at each, mean of the repeats, as far as all of them went.
+        low: The least rate at which the loss fell by a tenth of its whole fall.
+        high: The largest usable rate: below any that diverged in any repeat.
+        peak: The suggested peak: a quarter of the rate at which the mean smoothed loss is lowest (it lags behind).
+        diverged_at: The least rate that diverged in any repeat; None if none did.
+        steps: Optimizer steps that it took.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    low: float
+    high: float
+    peak: float
+    diverged_at: float | None
+    steps: int
+
+
+def smoothed(losses: Sequence[float]) -> list[float]:
+    """Running mean with bias correction, up to the first loss that is no finite number.
+
+    Example:
+        >>> smoothed([2.0, 2.0, float("nan"), 1.0])
+        [2.0, 2.0]
+    """
+    mean, means = 0.0, []
+    for n, loss in enumerate(losses, 1):
+        if not math.isfinite(loss):
+            break
+        mean = _MEMORY * mean + (1 - _MEMORY) * loss
+        means.append(mean / (1 - _MEMORY**n))
+    return means
+
+
+def has_blown(losses: Sequence[float]) -> bool:
+    """Whether the latest loss of a training has left the range of its first ones.
+
+    Example:
+        >>> has_blown([2.3, 2.2, 1.9]), has_blown([2.3, float("inf")])
+        (False, True)
+    """
+    return _end(losses) < len(losses)
+
+
+def _end(losses: Sequence[float]) -> int:
+    """Index of the first loss that has diverged, else their number."""
+    means = smoothed(losses)
+    for index, mean in enumerate(means):
+        if mean > _BLOWN * means[0] and index > 1:
+            return index
+    return len(means)
+
+
+def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]]) -> RangeTest:
+    """Usable range and peak from the losses of the repeats.
+
+    Raises:
+        ValueError: If there is no repeat, or one diverged before its third step.
+
+    Example:
+        >>> falling = [2.3 - 0.02 * t for t in range(100)]
+        >>> found = analyse(Sweep(1e-4, 1.0, 100), [[*falling[:80], float("nan")], falling])
+        >>> found.high < found.diverged_at, round(found.diverged_at, 2), found.steps
+        (True, 0.17, 181)
+    """
+    if not repeats:
+        raise ValueError("expected the losses of at least one repeat, got none")
+    ends = [min(_end(losses), sweep.steps) for losses in repeats]
+    shortest = min(ends)
+    if shortest < 3:
+        raise ValueError(
+            f"the training diverged at a rate of {sweep(shortest):.3g}, the least of the range test; "
+            "give it a lower range, or look for another cause"
+        )
+    whole = [end == min(len(losses), sweep.steps) for end, losses in zip(ends, repeats, strict=True)]
+    diverged_at = None if all(whole) else min(sweep(end) for end, ok in zip(ends, whole, strict=True) if not ok)
+    curves = [smoothed(losses[:shortest]) for losses in repeats]
+    mean = [math.fsum(values) / len(curves) for values in zip(*curves, strict=True)]
+    rates = [sweep(t) for t in range(shortest)]
+    best = min(range(shortest), key=mean.__getitem__)
+    fall = mean[0] - mean[best]
+    low = next(rate for rate, loss in zip(rates, mean, strict=True) if loss <= mean[0] - 0.1 * fall)
+    peak = rates[best] / _LAG
+    return RangeTest(
+        rates=tuple(rates),
+        losses=tuple(mean),
+        low=min(low, peak),
+        high=rates[-1],
+        peak=peak,
+        diverged_at=diverged_at,
+        steps=sum(len(losses) for losses in repeats),
+    )
+
+
+def range_test(sweep: Sweep, repeats: int = 2, restore: str | None = None) -> Generator[Leg, Outcome, RangeTest]:
+    """Run the repeats from one snapshot; their caller goes back to it afterwards.
+
+    Args:
+        sweep: The rates.
+        repeats: Number of sweeps, each on the next batches.
+        restore: Name of the snapshot that each repeat starts from.
+    """
+    curves = []
+    spent = 0
+    for number in range(repeats):
+        note = f"range test {number + 1} of {repeats}: {sweep.low:.2g} to {sweep.high:.2g}"
+        outcome = yield Leg("range", sweep, 0, sweep.steps, restore=restore, note=note)
+        curves.append(outcome.losses)
+        spent += outcome.steps
+    found = analyse(sweep, curves)
+    return RangeTest(**{**vars(found), "steps": spent})

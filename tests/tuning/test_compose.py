@@ -1,0 +1,105 @@
+"""The plan of a composition, against a training that is a formula."""
+
+import math
+
+import pytest
+
+from lrbench_pl.policies import to_config
+from lrbench_pl.tuning.compose import Settings, compose
+from lrbench_pl.tuning.legs import Outcome
+from lrbench_pl.tuning.range_test import Sweep, analyse
+
+
+def play(settings, max_steps=1000, interval=10, limit=0.4, lr=0.1, value=None):
+    """Run the plan on a training that diverges above ``limit`` and gains with the steps of its policy."""
+    plan = compose(settings, lr, max_steps, interval)
+    legs, spent, sent = [], 0, None
+    while True:
+        try:
+            leg = plan.send(sent)
+        except StopIteration as end:
+            return legs, spent, end.value
+        legs.append(leg)
+        steps = min(leg.steps, max_steps - spent)
+        rates = [leg.policy(leg.start + t) for t in range(steps)]
+        blown = leg.kind != "range" and any(rate > limit for rate in rates)
+        losses = [2.0 - math.tanh(rate) if rate < limit else math.inf for rate in rates] if leg.kind == "range" else ()
+        spent += steps
+        gained = value(leg.start + steps) if value else 1 - 1 / (1 + leg.start + steps)
+        sent = Outcome(steps, gained, blown, tuple(losses), spent)
+
+
+def test_it_spends_the_budget_and_no_more():
+    for budget in (10, 20, 50, 130, 1000, 1005):
+        _, spent, found = play(Settings(), max_steps=budget)
+        assert spent <= budget
+        assert spent > budget - 20
+        assert found.policy is not None
+
+
+def test_the_peak_lies_below_what_diverged():
+    _, _, found = play(Settings())
+    assert found.range.peak < found.range.high < found.range.diverged_at
+    assert found.range.high < 0.4
+    assert found.avoided[0].startswith("rates of 0.4")
+
+
+def test_a_trunk_that_diverges_goes_back_to_half_the_rate():
+    legs, _, found = play(Settings(repeats=0), lr=1.0)
+    peaks = [leg.note for leg in legs if leg.kind == "trunk"]
+    assert peaks[:3] == ["peak 1", "peak 0.5", "peak 0.25"]
+    assert [leg.restore for leg in legs if leg.kind == "trunk"][1:3] == ["start", "start"]
+    assert [words.split(":")[0] for words in found.avoided[:2]] == ["a trunk at 1", "a trunk at 0.5"]
+
+
+def test_branches_start_from_the_trunk_and_end_at_zero():
+    legs, _, _ = play(Settings())
+    branches = [leg for leg in legs if leg.kind == "branch"]
+    assert len(branches) >= 4
+    assert len({leg.start for leg in branches}) == len(branches)
+    for leg in branches:
+        assert leg.policy(leg.start + leg.steps) == 0
+        assert to_config(leg.policy)
+    trunks = [leg for leg in legs if leg.kind == "trunk"][1:]
+    assert all(leg.restore == "trunk" for leg in trunks)
+
+
+def test_a_standstill_changes_the_trunk():
+    legs, _, found = play(Settings(trunks=("constant", "sine")), value=lambda t: 0.5)
+    assert any("going on at" in words for words in found.avoided)
+    assert len({leg.note for leg in legs if leg.kind == "trunk"}) > 1
+
+
+def test_the_tuning_budget_bounds_the_dead_ends():
+    for share in (0.05, 0.1, 0.3):
+        legs, _, _ = play(Settings(tuning_budget=share, repeats=0))
+        dead = [leg.steps for leg in legs if leg.kind == "branch"][:-1]
+        assert sum(dead) <= share * 1000
+    assert sum(leg.kind == "branch" for leg in play(Settings(tuning_budget=0.0))[0]) == 1
+
+
+def test_the_best_comes_back_when_the_last_is_worse():
+    legs, _, found = play(Settings(), value=lambda t: -abs(t - 300))
+    assert legs[-1].restore == "best"
+    assert found.best == max(-abs(leg.start + leg.steps - 300) for leg in legs if leg.kind == "branch")
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"trunks": ("cube",)}, "trunks must be a list of constant, triangle, sine, got"),
+        ({"trunks": ()}, "trunks must be a list"),
+        ({"decay": "no"}, "decay must be one of linear, cosine, sqrt, got 'no'"),
+        ({"growth": 1.0}, "growth must be a finite number above 1, got 1.0"),
+        ({"first_branch": 0.0}, r"first_branch must lie in \(0, 1\)"),
+        ({"tuning_budget": 2.0}, r"tuning_budget must lie in \[0, 1\]"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(field, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**field)
+
+
+def test_a_range_that_diverges_at_once_is_refused():
+    with pytest.raises(ValueError, match=r"diverged at a rate of 0\.1, the least of the range test"):
+        analyse(Sweep(0.1, 1.0, 10), [[math.nan] * 10])

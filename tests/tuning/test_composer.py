@@ -1,0 +1,128 @@
+"""Composing inside one fit: exactness, ends of every kind, and the row."""
+
+import json
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from lrbench_pl.callback import LRPolicyError
+from lrbench_pl.config import compose
+from lrbench_pl.experiment import build, run
+from lrbench_pl.tuning.composer import LRPolicyComposer
+from tests.helpers import TinyModule, tiny_trainer
+
+BASE = ["logger=none", "max_steps=300", "check_every=10", "dataset=synthetic", "trainer=cpu"]
+
+
+class Net(nn.Module):
+    """Batch statistics and random numbers: what a careless restore gets wrong."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Flatten(), nn.LazyLinear(16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, num_classes)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+def fit(*overrides):
+    config = compose([*BASE, *overrides])
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    parts = build(config)
+    parts.trainer.fit(parts.module, datamodule=parts.data)
+    return parts
+
+
+def weights(parts):
+    return {name: value.clone() for name, value in parts.module.state_dict().items()}
+
+
+OWN = ["model._target_=tests.tuning.test_composer.Net"]
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+@pytest.mark.parametrize("target", ["1.0", "0.3"])
+def test_the_composed_policy_alone_repeats_the_training_bit_for_bit(tmp_path, optimizer, target):
+    from omegaconf import OmegaConf
+
+    from lrbench_pl.policies import to_config
+
+    common = ["model=mlp", *OWN, "~model.hidden", "~model.input_shape", f"optimizer={optimizer}", "dataset.flip=true"]
+    composed = fit(*common, "lr_policy=auto", f"target_accuracy={target}")
+    composer = composed.verifier
+    if target == "1.0":
+        assert composer.tuning_steps > 60  # branches were given up before it ended
+    OmegaConf.save(OmegaConf.create(to_config(composer.realised())), tmp_path / "policy.yaml")
+    alone = fit(
+        *common, f"lr_policy_file={tmp_path}/policy.yaml", f"max_steps={composer.policy_step}", "target_accuracy=null"
+    )
+    theirs = weights(alone)
+    assert theirs
+    for name, value in weights(composed).items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_a_run_says_both_clocks_and_keeps_the_account(tmp_path):
+    row = run(compose([*BASE, "lr_policy=auto", "target_accuracy=1.0", "dataset=digits", "max_steps=200"]), tmp_path)
+    assert row.status == "missed"
+    assert 0 < row.tuning_steps < row.steps_run <= 200
+    assert "policy step" in row.message
+    records = json.loads((tmp_path / "tuning.json").read_text())
+    assert {record["kind"] for record in records} >= {"trunk", "branch"}
+    assert sum(record["steps"] for record in records) == row.steps_run
+    best = max(record["value"] for record in records if record["kind"] == "branch")
+    assert any(record["kept"] and record["value"] == best for record in records)
+    assert "lrbench_pl.policies" in (tmp_path / "policy.yaml").read_text()
+
+
+def test_a_target_met_on_the_trunk_ends_it_there():
+    composer = fit("lr_policy=auto", "target_accuracy=0.05").verifier
+    assert composer.verdict.status == "reached"
+    assert composer.verdict.steps_to_target == composer.verdict.steps_run == composer.tuning_steps + 10
+    assert [record["kind"] for record in composer.records][-1] == "trunk"
+
+
+def test_without_a_target_one_policy_takes_the_budget():
+    composer = fit("lr_policy=auto", "target_accuracy=null").verifier
+    assert [record["kind"] for record in composer.records].count("branch") == 1
+    assert composer.verdict.steps_run == 300
+
+
+@pytest.mark.parametrize("budget", [10, 20, 40])
+def test_a_tiny_budget_gives_a_policy_too(budget):
+    composer = fit("lr_policy=auto", "target_accuracy=1.0", f"max_steps={budget}").verifier
+    assert composer.verdict.status == "missed"
+    assert composer.realised()(0) >= 0
+    assert composer.verdict.steps_run <= budget
+
+
+def test_a_rate_that_diverges_is_avoided_not_the_end():
+    composer = fit(
+        "lr_policy=auto", "target_accuracy=1.0", "lr=1e6", "+lr_policy.repeats=0", "optimizer.lr=1e6"
+    ).verifier
+    assert composer.verdict.status == "missed"
+    assert any("diverged" in record["why"] for record in composer.records)
+    assert composer.found.avoided[0].startswith("a trunk at 1e+06: diverged")
+
+
+@pytest.mark.filterwarnings("ignore:the training loader has no `position`")
+def test_it_works_in_a_plain_trainer_with_accumulation():
+    module = TinyModule()
+    composer = LRPolicyComposer(target_accuracy=2.0, max_steps=60, repeats=0)
+    tiny_trainer(composer, max_steps=60, val_check_interval=4, accumulate_grad_batches=2).fit(module)
+    assert composer.verdict.status == "missed"
+    assert composer.verdict.steps_run == 60
+    assert all(record["steps"] % 2 == 0 for record in composer.records)
+
+
+def test_what_cannot_be_composed_is_refused():
+    with pytest.raises(LRPolicyError, match="must be a multiple of accumulate_grad_batches"):
+        tiny_trainer(LRPolicyComposer(1.0), val_check_interval=3, accumulate_grad_batches=2).fit(TinyModule())
+    with pytest.raises(LRPolicyError, match="composing needs a check within 1 steps, but they are 2 apart"):
+        tiny_trainer(LRPolicyComposer(1.0, max_steps=1)).fit(TinyModule())
+    with pytest.raises(LRPolicyError, match="cannot be resumed"):
+        LRPolicyComposer(1.0).load_state_dict({})

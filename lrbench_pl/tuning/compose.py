@@ -14,6 +14,9 @@ from lrbench_pl.tuning.range_test import RangeTest, Sweep, range_test
 Trunk = Literal["constant", "triangle", "sine"]
 Decay = Literal["linear", "cosine", "sqrt"]
 
+_SWEEP_STEPS = 50  # of a range test, at least
+_RANGE_SHARE = 0.15  # of the budget, at most; in a smaller one the optimizer's own rate is the peak
+
 # A trunk function at a peak rate; the cycles take as many steps as the first branch point.
 _TRUNKS: dict[str, Callable[[float, int], Policy]] = {
     "constant": lambda peak, period: Constant(peak),
@@ -109,8 +112,8 @@ def compose(
     yield Leg("keep", Constant(lr), 0, 0, save="start")
 
     peak = lr
-    sweep_steps = interval * max(1, round(min(60, 0.01 * max_steps) / interval))
-    if settings.repeats and sweep_steps * settings.repeats <= 0.1 * max_steps:
+    sweep_steps = interval * -(-_SWEEP_STEPS // interval)
+    if settings.repeats and sweep_steps * settings.repeats <= _RANGE_SHARE * max_steps:
         sweep = Sweep(lr / settings.span, lr * settings.span, max(2, sweep_steps))
         found.range = yield from range_test(sweep, settings.repeats, restore="start")
         peak, spent = found.range.peak, found.range.steps

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.tuning.legs import Leg, Outcome
 
-_MEMORY = 0.9  # of the running mean of the loss
-_LAG = 4.0  # the lowest loss comes this much above the rate that a whole training takes
+_WINDOWS = 12  # the running mean of the loss looks back over this part of a sweep
 _BLOWN = 1.25  # a smoothed loss this many times that of the start has diverged
 
 
@@ -46,7 +45,7 @@ class RangeTest:
         losses: The smoothed loss at each, mean of the repeats, as far as all of them went.
         low: The least rate at which the loss fell by a tenth of its whole fall.
         high: The largest usable rate: below any that diverged in any repeat.
-        peak: The suggested peak: a quarter of the rate at which the mean smoothed loss is lowest (it lags behind).
+        peak: The suggested peak: where the loss is lowest, the lag of its running mean taken off.
         diverged_at: The least rate that diverged in any repeat; None if none did.
         steps: Optimizer steps that it took.
     """
@@ -60,35 +59,26 @@ class RangeTest:
     steps: int
 
 
-def smoothed(losses: Sequence[float]) -> list[float]:
-    """Running mean with bias correction, up to the first loss that is no finite number.
+def smoothed(losses: Sequence[float], window: float = 10.0) -> list[float]:
+    """Running mean over about ``window`` steps with bias correction, up to the first loss that is no finite number.
 
     Example:
         >>> smoothed([2.0, 2.0, float("nan"), 1.0])
         [2.0, 2.0]
     """
+    memory = 1 - 1 / window
     mean, means = 0.0, []
     for n, loss in enumerate(losses, 1):
         if not math.isfinite(loss):
             break
-        mean = _MEMORY * mean + (1 - _MEMORY) * loss
-        means.append(mean / (1 - _MEMORY**n))
+        mean = memory * mean + (1 - memory) * loss
+        means.append(mean / (1 - memory**n))
     return means
 
 
-def has_blown(losses: Sequence[float]) -> bool:
-    """Whether the latest loss of a training has left the range of its first ones.
-
-    Example:
-        >>> has_blown([2.3, 2.2, 1.9]), has_blown([2.3, float("inf")])
-        (False, True)
-    """
-    return _end(losses) < len(losses)
-
-
-def _end(losses: Sequence[float]) -> int:
+def _end(losses: Sequence[float], window: float) -> int:
     """Index of the first loss that has diverged, else their number."""
-    means = smoothed(losses)
+    means = smoothed(losses, window)
     for index, mean in enumerate(means):
         if mean > _BLOWN * means[0] and index > 1:
             return index
@@ -109,7 +99,8 @@ def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]]) -> RangeTest:
     """
     if not repeats:
         raise ValueError("expected the losses of at least one repeat, got none")
-    ends = [min(_end(losses), sweep.steps) for losses in repeats]
+    window = max(2, round(sweep.steps / _WINDOWS))
+    ends = [min(_end(losses, window), sweep.steps) for losses in repeats]
     shortest = min(ends)
     if shortest < 3:
         raise ValueError(
@@ -118,13 +109,13 @@ def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]]) -> RangeTest:
         )
     whole = [end == min(len(losses), sweep.steps) for end, losses in zip(ends, repeats, strict=True)]
     diverged_at = None if all(whole) else min(sweep(end) for end, ok in zip(ends, whole, strict=True) if not ok)
-    curves = [smoothed(losses[:shortest]) for losses in repeats]
+    curves = [smoothed(losses[:shortest], window) for losses in repeats]
     mean = [math.fsum(values) / len(curves) for values in zip(*curves, strict=True)]
     rates = [sweep(t) for t in range(shortest)]
     best = min(range(shortest), key=mean.__getitem__)
     fall = mean[0] - mean[best]
     low = next(rate for rate, loss in zip(rates, mean, strict=True) if loss <= mean[0] - 0.1 * fall)
-    peak = rates[best] / _LAG
+    peak = rates[max(0, best - window)]  # by which the running mean lags behind
     return RangeTest(
         rates=tuple(rates),
         losses=tuple(mean),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -53,6 +54,60 @@ def rank_command(
     print(f"\n{counted}; steps{goal}, medians; ∞: half of the runs or more missed", file=sys.stderr)
     for line in said:
         print(line, file=sys.stderr)
+
+
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE...", help="What run.py takes; several values make several runs."),
+]
+
+
+@app.command("preview")
+def preview_command(
+    overrides: _Overrides = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="FILE.html or FILE.png; else text.")] = None,
+) -> None:
+    """Show the learning rate over the budget, without any training."""
+    from lrbench_pl.analysis import preview
+
+    suffix = output.suffix.lower() if output is not None else ""
+    if output is not None and suffix not in (".html", ".png"):
+        raise ValueError(f"--output must end in .html or .png, got {str(output)!r}")
+    curves = [preview.curve(job) for job in preview.jobs(overrides or [])]
+    if output is None:
+        print(preview.draw(curves, width=min(100, shutil.get_terminal_size().columns)))
+    elif suffix == ".png":
+        preview.write_png(curves, output)
+    else:
+        from lrbench_pl.analysis.report import write_preview
+
+        write_preview(curves, output)
+    if output is not None:
+        print(f"{len(curves)} {'curve' if len(curves) == 1 else 'curves'} in {output}")
+    for names in preview.equal_curves(curves):
+        print(f"the same policy over this budget: {', '.join(names)}", file=sys.stderr)
+
+
+@app.command("lint")
+def lint_command(
+    overrides: _Overrides = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 for warnings too.")] = False,
+) -> None:
+    """Look for what is wrong with policies in their budget, each finding with its fix; exit code 1 for errors."""
+    from lrbench_pl.analysis import lint, preview
+
+    jobs = preview.jobs(overrides or [])
+    levels: list[str] = []
+    for job in jobs:
+        for finding in lint.lint(job.plan):
+            levels.append(finding.level)
+            print(f"{job.name}: {finding.level} [{finding.rule}] {finding}")
+    for names in preview.equal_curves([preview.curve(job) for job in jobs]):
+        print(f"the same policy over this budget: {', '.join(names)}")
+    errors, warnings = levels.count("error"), levels.count("warning")
+    print(f"{len(jobs)} checked: {errors} errors, {warnings} warnings", file=sys.stderr)
+    if errors or (strict and warnings):
+        raise typer.Exit(1)
 
 
 def main() -> None:

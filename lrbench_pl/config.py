@@ -1,19 +1,28 @@
-"""The units in which ``conf/`` speaks: fractions of the budget and of the peak learning rate.
+"""Configurations and what they say: the units of ``conf/``, composing, and the policy that a configuration names.
 
-Every policy in ``conf/lr_policy`` is written in them, so that ``lr`` and ``max_steps`` rescale all of it at once.
+Every policy in ``conf/lr_policy`` is written in fractions of the budget and of the peak learning rate, so that ``lr``
+and ``max_steps`` rescale all of it at once.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lrbench_pl.policies import Policy, from_config
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+
+class UserError(ValueError):
+    """Input that cannot be run as it is; the message is the one line to show."""
 
 
 def steps(fraction: float, *, _root_: Any) -> int:
@@ -85,3 +94,88 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     HydraConfig.instance().set_config(cfg)  # `names` reads the choices from it
     OmegaConf.resolve(cfg.names)
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])  # as a job gets it
+
+
+def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:
+    """The overrides of every job that ``python run.py -m OVERRIDES`` would run.
+
+    Raises:
+        UserError: If an override is not in Hydra's language.
+
+    Example:
+        >>> expand(["lr_policy=tri,cos", "max_steps=500"])
+        [('lr_policy=tri', 'max_steps=500'), ('lr_policy=cos', 'max_steps=500')]
+    """
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())  # glob() asks it
+        try:
+            choices = [
+                [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
+                if each.is_sweep_override()
+                else [str(each.input_line)]
+                for each in parser.parse_overrides(list(overrides))
+            ]
+        except (HydraException, ValueError) as error:
+            raise UserError(one_line(error)) from error
+    return list(itertools.product(*choices))
+
+
+def build_policy(cfg: DictConfig) -> Any:
+    """The very object that a training with this configuration asks for its rates.
+
+    Returns:
+        A policy, or the callback that the policy group itself names (``lr_policy=auto``).
+
+    Raises:
+        UserError: If ``lr_policy_file`` cannot be read as a policy.
+
+    Example:
+        >>> build_policy(compose(["lr_policy=linear", "lr=0.1", "max_steps=500"]))
+        Polynomial(init_lr=0.1, decay_steps=500, power=1.0, end_lr=0.0)
+    """
+    from hydra.utils import instantiate
+
+    if cfg.lr_policy_file is not None:
+        return read_policy(cfg.lr_policy_file)
+    return instantiate(cfg.lr_policy, _convert_="all")  # parts of a composite stay policies
+
+
+def read_policy(path: str | Path) -> Policy:
+    """A policy from a ``policy.yaml``; the file may name policy types of this package and nothing else.
+
+    Raises:
+        UserError: If the file is missing, is no YAML mapping or names something else.
+    """
+    try:
+        stored = OmegaConf.to_container(OmegaConf.load(Path(path).expanduser()), resolve=False)
+        if not isinstance(stored, Mapping):
+            raise ValueError(f"expected a mapping with _target_, got {type(stored).__name__}")
+        return from_config({str(key): value for key, value in stored.items()})
+    except Exception as error:
+        raise UserError(f"lr_policy_file={path}: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    r"""What an error says, in one line: Hydra's wrapping opened, its key kept.
+
+    Example:
+        >>> one_line(ValueError("first line\n  second"))
+        'first line second'
+    """
+    from hydra.errors import HydraException, InstantiationException
+
+    where = ""
+    if isinstance(error, InstantiationException):
+        lines = [line for line in str(error).splitlines() if line.startswith("full_key: ")]
+        where = lines[-1].removeprefix("full_key: ") + ": " if lines else ""
+        while error.__cause__ is not None:
+            error = error.__cause__
+    text = " ".join(str(error).split())
+    known = isinstance(error, (ValueError, RuntimeError, HydraException, OmegaConfBaseException))
+    kind = "" if known and text else f"{type(error).__name__}: "
+    return f"{where}{kind}{text}".rstrip(": ")

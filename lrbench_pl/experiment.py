@@ -21,7 +21,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -30,21 +29,19 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
+from lrbench_pl.analysis import lint  # pure: it needs policies alone
 from lrbench_pl.callback import LRPolicyCallback, Verdict, plain_number
-from lrbench_pl.config import register_resolvers
-from lrbench_pl.policies import AdaptivePolicy, MultiStep, Sequential, from_config, policy_id, to_config
+from lrbench_pl.config import UserError, build_policy, one_line, register_resolvers
+from lrbench_pl.policies import AdaptivePolicy, MultiStep, Sequential, policy_id, to_config
 from lrbench_pl.progress import progress
 from lrbench_pl.results import RunResult, write_atomically
+from lrbench_pl.sharing import Pool
 from lrbench_pl.workloads.classifier import Classifier
 
 EXIT_FAILED, EXIT_MISSED, EXIT_STOPPED = 1, 3, 130
 
 log = logging.getLogger(__name__)
 register_resolvers()
-
-
-class UserError(ValueError):
-    """Input that cannot be run as it is; the message is the one line to show."""
 
 
 @dataclass
@@ -98,7 +95,7 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
     except (UserError, OmegaConfBaseException) as error:
         row = {"run_id": "unknown", "policy": str(cfg.names.policy)}
         return _finish(output, {**row, "status": "failed", "message": one_line(error)})
-    parts = None
+    parts = pool = None
     loggers: list[Logger] = []
     try:
         torch.set_num_threads(cfg.threads)
@@ -109,12 +106,13 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
             parts = build(cfg, loggers, output)
             row |= _describe_parts(cfg, parts)
             _write_policy(cfg, parts.verifier, output)
-            started = time.perf_counter()
-            try:
-                parts.trainer.fit(parts.module, datamodule=parts.data)
-            finally:
-                row["wall_time_s"] = time.perf_counter() - started
-            row |= _evaluate(parts)
+            _say_lint(cfg, parts.verifier)
+            pool = _pool(cfg, row)
+            if pool is not None and (shared := pool.take(output)) is not None:
+                log.info(f"{row['policy']}: the same rates as run {shared['shared_with']}, whose outcome it shares")
+                row |= shared
+            else:
+                row |= _train(parts, row)
         _write_policy(cfg, parts.verifier, output)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         row |= {"status": "stopped", "message": "interrupted before the first step"}
@@ -128,9 +126,21 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
             if row["status"] == "stopped":
                 row["message"] = parts.verifier.verdict.message
         result = _finish(output, row)
+        if pool is not None:
+            pool.offer(result, output)
         for logger in loggers:
             _close(logger, result)
     return result
+
+
+def _train(parts: Parts, row: dict[str, Any]) -> dict[str, Any]:
+    """Fit and evaluate; the seconds go into ``row`` whatever happens."""
+    started = time.perf_counter()
+    try:
+        parts.trainer.fit(parts.module, datamodule=parts.data)
+    finally:
+        row["wall_time_s"] = time.perf_counter() - started
+    return _evaluate(parts)
 
 
 def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None = None) -> Parts:
@@ -179,29 +189,11 @@ def build_verifier(cfg: DictConfig) -> LRPolicyCallback:
         "mode": cfg.mode,
         "confirmations": cfg.confirmations,
     }
-    if cfg.lr_policy_file is not None:
-        policy = read_policy(cfg.lr_policy_file)
-    else:
-        policy = instantiate(cfg.lr_policy, _convert_="all")  # parts of a composite stay policies
-        if isinstance(policy, LRPolicyCallback):
-            return policy
+    policy = build_policy(cfg)
+    if isinstance(policy, LRPolicyCallback):
+        return policy
     _refuse_late_milestones(policy, cfg.max_steps)
     return LRPolicyCallback(policy, stop=cfg.stop_at_target, **target)
-
-
-def read_policy(path: str | Path) -> Any:
-    """A policy from a ``policy.yaml``; the file may name policy types of this package and nothing else.
-
-    Raises:
-        UserError: If the file is missing, is no YAML mapping or names something else.
-    """
-    try:
-        stored = OmegaConf.to_container(OmegaConf.load(Path(path).expanduser()), resolve=False)
-        if not isinstance(stored, Mapping):
-            raise ValueError(f"expected a mapping with _target_, got {type(stored).__name__}")
-        return from_config({str(key): value for key, value in stored.items()})
-    except Exception as error:
-        raise UserError(f"lr_policy_file={path}: {one_line(error)}") from error
 
 
 def headline(row: RunResult) -> str:
@@ -226,31 +218,15 @@ def headline(row: RunResult) -> str:
     return f"{name}: {words}{shown}"
 
 
-def one_line(error: BaseException) -> str:
-    r"""What an error says, in one line: Hydra's wrapping opened, its key kept.
-
-    Example:
-        >>> one_line(ValueError("first line\n  second"))
-        'first line second'
-    """
-    where = ""
-    if isinstance(error, InstantiationException):
-        lines = [line for line in str(error).splitlines() if line.startswith("full_key: ")]
-        where = lines[-1].removeprefix("full_key: ") + ": " if lines else ""
-        while error.__cause__ is not None:
-            error = error.__cause__
-    text = " ".join(str(error).split())
-    known = isinstance(error, (ValueError, RuntimeError, InstantiationException, OmegaConfBaseException))
-    kind = "" if known and text else f"{type(error).__name__}: "
-    return f"{where}{kind}{text}".rstrip(": ")
-
-
 # -- the row --------------------------------------------------------------------------------------------------
+
+
+_NO_NUMBERS = ("hydra", "logger", "study", "require_target", "threads", "share_equal")  # change no result
 
 
 def run_id(cfg: DictConfig) -> str:
     """Hash of everything in the configuration that can change the numbers of a run."""
-    plain = _plain(cfg, without=("hydra", "logger", "study", "require_target", "threads"))
+    plain = _plain(cfg, without=_NO_NUMBERS)
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -260,6 +236,27 @@ def _plain(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict[str, 
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in without])
     kept._set_parent(cfg)  # so that references to what was left out still resolve
     return {str(key): value for key, value in OmegaConf.to_container(kept, resolve=True).items()}  # type: ignore[union-attr]
+
+
+def _pool(cfg: DictConfig, row: Mapping[str, Any]) -> Pool | None:
+    """Where a job of a sweep finds one with the same rates; None if there is nothing to share."""
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if not (cfg.share_equal and in_sweep and row.get("policy_id")):
+        return None
+    config = _plain(cfg, without=(*_NO_NUMBERS, "lr_policy", "lr_policy_file"))
+    config["names"] = {name: value for name, value in config["names"].items() if name != "policy"}
+    return Pool.of(Path(HydraConfig.get().sweep.dir), config, row)
+
+
+def _say_lint(cfg: DictConfig, verifier: LRPolicyCallback) -> None:
+    """What is suspicious about the policy in its budget, in one line, once for all seeds of a sweep."""
+    line = lint.summary(lint.lint(lint.plan(cfg, verifier.policy)))
+    if line is not None and line not in _said and _is_first_process():
+        _said.add(line)
+        log.warning(line)
+
+
+_said: set[str] = set()
 
 
 def _describe(cfg: DictConfig) -> dict[str, Any]:

@@ -61,6 +61,8 @@ class RunResult:
         device: Where the run took place, such as ``cpu`` or the name of a GPU.
         versions: Versions of the packages that matter for the numbers.
         git_sha: Commit of the working tree, if there is one.
+        shared_with: ``run_id`` of the run of the same sweep with the same rates, whose outcome this row repeats; None
+            if it was trained.
 
     Example:
         >>> row = RunResult(run_id="a1", policy="tri", seed=0, status="missed", max_steps=100)
@@ -107,6 +109,7 @@ class RunResult:
     device: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     git_sha: str | None = None
+    shared_with: str | None = None
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

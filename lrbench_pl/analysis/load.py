@@ -12,7 +12,7 @@ import polars as pl
 from lrbench_pl.results import RESULT_FILE, STATUSES, ResultError, RunResult
 
 _STRINGS = {"run_id", "policy", "study", "dataset", "model", "optimizer", "policy_id", "policy_repr", "monitor"}
-_STRINGS |= {"check_on", "message", "precision", "device", "git_sha"}
+_STRINGS |= {"check_on", "message", "precision", "device", "git_sha", "shared_with"}
 _INTEGERS = {"seed", "max_steps", "batch_size", "steps_to_target", "best_step", "steps_run", "tuning_steps"}
 
 

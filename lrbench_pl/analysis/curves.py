@@ -1,0 +1,146 @@
+"""From the histories of runs to curves: checks and rates over steps."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+HISTORY = "metrics.csv"
+TUNING = "tuning.json"
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run's ``metrics.csv`` says of its way.
+
+    Args:
+        steps: Optimizer steps before each check.
+        values: The monitor there.
+        rate_steps: Steps whose rate was kept.
+        rates: The learning rate there.
+    """
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+    rate_steps: tuple[int, ...] = ()
+    rates: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Band:
+    """Several runs at each check.
+
+    Args:
+        steps: Optimizer steps of the checks.
+        median: Median of the runs there.
+        low: Lower quartile; the least of fewer than four runs.
+        high: Upper quartile; the largest of fewer than four runs.
+        runs: How many there are in all.
+    """
+
+    steps: tuple[int, ...]
+    median: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    runs: int
+
+
+def read_history(folder: str | Path, monitor: str) -> History | None:
+    """The history of a run, as far as it is written; None if there is none or it cannot be read.
+
+    Args:
+        folder: Folder of the run.
+        monitor: The metric that was checked.
+    """
+    try:
+        table = pl.read_csv(Path(folder) / HISTORY, infer_schema=False, truncate_ragged_lines=True)
+    except (OSError, pl.exceptions.PolarsError):
+        return None
+    checks = _numbers(table, "check/step", monitor)
+    rates = _numbers(table, "step", "lr")
+    if not len(checks):
+        return None
+    return History(
+        tuple(int(step) for step in checks[:, 0]),
+        tuple(checks[:, 1].tolist()),
+        tuple(int(step) for step in rates[:, 0]),
+        tuple(rates[:, 1].tolist()),
+    )
+
+
+def _numbers(table: pl.DataFrame, *columns: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The rows in which all these columns are finite numbers, by the first; a column that is not there has none."""
+    if not set(columns) <= set(table.columns):
+        return np.empty((0, len(columns)))
+    numbers = table.select(pl.col(columns).cast(pl.Float64, strict=False)).drop_nulls()
+    finite = numbers.filter(pl.all_horizontal(pl.all().is_finite()))
+    return finite.unique(columns[0], keep="last").sort(columns[0]).to_numpy()  # a resumed run repeats some steps
+
+
+def band(histories: Sequence[History]) -> Band:
+    """Median and quartiles over runs at each check that any of them made.
+
+    A run that ended before others (it was stopped at its target, or diverged) keeps its last value, so that no curve
+    changes because its best run is missing.
+
+    Raises:
+        ValueError: If there is no history.
+
+    Example:
+        >>> band([History((10, 20), (0.5, 0.9)), History((10,), (0.7,))]).median
+        (0.6, 0.8)
+    """
+    if not histories:
+        raise ValueError("expected at least one history, got none")
+    steps = sorted({step for history in histories for step in history.steps})
+    values = np.full((len(histories), len(steps)), math.nan)
+    for row, history in enumerate(histories):
+        at = np.searchsorted(history.steps, steps, side="right") - 1
+        known = at >= 0
+        values[row, known] = np.asarray(history.values)[at[known]]
+    edges = (0.0, 1.0) if len(histories) < 4 else (0.25, 0.75)
+    low, median, high = np.nanquantile(values, [edges[0], 0.5, edges[1]], axis=0)
+    rounded = [tuple(np.round(each, 6).tolist()) for each in (median, low, high)]
+    return Band(tuple(steps), *rounded, runs=len(histories))
+
+
+def thin(steps: Sequence[int], values: Sequence[float], most: int = 300) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """At most so many points of a curve, the first and the last among them.
+
+    Example:
+        >>> thin(range(1000), [0.0] * 1000, most=3)[0]
+        (0, 500, 999)
+    """
+    if len(steps) <= most:
+        return tuple(steps), tuple(values)
+    kept = np.unique(np.linspace(0, len(steps) - 1, most).round().astype(int)).tolist()
+    return tuple(steps[index] for index in kept), tuple(values[index] for index in kept)
+
+
+def read_tuning(folder: str | Path) -> list[dict[str, Any]] | None:
+    """The legs of a composition, as its run wrote them; None if there are none or they cannot be read."""
+    try:
+        records = json.loads((Path(folder) / TUNING).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    needed = {"kind", "spent", "steps", "first_rate", "last_rate"}
+    if not isinstance(records, list) or not all(isinstance(leg, Mapping) and needed <= leg.keys() for leg in records):
+        return None
+    return [dict(leg) for leg in records] or None
+
+
+def by_group(folders: Iterable[str], monitor: str) -> list[History]:
+    """The histories that can be read.
+
+    Args:
+        folders: Folders of runs.
+        monitor: The metric that was checked.
+    """
+    return [history for folder in folders if (history := read_history(folder, monitor)) is not None]

@@ -217,9 +217,9 @@ def _median_of_curve(curve: SurvivalCurve) -> Estimate:
 def restricted_mean(steps: npt.ArrayLike, reached: npt.ArrayLike, horizon: float, level: float = 0.95) -> Estimate:
     """Mean steps within a horizon: the area under the Kaplan-Meier curve up to it.
 
-    With every run watched to the horizon it is the mean of ``min(steps, horizon)`` with Student's interval; earlier ends
-    widen it by Greenwood's formula. Covers 93 to 95 % from 5 runs on where all arrive (lognormal steps, sigma up to
-    0.3). Where a tenth of the runs misses it covers 88 % with 5 runs and 92 % with 20: take the median instead.
+    With every run watched to the horizon it is the mean of ``min(steps, horizon)`` with Student's interval; earlier
+    ends widen it by Greenwood's formula. Covers 93 to 95 % from 5 runs on where all arrive (lognormal steps, sigma up
+    to 0.3). Where a tenth of the runs misses it covers 88 % with 5 runs and 92 % with 20: take the median instead.
 
     Args:
         steps: Steps to the target, or steps watched in vain.
@@ -622,8 +622,8 @@ def _farthest_by_chance(
 def tiers(better: npt.ArrayLike) -> list[int]:
     """Tiers of policies in order of rank: a tier ends before the first policy that is told apart from the tier's first.
 
-    So nothing in a tier is told apart from its first, and the first of each tier is told apart from the first of the
-    tier above.
+    So nothing in a tier is told apart from its first as worse, and the first of each tier is told apart from the first
+    of the tier above.
 
     Args:
         better: From :func:`compare`, with rows and columns in order of rank.

@@ -32,7 +32,7 @@ def rank_command(
     """Rank policies: by share of runs that reached the target, then median steps to it, then best accuracy."""
     from lrbench_pl.analysis.load import AnalysisError, load_runs
     from lrbench_pl.analysis.ranking import equal_policies, rank
-    from lrbench_pl.analysis.show import render
+    from lrbench_pl.analysis.show import honest_about_few, render
 
     if form not in ("table", "csv", "json", "markdown"):
         raise AnalysisError(f"--format must be table, csv, json or markdown, got {form!r}")
@@ -52,6 +52,7 @@ def rank_command(
     target = runs.table["target_accuracy"].unique().to_list()
     goal = f" to {target[0]:g}" if len(target) == 1 and target[0] is not None else ""
     print(f"\n{counted}; steps{goal}, medians; ∞: half of the runs or more missed", file=sys.stderr)
+    said = [*honest_about_few(ranking), *said]
     for line in said:
         print(line, file=sys.stderr)
 

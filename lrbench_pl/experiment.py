@@ -277,6 +277,8 @@ def _describe(cfg: DictConfig) -> dict[str, Any]:
         "max_steps": cfg.max_steps,
         "target_accuracy": cfg.target_accuracy,
         "monitor": cfg.monitor,
+        "mode": cfg.mode,
+        "confirmations": cfg.confirmations,
         "versions": _versions(),
         "git_sha": _git_sha(),
     }

@@ -28,7 +28,7 @@ def test_rank_prints_the_table_and_says_what_is_missing(tmp_path, monkeypatch, c
     (write(tmp_path, "fix", 100) / "result.json").write_text("{")
     code, out, err = call(monkeypatch, capsys, "rank", tmp_path)
     assert code == 0
-    assert [line.split()[1] for line in out.splitlines()[1:]] == ["tri", "tri2", "cos"]
+    assert [line.split()[2] for line in out.splitlines()[2:] if line] == ["tri", "tri2", "cos"]
     assert "3 runs, 1 failed, 1 unreadable; steps to 0.97" in err
     assert f"failed: cos (seed 3) in {tmp_path}/2: disk full" in err
     assert f"unreadable: {tmp_path}/3: not complete JSON" in err
@@ -39,7 +39,7 @@ def test_machine_forms_are_alone_on_standard_output(tmp_path, monkeypatch, capsy
     write(tmp_path, "tri", 240)
     assert json.loads(call(monkeypatch, capsys, "rank", tmp_path, "--format", "json")[1])[0]["policy"] == "tri"
     out = call(monkeypatch, capsys, "rank", tmp_path, "--format", "csv", "--by", "optimizer, policy")[1]
-    assert out.startswith("rank,optimizer,policy,runs")
+    assert out.startswith("rank,rank_low,rank_high,tier,optimizer,policy,runs,reached")
 
 
 @pytest.mark.parametrize(

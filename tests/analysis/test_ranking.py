@@ -1,5 +1,6 @@
 """From folders of rows to a ranking."""
 
+import csv
 import json
 import math
 
@@ -159,9 +160,11 @@ def test_the_forms(tmp_path):
     table = ranked(tmp_path)
     rows = json.loads(render(table, "json"))
     assert [(row["policy"], row["median_steps"]) for row in rows] == [("tri | x", 240.0), ("[red]fix", None)]
-    assert render(table, "csv").splitlines()[1].startswith("1,tri | x,1,1,1.0,240.0,0.98,0.97")
+    first = next(csv.DictReader(render(table, "csv").splitlines()))
+    assert (first["rank"], first["policy"], first["median_steps"], first["rank_low"]) == ("1", "tri | x", "240.0", "")
     markdown = render(table, "markdown").splitlines()
-    assert markdown[2] == "| 1 | tri \\| x | 1/1 | 240 | 0.9800 | 0.9700 |"
+    assert markdown[2] == "| 1 | 1 | tri \\| x | 1/1 | 1.00 [0.21, 1.00] | 240 | 240 | 0.9800 | 0.9700 |"
     plain = render(table, "table", width=80).splitlines()
-    assert plain[0].split() == ["policy", "reached", "median", "steps", "best", "acc.", "test", "acc."]
-    assert plain[2].split() == ["2", "[red]fix", "0/1", "∞", "0.9000", "–"]
+    titles = "tier rank policy reached median steps expected steps best acc. test acc."
+    assert " ".join(plain[0].split()) == titles
+    assert plain[-1].split() == ["1", "2", "[red]fix", "0/1", "∞", "∞", "0.9000", "–"]

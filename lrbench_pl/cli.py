@@ -57,6 +57,21 @@ def rank_command(
         print(line, file=sys.stderr)
 
 
+@app.command("report")
+def report_command(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sweeps or runs.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
+    by: Annotated[str, typer.Option(help="Columns that make a row, such as optimizer,policy.")] = "",
+) -> None:
+    """Write one page with the ranking and every figure; it opens anywhere, without a network."""
+    from lrbench_pl.analysis.load import load_runs
+    from lrbench_pl.analysis.report import write_report
+
+    runs = load_runs(folders)
+    write_report(runs, output, [key.strip() for key in by.split(",") if key.strip()] or None)
+    print(f"{runs.table.height} runs in {output}")
+
+
 _Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE...", help="What run.py takes; several values make several runs."),

@@ -6,6 +6,7 @@ Colours of text, grid and background are left to the template, so that a page ca
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,8 +71,18 @@ def groups(runs: pl.DataFrame, ranking: pl.DataFrame, keys: Sequence[str]) -> li
     found = []
     for row in ranking.select(list(keys)).rows():
         if row in parts:
-            found.append(Group(", ".join(_say(value) for value in row), parts[row]))
+            found.append(Group(name_of(row), parts[row]))
     return found
+
+
+def name_of(values: Sequence[object]) -> str:
+    """What a group is called.
+
+    Example:
+        >>> name_of(["tri", "adam", 0.002])
+        'tri, adam, 0.002'
+    """
+    return ", ".join(_say(value) for value in values)
 
 
 def _say(value: object) -> str:
@@ -89,6 +100,175 @@ def steps_and_hits(runs: pl.DataFrame) -> tuple[list[float], list[bool]]:
     hits = [status == "reached" for status in runs["status"].to_list()]
     both = zip(runs["steps_to_target"].to_list(), runs["max_steps"].to_list(), hits, strict=True)
     return [float(steps if hit else budget or 0) for steps, budget, hit in both], hits
+
+
+# -- the ranking --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """One row of the ranking. What the runs do not say is None.
+
+    Args:
+        name: The policy.
+        steps: Median steps to the target, infinite if half of the runs or more missed.
+        low: Lower end of its interval.
+        high: Upper end, may be infinite.
+        reached: Runs that reached the target.
+        runs: Runs that count.
+        rank: Its rank.
+        rank_low: The best rank that the runs allow.
+        rank_high: The worst.
+        tier: Its tier, from 1.
+    """
+
+    name: str
+    steps: float | None
+    low: float | None
+    high: float | None
+    reached: int
+    runs: int
+    rank: int
+    rank_low: int | None
+    rank_high: int | None
+    tier: int | None
+
+
+@dataclass(frozen=True)
+class RankingInfo:
+    """A ranking, best first.
+
+    Args:
+        places: Its rows.
+        budget: Steps at which a miss is drawn.
+        target: The target, or None if there was none: then steps say nothing.
+    """
+
+    places: tuple[Place, ...]
+    budget: float
+    target: float | None
+
+
+def ranking_info(ranking: pl.DataFrame, keys: Sequence[str], budget: float, target: float | None) -> RankingInfo | None:
+    """What the figure of a ranking by cost shows; None without a row that counts.
+
+    Args:
+        ranking: From :func:`lrbench_pl.analysis.ranking.rank`.
+        keys: The columns that make its rows.
+        budget: Steps up to which runs were watched.
+        target: The target.
+    """
+    places = tuple(
+        Place(
+            name=name_of([row[key] for key in keys]),
+            steps=row["median_steps"],
+            low=row["median_low"],
+            high=row["median_high"],
+            reached=row["reached"],
+            runs=row["runs"],
+            rank=row["rank"],
+            rank_low=row["rank_low"],
+            rank_high=row["rank_high"],
+            tier=row["tier"],
+        )
+        for row in ranking.to_dicts()
+        if row["runs"]
+    )
+    return RankingInfo(places, budget, target) if places else None
+
+
+def ranking_figure(info: RankingInfo) -> go.Figure:
+    """Steps with their interval on the left, the rank with its on the right; a colour and a line for each tier."""
+    figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.04, column_widths=[0.62, 0.38])
+    tiers = list(dict.fromkeys(place.tier or 0 for place in info.places))
+    for tier in tiers:
+        places = [place for place in info.places if (place.tier or 0) == tier]
+        colour = COLOURS[tiers.index(tier) % len(COLOURS)]
+        label = f"tier {tier}" if tier else "no tier"
+        _add_intervals(
+            figure,
+            [_text(place.name) for place in places],
+            [(place.steps, place.low, place.high) for place in places],
+            colour,
+            label,
+            info.budget,
+            [f"{place.reached}/{place.runs} reached" for place in places],
+            column=1,
+        )
+        ranks = [
+            tuple(None if each is None else float(each) for each in (place.rank, place.rank_low, place.rank_high))
+            for place in places
+        ]
+        words = ["rank" if place.rank_low is not None else "rank, too few runs for an interval" for place in places]
+        _add_intervals(figure, [_text(place.name) for place in places], ranks, colour, label, math.inf, words, column=2)
+    names = [_text(place.name) for place in info.places]
+    for number, (above, below) in enumerate(itertools.pairwise(info.places)):
+        if above.tier != below.tier:
+            figure.add_hline(y=number + 0.5, line={"color": "#888888", "width": 1, "dash": "dot"})
+    figure.update_yaxes(
+        type="category", categoryorder="array", categoryarray=names, range=[len(names) - 0.4, -0.6], showgrid=False
+    )
+    figure.update_xaxes(
+        title_text="median steps to the target", range=[0, 1.04 * info.budget], side="top", row=1, col=1
+    )
+    figure.update_xaxes(title_text="rank", range=[0, len(names) + 1], side="top", row=1, col=2)
+    figure.update_layout(meta={"rows": len(names)})
+    return _finished(figure, 110 + 22 * len(names) + 24, legend=True)
+
+
+def _add_intervals(
+    figure: go.Figure,
+    names: Sequence[str],
+    estimates: Sequence[tuple[float | None, ...]],
+    colour: str,
+    label: str,
+    edge: float,
+    words: Sequence[str],
+    column: int,
+) -> None:
+    """Dots with whiskers; what is infinite is an open mark at ``edge``."""
+    shown = [
+        (name, *each, word) for name, each, word in zip(names, estimates, words, strict=True) if each[0] is not None
+    ]
+    dots = [min(value, edge) for _, value, _, _, _ in shown if value is not None]
+    finite = [math.isfinite(value) for _, value, _, _, _ in shown if value is not None]
+    figure.add_scatter(
+        x=dots,
+        y=[name for name, *_ in shown],
+        mode="markers",
+        marker={"color": colour, "size": 9, "symbol": ["circle" if each else "x-thin-open" for each in finite]},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [
+                max(0.0, min(high, edge) - dot) if high is not None else 0.0
+                for (_, _, _, high, _), dot in zip(shown, dots, strict=True)
+            ],
+            "arrayminus": [
+                max(0.0, dot - min(low, edge)) if low is not None else 0.0
+                for (_, _, low, _, _), dot in zip(shown, dots, strict=True)
+            ],
+            "color": colour,
+            "thickness": 2,
+            "width": 3,
+        },
+        customdata=[
+            [f"{value:g}" if math.isfinite(value or 0) else "∞", _interval(low, high), word]
+            for _, value, low, high, word in shown
+        ],
+        hovertemplate="%{y}: %{customdata[0]}%{customdata[1]}, %{customdata[2]}<extra></extra>",
+        name=label,
+        legendgroup=label,
+        showlegend=column == 1,
+        row=1,
+        col=column,
+    )
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return ""
+    return f" [{low:g} to {high:g}]" if math.isfinite(high) else f" [{low:g} to ∞]" if math.isfinite(low) else " [∞]"
 
 
 # -- accuracy and rate over steps ---------------------------------------------------------------------------------
@@ -215,7 +395,7 @@ def arrivals_info(grouped: Sequence[Group], target: float | None) -> ArrivalsInf
 def arrivals_figure(info: ArrivalsInfo) -> go.Figure:
     """Stairs that rise as runs arrive."""
     figure = go.Figure()
-    _add_lines(figure, info.lines, "arrived", stairs=True, bands=len(info.lines) <= 2)
+    _add_lines(figure, info.lines, "arrived", stairs=True)
     figure.update_yaxes(title_text="share of runs at the target", range=[-0.02, 1.04], tickformat=".0%")
     figure.update_xaxes(title_text="optimizer steps", range=[0, info.budget])
     return _finished(figure, 430, legend=True)
@@ -351,7 +531,7 @@ def sensitivity_figure(info: SensitivityInfo) -> go.Figure:
     ]
     figure = go.Figure()
     _add_lines(figure, named, "steps", markers=True)
-    figure.update_xaxes(type="log", title_text="peak learning rate", dtick="D2" if len(named) < 99 else None)
+    figure.update_xaxes(type="log", title_text="peak learning rate")
     figure.update_yaxes(title_text="mean steps, a miss as the budget", rangemode="tozero")
     return _finished(figure, 430, legend=True)
 
@@ -528,20 +708,20 @@ def _add_lines(
         loud = number < coloured
         colour = COLOURS[number % len(COLOURS)] if loud else GREY
         group = f"{number}" if loud else "others"
-        if loud and bands and line.low is not None and line.high is not None:
+        if loud and bands and not stairs and line.low is not None and line.high is not None:
             figure.add_scatter(
                 x=[*line.x, *reversed(line.x)],
                 y=[*line.high, *reversed(line.low)],
                 fill="toself",
                 fillcolor=_faint(colour),
-                line={"width": 0, "shape": shape},
+                line={"width": 0},
                 mode="lines",
                 hoverinfo="skip",
                 legendgroup=group,
                 showlegend=False,
                 meta={"band": number},
                 **place,
-            ) if not stairs else None
+            )
         others += not loud
         figure.add_scatter(
             x=line.x,
@@ -557,7 +737,7 @@ def _add_lines(
             legendgroup=group,
             legendrank=1000 + number,
             showlegend=legend and (loud or others == 1),
-            meta={"group": number, "name": _text(line.name)},
+            meta={"group": number, "name": _text(line.name), "grey": not loud},
             hovertemplate="%{meta.name}<br>%{x} steps: %{y:.4g} " + what.replace("%", "") + "<extra></extra>",
             **place,
         )
@@ -586,7 +766,15 @@ def _finished(figure: go.Figure, height: int, legend: bool = False) -> go.Figure
         margin={"l": 8, "r": 12, "t": 12, "b": 8},
         font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13},
         showlegend=legend,
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "groupclick": "togglegroup"},
+        legend={
+            "orientation": "h",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "x": 0,
+            "xref": "container",
+            "groupclick": "togglegroup",
+        },
         hovermode="closest",
         hoverlabel={"namelength": -1},
         paper_bgcolor="rgba(0,0,0,0)",

@@ -28,6 +28,7 @@ def rank_command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sweeps or runs.")],
     by: Annotated[str, typer.Option(help="Columns that make a row, such as optimizer,policy.")] = "",
     form: Annotated[str, typer.Option("--format", help="table, csv, json or markdown.")] = "table",
+    wandb: Annotated[str, typer.Option(help="W&B project that gets ranking, figures and bands as one run.")] = "",
 ) -> None:
     """Rank policies: by share of runs that reached the target, then median steps to it, then best accuracy."""
     from lrbench_pl.analysis.load import AnalysisError, load_runs
@@ -55,6 +56,12 @@ def rank_command(
     said = [*honest_about_few(ranking), *said]
     for line in said:
         print(line, file=sys.stderr)
+    if wandb:
+        from lrbench_pl.analysis.publish import publish
+
+        print(
+            publish(runs.table, wandb, [key.strip() for key in by.split(",") if key.strip()] or None), file=sys.stderr
+        )
 
 
 @app.command("report")

@@ -107,8 +107,8 @@ def band(histories: Sequence[History]) -> Band:
         values[row, known] = np.asarray(history.values)[at[known]]
     edges = (0.0, 1.0) if len(histories) < 4 else (0.25, 0.75)
     low, median, high = np.nanquantile(values, [edges[0], 0.5, edges[1]], axis=0)
-    rounded = [tuple(np.round(each, 6).tolist()) for each in (median, low, high)]
-    return Band(tuple(steps), *rounded, runs=len(histories))
+    middle, least, most = (tuple(np.round(each, 6).tolist()) for each in (median, low, high))
+    return Band(tuple(steps), middle, least, most, len(histories))
 
 
 def thin(steps: Sequence[int], values: Sequence[float], most: int = 300) -> tuple[tuple[int, ...], tuple[float, ...]]:

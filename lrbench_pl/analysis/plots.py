@@ -195,10 +195,7 @@ def ranking_figure(info: RankingInfo) -> go.Figure:
             [f"{place.reached}/{place.runs} reached" for place in places],
             column=1,
         )
-        ranks = [
-            tuple(None if each is None else float(each) for each in (place.rank, place.rank_low, place.rank_high))
-            for place in places
-        ]
+        ranks = [(place.rank, place.rank_low, place.rank_high) for place in places]
         words = ["rank" if place.rank_low is not None else "rank, too few runs for an interval" for place in places]
         _add_intervals(figure, [_text(place.name) for place in places], ranks, colour, label, math.inf, words, column=2)
     names = [_text(place.name) for place in info.places]
@@ -219,7 +216,7 @@ def ranking_figure(info: RankingInfo) -> go.Figure:
 def _add_intervals(
     figure: go.Figure,
     names: Sequence[str],
-    estimates: Sequence[tuple[float | None, ...]],
+    estimates: Sequence[tuple[float | None, float | None, float | None]],
     colour: str,
     label: str,
     edge: float,
@@ -227,35 +224,34 @@ def _add_intervals(
     column: int,
 ) -> None:
     """Dots with whiskers; what is infinite is an open mark at ``edge``."""
-    shown = [
-        (name, *each, word) for name, each, word in zip(names, estimates, words, strict=True) if each[0] is not None
-    ]
-    dots = [min(value, edge) for _, value, _, _, _ in shown if value is not None]
-    finite = [math.isfinite(value) for _, value, _, _, _ in shown if value is not None]
+    x: list[float] = []
+    y: list[str] = []
+    symbols, above, below, said = [], [], [], []
+    for name, (value, low, high), word in zip(names, estimates, words, strict=True):
+        if value is None:
+            continue
+        dot = min(value, edge)
+        x.append(dot)
+        y.append(name)
+        symbols.append("circle" if math.isfinite(value) else "x-thin-open")
+        above.append(0.0 if high is None else max(0.0, min(high, edge) - dot))
+        below.append(0.0 if low is None else max(0.0, dot - min(low, edge)))
+        said.append([f"{value:g}" if math.isfinite(value) else "∞", _interval(low, high), word])
     figure.add_scatter(
-        x=dots,
-        y=[name for name, *_ in shown],
+        x=x,
+        y=y,
         mode="markers",
-        marker={"color": colour, "size": 9, "symbol": ["circle" if each else "x-thin-open" for each in finite]},
+        marker={"color": colour, "size": 9, "symbol": symbols},
         error_x={
             "type": "data",
             "symmetric": False,
-            "array": [
-                max(0.0, min(high, edge) - dot) if high is not None else 0.0
-                for (_, _, _, high, _), dot in zip(shown, dots, strict=True)
-            ],
-            "arrayminus": [
-                max(0.0, dot - min(low, edge)) if low is not None else 0.0
-                for (_, _, low, _, _), dot in zip(shown, dots, strict=True)
-            ],
+            "array": above,
+            "arrayminus": below,
             "color": colour,
             "thickness": 2,
             "width": 3,
         },
-        customdata=[
-            [f"{value:g}" if math.isfinite(value or 0) else "∞", _interval(low, high), word]
-            for _, value, low, high, word in shown
-        ],
+        customdata=said,
         hovertemplate="%{y}: %{customdata[0]}%{customdata[1]}, %{customdata[2]}<extra></extra>",
         name=label,
         legendgroup=label,
@@ -500,9 +496,9 @@ def sensitivity_info(runs: pl.DataFrame, order: Sequence[str] = (), factor: floa
     found: list[tuple[Line, str]] = []
     for key, part in sorted(counts.group_by(keys), key=lambda item: str(item[0])):
         rates, costs = [], []
-        for (lr,), runs_at in sorted(part.group_by(["lr"]), key=lambda item: item[0]):  # type: ignore[arg-type,return-value]
+        for (lr,), runs_at in sorted(part.group_by(["lr"]), key=lambda item: item[0]):
             steps, hits = steps_and_hits(runs_at)
-            rates.append(float(lr))  # type: ignore[arg-type]
+            rates.append(float(lr))
             costs.append(sum(steps) / len(steps) if any(hits) else math.inf)
         if len(rates) < 3:
             continue

@@ -157,7 +157,8 @@ def page(title: str, lead: str, parts: Sequence[Section]) -> str:
     """
     from plotly.offline import get_plotlyjs
 
-    blocks, specs = [], []
+    blocks: list[str] = []
+    specs: list[str] = []
     for number, part in enumerate(parts):
         drawn = []
         for heading, figure in part.figures:
@@ -168,7 +169,8 @@ def page(title: str, lead: str, parts: Sequence[Section]) -> str:
         note = f'<p class="note">{html.escape(part.note)}</p>' if part.note else ""
         kind = "" if part.figures and len(part.figures) == 1 else ' class="long"'
         blocks.append(
-            f'<section id="s{number}"{kind}><h2>{html.escape(part.title)}</h2>{note}{"".join(drawn)}{part.body}</section>'
+            f'<section id="s{number}"{kind}><h2>{html.escape(part.title)}</h2>{note}{"".join(drawn)}'
+            f"{part.body}</section>"
         )
     links = "".join(f'<a href="#s{number}">{html.escape(part.title)}</a>' for number, part in enumerate(parts))
     files = resources.files("lrbench_pl.analysis") / "page"
@@ -224,7 +226,8 @@ def _table(ranking: pl.DataFrame, keys: Sequence[str]) -> str:
         group = plots.name_of([row[key] for key in keys])
         cells = "".join(_cell(name, row, name in text) for name in names)
         rows.append(f'<tr data-group="{html.escape(html.escape(group, quote=False))}">{cells}</tr>')
-    return f'<div class="scroll"><table class="sorts"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    inner = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<div class="scroll"><table class="sorts">{inner}</table></div>'
 
 
 def _cell(name: str, row: dict[str, Any], is_text: bool) -> str:

@@ -1,0 +1,170 @@
+"""The report: what its figures show, and the page in a real browser."""
+
+import json
+import shutil
+
+import polars as pl
+import pytest
+
+from lrbench_pl.analysis import curves, plots
+from lrbench_pl.analysis.load import load_runs
+from lrbench_pl.analysis.ranking import rank
+from lrbench_pl.analysis.report import figures, report, write_report
+from tests.analysis.test_ranking import write
+from tests.test_cli import call
+
+NASTY = "<script>alert(1)</script>"
+LEG = {"kind": "branch", "policy_step": 80, "spent": 240, "steps": 40, "first_rate": 0.2, "last_rate": 0.01}
+
+
+def sweep(folder, policies=("tri", "cos"), optimizers=("sgd", "adam"), rates=(0.05,), seeds=5):
+    for p, policy in enumerate(policies):
+        for o, optimizer in enumerate(optimizers):
+            for lr in rates:
+                for seed in range(seeds):
+                    steps = 40 + 20 * ((p + o + seed) % 4)
+                    at = write(folder, policy, steps, seed, optimizer=optimizer, lr=lr, max_steps=200, mode="max",
+                               confirmations=1)  # fmt: skip
+                    lines = ["step,lr,check/step,val/accuracy"]
+                    lines += [f"{t},{lr * (1 - t / 200)},," for t in range(0, 200, 20)]
+                    lines += [f"{t - 1},,{t},{1 - 1 / (t / 10 + p + seed)}" for t in range(20, 201, 20)]
+                    (at / "metrics.csv").write_text("\n".join(lines))
+    return load_runs([folder])
+
+
+def grouped(runs, keys=("policy",)):
+    return plots.groups(runs.table, rank(runs.table, list(keys)), list(keys))
+
+
+def test_a_band_keeps_the_last_value_of_a_run_that_ended():
+    found = curves.band([curves.History((10, 20), (0.5, 0.9)), curves.History((10,), (0.7,))])
+    assert (found.steps, found.median, found.low, found.high) == ((10, 20), (0.6, 0.8), (0.5, 0.7), (0.7, 0.9))
+    with pytest.raises(ValueError, match="expected at least one history, got none"):
+        curves.band([])
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "step,lr,check/step,val/accuracy\n1,0.1,,\n"])
+def test_a_history_without_checks_is_none(tmp_path, text):
+    assert curves.read_history(tmp_path, "val/accuracy") is None
+    (tmp_path / "metrics.csv").write_text(text)
+    assert curves.read_history(tmp_path, "val/accuracy") is None
+
+
+def test_a_truncated_history_is_read_as_far_as_it_goes(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,lr,check/step,val/accuracy\n9,,10,0.5\n19,,20,nan\n29,,30,0.7\n39,,4")
+    found = curves.read_history(tmp_path, "val/accuracy")
+    assert (found.steps, found.values) == ((10, 30), (0.5, 0.7))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '[{"kind": "trunk"}]', "3"])
+def test_what_is_no_composition_is_none(tmp_path, text):
+    (tmp_path / "tuning.json").write_text(text)
+    assert curves.read_tuning(tmp_path) is None
+
+
+def test_arrivals_rise_as_runs_reach_the_target(tmp_path):
+    for seed, steps in enumerate([40, 80, None, None]):
+        write(tmp_path, "a", steps, seed, max_steps=100)
+    info = plots.arrivals_info(grouped(load_runs([tmp_path])), 0.97)
+    assert (info.lines[0].x, info.lines[0].y) == ((0.0, 40.0, 80.0, 100.0), (0.0, 0.25, 0.5, 0.5))
+    assert plots.arrivals_info(grouped(load_runs([tmp_path])), None) is None
+
+
+def test_a_miss_counts_as_the_budget_in_the_heat_map(tmp_path):
+    for policy, steps in {"a": 40, "b": None}.items():
+        for optimizer in ("sgd", "adam"):
+            write(tmp_path, policy, steps, optimizer=optimizer, max_steps=100)
+    info = plots.heat_info(load_runs([tmp_path]).table)
+    assert (info.policies, info.steps) == (("a", "b"), ((40.0, 40.0), (100.0, 100.0)))
+    assert info.words[1] == ("100 (0/1)", "100 (0/1)")
+    assert plots.heat_info(load_runs([tmp_path]).table.filter(pl.col("optimizer") == "sgd")) is None
+
+
+def test_sensitivity_needs_three_rates(tmp_path):
+    runs = sweep(tmp_path, optimizers=("sgd",), rates=(0.01, 0.02, 0.04))
+    info = plots.sensitivity_info(runs.table)
+    assert info.lines[0].x == (0.01, 0.02, 0.04)
+    assert info.octaves[0] == "≥ 2.0 octaves"
+    assert plots.sensitivity_info(runs.table.filter(pl.col("lr") < 0.03)) is None
+
+
+def test_a_composition_shows_every_leg():
+    info = plots.tuning_info([{**LEG, "value": 0.9, "kept": True, "why": "<b>"}, LEG], "seed 0", 0.97)
+    assert [(leg.begin, leg.end, leg.kept) for leg in info.legs] == [(240, 280, True), (240, 280, False)]
+    drawn = plots.tuning_figure(info)
+    assert {trace.name for trace in drawn.data} == {"branch, kept", "branch, given up"}
+
+
+def test_sixty_policies_have_six_colours_and_one_entry_for_the_others(tmp_path):
+    runs = sweep(tmp_path, [f"p{number}" for number in range(60)], ("sgd",), seeds=1)
+    drawn = figures(runs.table, rank(runs.table), ["policy"])["arrivals"]
+    assert sum(trace.showlegend for trace in drawn.data) == 7
+    assert any(trace.name == "the 54 others" for trace in drawn.data)
+
+
+def test_names_are_text_and_nothing_is_loaded(tmp_path):
+    page = report(sweep(tmp_path, (NASTY, "tri")))
+    assert NASTY not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    own = page.split("/**\n* plotly.js")[0]
+    assert 'src="http' not in own
+    assert '<link rel="stylesheet"' not in own
+
+
+def test_parts_without_data_are_left_out(tmp_path):
+    write(tmp_path, "a", None, target_accuracy=None)
+    page = report(load_runs([tmp_path]))
+    assert "<h2>Table</h2>" in page
+    for absent in ("Ranking", "Accuracy and learning rate", "Who has arrived", "Policy and optimizer", "Composed"):
+        assert f"<h2>{absent}" not in page
+
+
+def test_the_commands(tmp_path, monkeypatch, capsys):
+    sweep(tmp_path / "s", seeds=1)
+    code, out, _ = call(monkeypatch, capsys, "report", tmp_path / "s", "-o", tmp_path / "new" / "r.html")
+    assert (code, out) == (0, f"4 runs in {tmp_path}/new/r.html\n")
+    code, out, _ = call(monkeypatch, capsys, "preview", "lr_policy=tri,cos", "-o", tmp_path / "p.html")
+    assert (code, out) == (0, f"2 curves in {tmp_path}/p.html\n")
+    assert 'class="plot"' in (tmp_path / "p.html").read_text()
+
+
+@pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="no chromium, chromedriver")
+def test_the_page_in_a_browser(tmp_path):
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    runs = sweep(tmp_path / "s", (NASTY, "tri", "cos"), rates=(0.01, 0.02, 0.04), seeds=3)
+    (tmp_path / "s" / "0" / "tuning.json").write_text(json.dumps([{**LEG, "value": 0.9, "kept": True, "why": "x"}]))
+    page = write_report(runs, tmp_path / "r.html")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+                 "disable-component-update", "disable-sync", f"user-data-dir={tmp_path}/profile"):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        driver.get(page.as_uri())
+        root = driver.find_element(By.TAG_NAME, "html")
+        WebDriverWait(driver, 60).until(lambda _: root.get_attribute("data-drawn"))
+        drawn = driver.find_elements(By.CSS_SELECTOR, ".plot")
+        assert len(drawn) == 6
+        assert all(plot.find_elements(By.CSS_SELECTOR, ".main-svg .trace, .main-svg .hm") for plot in drawn)
+        heads = driver.find_elements(By.CSS_SELECTOR, "th")
+        column = [head.text for head in heads].index("mean steps")
+
+        def values():
+            rows = driver.find_elements(By.CSS_SELECTOR, "tbody tr")
+            return [float(row.find_elements(By.TAG_NAME, "td")[column].get_attribute("data-value")) for row in rows]
+
+        heads[column].find_element(By.TAG_NAME, "button").click()
+        up = values()
+        heads[column].find_element(By.TAG_NAME, "button").click()
+        assert up == sorted(up) == values()[::-1]
+        assert len(set(up)) > 1
+        driver.find_element(By.CSS_SELECTOR, "tbody tr").click()
+        assert len(driver.find_elements(By.CSS_SELECTOR, "tr.chosen")) == 1
+        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+    finally:
+        driver.quit()

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 
+import plotly.graph_objects as go
 import polars as pl
 
 from lrbench_pl.analysis import plots
@@ -43,7 +44,7 @@ def publish(runs: pl.DataFrame, project: str, by: Sequence[str] | None = None, f
 
 def _send(
     ranking: pl.DataFrame,
-    made: dict[str, plots.go.Figure],
+    made: dict[str, go.Figure],
     course: plots.CourseInfo | None,
     project: str,
     folder: str,
@@ -69,7 +70,7 @@ def _send(
         for row in _bands(course):
             run.log(row)
         rows = [[str(x) if isinstance(x, float) and math.isinf(x) else x for x in row] for row in ranking.rows()]
-        media: dict[str, object] = {"ranking": wandb.Table(columns=ranking.columns, data=rows, allow_mixed_types=True)}
+        media: dict[str, object] = {"ranking": wandb.Table(columns=[*ranking.columns], data=rows, allow_mixed_types=True)}
         with tempfile.TemporaryDirectory() as pages:
             for name, figure in made.items():
                 path = os.path.join(pages, f"{name}.html")

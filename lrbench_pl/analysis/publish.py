@@ -70,7 +70,9 @@ def _send(
         for row in _bands(course):
             run.log(row)
         rows = [[str(x) if isinstance(x, float) and math.isinf(x) else x for x in row] for row in ranking.rows()]
-        media: dict[str, object] = {"ranking": wandb.Table(columns=[*ranking.columns], data=rows, allow_mixed_types=True)}
+        media: dict[str, object] = {
+            "ranking": wandb.Table(columns=[*ranking.columns], data=rows, allow_mixed_types=True)
+        }
         with tempfile.TemporaryDirectory() as pages:
             for name, figure in made.items():
                 path = os.path.join(pages, f"{name}.html")

@@ -96,14 +96,15 @@ _WORDS = {
     ),
     "course": (
         "Accuracy and learning rate",
-        "Medians over the runs with their quartiles, the rate below. The best are in colour: click the legend to hide, a "
-        "row of the table to highlight any other. A run that ended keeps its last value.",
+        "Medians over the runs with their quartiles, the rate below. The best are in colour: click the legend to "
+        "hide, a row of the table to highlight any other. A run that ended keeps its last value.",
     ),
     "arrivals": ("Who has arrived", "Kaplan-Meier: the share of runs at the target by step; a miss is censored."),
     "heat": ("Policy and optimizer", "Mean steps to the target, a miss counted as the whole budget; (reached/runs)."),
     "sensitivity": (
         "Sensitivity to the rate",
-        "The width is the range of rates that stays within 1.5 times the best cost; ≥: it reaches the edge of those tried.",
+        "The width is the range of rates that stays within 1.5 times the best cost; "
+        "≥: it reaches the edge of those tried.",
     ),
 }
 
@@ -167,10 +168,8 @@ def page(title: str, lead: str, parts: Sequence[Section]) -> str:
             head = f"<h3>{html.escape(heading)}</h3>" if heading else ""
             drawn.append(f'<figure>{head}<div class="plot" data-spec="{name}"></div></figure>')
         note = f'<p class="note">{html.escape(part.note)}</p>' if part.note else ""
-        kind = "" if part.figures and len(part.figures) == 1 else ' class="long"'
         blocks.append(
-            f'<section id="s{number}"{kind}><h2>{html.escape(part.title)}</h2>{note}{"".join(drawn)}'
-            f"{part.body}</section>"
+            f'<section id="s{number}"><h2>{html.escape(part.title)}</h2>{note}{"".join(drawn)}{part.body}</section>'
         )
     links = "".join(f'<a href="#s{number}">{html.escape(part.title)}</a>' for number, part in enumerate(parts))
     files = resources.files("lrbench_pl.analysis") / "page"
@@ -237,6 +236,7 @@ def _cell(name: str, row: dict[str, Any], is_text: bool) -> str:
     if value is None:
         return '<td data-value="">–</td>'
     shown = "∞" if value == math.inf else f"{value:.4f}" if name.endswith("accuracy") else f"{value:.4g}"
+    shown = str(value) if isinstance(value, int) else shown
     shown = f"{value}/{row['runs']}" if name == "reached" else shown
     return f'<td data-value="{"Infinity" if value == math.inf else value}">{shown}</td>'
 

@@ -20,12 +20,12 @@
         result[name] = { ...result[name], gridcolor: grid, linecolor: grid };
         if (small && name[0] === "y" && result.meta && result.meta.rows) {
           result[name].ticklabelposition = "inside top";
-          result[name].ticklabelstandoff = 0;
+          result[name].ticklabelshift = -9;
         }
       }
     }
     if (small && result.meta && result.meta.rows) result.height = 150 + 36 * result.meta.rows;
-    if (small && result.meta && result.meta.entries) result.height += 17 * result.meta.entries;
+    if (printing && result.meta && result.meta.rows) result.height = 120 + Math.min(22, Math.max(13, 640 / result.meta.rows)) * result.meta.rows;
     return result;
   };
 

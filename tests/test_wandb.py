@@ -1,0 +1,100 @@
+"""W&B, offline: what was written is read back."""
+
+import json
+import os
+
+import pytest
+
+from lrbench_pl.analysis.load import AnalysisError
+from lrbench_pl.analysis.publish import publish
+from lrbench_pl.results import RunResult
+from lrbench_pl.wandb_logging import WandbRun
+from tests.analysis.test_report import sweep
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    before = dict(os.environ)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.chdir(tmp_path)
+    yield
+    for name in os.environ.keys() - before.keys():
+        if name != "PYTEST_CURRENT_TEST":
+            os.environ.pop(name)
+
+
+def read_back(folder):
+    """The one offline run below a folder: its description, history, summary and exit code."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    (file,) = folder.rglob("*.wandb")
+    store = DataStore()
+    store.open_for_scan(str(file))
+    run, history, summary, code = None, [], {}, None
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run = record.run
+        elif kind == "history":
+            history.append({item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                            for item in record.history.item})  # fmt: skip
+        elif kind == "summary":
+            summary |= {item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                        for item in record.summary.update}  # fmt: skip
+        elif kind == "exit":
+            code = record.exit.exit_code
+    return run, history, summary, code
+
+
+@pytest.mark.parametrize(("status", "code"), [("missed", 0), ("diverged", 0), ("failed", 1), ("stopped", 1)])
+def test_one_run_for_one_training(tmp_path, status, code):
+    logger = WandbRun("p", tmp_path, tags=["digits", "tri"])
+    logger.open_with({"lr": 0.1, "lr_policy": {"period": 5}}, "tri-sgd-0", "sweep1")
+    logger.log_metrics({"lr": 0.1}, step=7)
+    logger.close_with(RunResult(run_id="a", policy="tri", status=status, best_accuracy=0.9))
+    run, history, summary, exit_code = read_back(tmp_path)
+    assert (run.project, run.run_group, run.job_type, run.display_name) == ("p", "sweep1", "train", "tri-sgd-0")
+    assert list(run.tags) == ["digits", "tri"]
+    assert {item.key: json.loads(item.value_json) for item in run.config.update}["lr"] == 0.1
+    assert history[0]["trainer/global_step"] == 7
+    assert (summary["status"], summary["best_accuracy"], exit_code) == (status, 0.9, code)
+    assert "test_accuracy" not in summary
+
+
+def test_a_failing_service_stops_nothing(tmp_path, monkeypatch):
+    import wandb
+
+    def refuse(*arguments, **keywords):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    logger = WandbRun("p", tmp_path)
+    with pytest.warns(UserWarning, match=r"W&B failed \(RuntimeError: no\); this run goes on without it"):
+        logger.open_with({}, "a", None)
+    logger.log_metrics({"lr": 0.1}, step=1)
+    logger.close_with(RunResult(run_id="a", policy="tri", status="missed"))
+    with pytest.raises(AnalysisError, match=r"W&B failed \(RuntimeError: no\); the ranking above is complete"):
+        publish(sweep(tmp_path / "s", seeds=1).table, "p")
+
+
+def test_a_ranking_is_one_run(tmp_path):
+    runs = sweep(tmp_path / "s", optimizers=("sgd",))
+    said = publish(runs.table, "p", folder=str(tmp_path / "w"))
+    assert said.startswith("W&B, offline: wandb sync ")
+    run, history, _, code = read_back(tmp_path / "w")
+    assert (run.project, run.job_type, code) == ("p", "ranking", 0)
+    steps = [row["trainer/global_step"] for row in history if "policy/tri/median" in row]
+    assert steps == list(range(20, 201, 20))
+    first = history[0]
+    assert first["policy/tri/low"] <= first["policy/tri/median"] <= first["policy/tri/high"]
+    assert {"ranking", "report/ranking", "report/course", "report/arrivals"} <= history[-1].keys()

@@ -10,9 +10,9 @@ from lrbench_pl.tuning.legs import Outcome
 from lrbench_pl.tuning.range_test import Sweep, analyse
 
 
-def play(settings, max_steps=1000, interval=10, limit=0.4, lr=0.1, value=None):
+def play(settings, max_steps=1000, interval=10, limit=0.4, lr=0.1, value=None, target=2.0):
     """Run the plan on a training that diverges above ``limit`` and gains with the steps of its policy."""
-    plan = compose(settings, lr, max_steps, interval)
+    plan = compose(settings, lr, max_steps, interval, target)
     legs, spent, sent = [], 0, None
     while True:
         try:
@@ -53,7 +53,7 @@ def test_a_trunk_that_diverges_goes_back_to_half_the_rate():
 
 
 def test_branches_start_from_the_trunk_and_end_at_zero():
-    legs, _, _ = play(Settings())
+    legs, _, _ = play(Settings(average=0.0, growth=1.5))
     branches = [leg for leg in legs if leg.kind == "branch"]
     assert len(branches) >= 4
     assert len({leg.start for leg in branches}) == len(branches)
@@ -87,11 +87,12 @@ def test_the_best_comes_back_when_the_last_is_worse():
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ({"trunks": ("cube",)}, "trunks must be a list of constant, triangle, sine, got"),
+        ({"trunks": ("cube",)}, "trunks must be a list of constant, inverse_sqrt, triangle, sine, got"),
         ({"trunks": ()}, "trunks must be a list"),
         ({"decay": "no"}, "decay must be one of linear, cosine, sqrt, got 'no'"),
         ({"growth": 1.0}, "growth must be a finite number above 1, got 1.0"),
         ({"first_branch": 0.0}, r"first_branch must lie in \(0, 1\)"),
+        ({"average": 1.0}, r"average must lie in \[0, 1\)"),
         ({"tuning_budget": 2.0}, r"tuning_budget must lie in \[0, 1\]"),
     ],
 )

@@ -52,7 +52,7 @@ def test_the_composed_policy_alone_repeats_the_training_bit_for_bit(tmp_path, op
     from lrbench_pl.policies import to_config
 
     common = ["model=mlp", *OWN, "~model.hidden", "~model.input_shape", f"optimizer={optimizer}", "dataset.flip=true"]
-    composed = fit(*common, "lr_policy=auto", f"target_accuracy={target}")
+    composed = fit(*common, "lr_policy=auto", f"target_accuracy={target}", "lr_policy.growth=1.5", "max_steps=700")
     composer = composed.verifier
     if target == "1.0":
         assert composer.tuning_steps > 60  # branches were given up before it ended

@@ -1,4 +1,4 @@
-"""The running average of a training's weights: what a decay to zero would reach, seen without the steps of the decay."""
+"""The running average of a training's weights: what a decay to zero would reach, without the steps of the decay."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _SAMPLES = 50  # states in a window
 class WeightAverage:
     """Exponential average of a module's floating-point parameters and buffers, in float32, over a growing window.
 
-    At step ``t`` the window is about ``share * t`` steps, so that the average forgets the start as the training goes on.
-    It stands in for a cooldown: averaged weights are about as accurate as those after a decay of the rate.
+    At step ``t`` the window is about ``share * t`` steps, so the average forgets the start as the training goes on. It
+    stands in for a cooldown: averaged weights are about as accurate as those after a decay of the rate.
 
     Args:
         module: Whose tensors are averaged; never changed but by :meth:`swap`.

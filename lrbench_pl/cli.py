@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from lrbench_pl import cli_db
+
 app = typer.Typer(
     name="lrbench",
     help="Which learning-rate policy reaches the accuracy you need, how soon, and how sure is that?",
@@ -53,6 +55,9 @@ def rank_command(
     print(f"\n{counted}; steps{goal}, medians; ∞: half of the runs or more missed", file=sys.stderr)
     for line in said:
         print(line, file=sys.stderr)
+
+
+app.add_typer(cli_db.app)
 
 
 def main() -> None:

@@ -32,9 +32,10 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrbench_pl.callback import LRPolicyCallback, Verdict, plain_number
 from lrbench_pl.config import register_resolvers
-from lrbench_pl.policies import AdaptivePolicy, MultiStep, Sequential, from_config, policy_id, to_config
+from lrbench_pl.policies import AdaptivePolicy, MultiStep, Sequential, from_config, policy_id, table, to_config
 from lrbench_pl.progress import progress
 from lrbench_pl.results import RunResult, write_atomically
+from lrbench_pl.tuning.best import LookedUp
 from lrbench_pl.workloads.classifier import Classifier
 
 EXIT_FAILED, EXIT_MISSED, EXIT_STOPPED = 1, 3, 130
@@ -248,9 +249,16 @@ def one_line(error: BaseException) -> str:
 # -- the row --------------------------------------------------------------------------------------------------
 
 
-def run_id(cfg: DictConfig) -> str:
-    """Hash of everything in the configuration that can change the numbers of a run."""
+def run_id(cfg: DictConfig, policy: Mapping[str, Any] | None = None) -> str:
+    """Hash of everything in the configuration that can change the numbers of a run.
+
+    Args:
+        cfg: The configuration.
+        policy: What was looked up in a database, and so is not in the configuration.
+    """
     plain = _plain(cfg, without=("hydra", "logger", "study", "require_target", "threads"))
+    if policy is not None:
+        plain["lr_policy"] = policy
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -289,7 +297,11 @@ def _describe_parts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
     """What is known once the parts stand."""
     policy = parts.verifier.policy
     on_gpu = parts.trainer.strategy.root_device.type == "cuda"
+    found: dict[str, Any] = {}
+    if isinstance(parts.verifier, LookedUp):
+        found = {"run_id": run_id(cfg, to_config(policy)), "lr": max(table(policy, cfg.max_steps))}
     return {
+        **found,
         "policy_id": None if isinstance(policy, AdaptivePolicy) else policy_id(policy, cfg.max_steps),
         "policy_repr": repr(policy),
         "check_on": getattr(parts.data, "check_on", None),
@@ -378,6 +390,8 @@ def _write_policy(cfg: DictConfig, verifier: LRPolicyCallback, output: Path) -> 
         write_atomically(output / "policy.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
         if (records := getattr(verifier, "records", None)) is not None:
             write_atomically(output / "tuning.json", json.dumps(records, indent=2) + "\n")
+        if isinstance(verifier, LookedUp):
+            write_atomically(output / "lookup.json", json.dumps(verifier.found, indent=2) + "\n")
 
 
 def _is_first_process() -> bool:

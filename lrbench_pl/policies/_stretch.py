@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -28,8 +29,8 @@ _LENGTHS: dict[type[Any], str] = {Step: "step_size", Polynomial: "decay_steps", 
 def stretched(policy: Policy, factor: float) -> Policy:
     """The policy with its time stretched: at ``factor * t`` it gives the rate that ``policy`` gives at ``t``.
 
-    Lengths and milestones are rounded to whole steps, at least one each and one between milestones, so that the n-th cycle
-    or drop may be n / 2 steps off.
+    Lengths and milestones are rounded to whole steps, at least one each and one between milestones, so that the n-th
+    cycle or drop may be n / 2 steps off.
 
     Args:
         policy: A policy of this package, composite or not.
@@ -101,7 +102,7 @@ def _length(steps: int, factor: float) -> int:
 
 def _per_step(gamma: float, factor: float) -> float:
     """The factor per step whose power over ``factor`` steps is ``gamma``; not so small that it is none at all."""
-    return max(float(gamma) ** (1 / factor), sys.float_info.min)
+    return max(math.pow(gamma, 1 / factor), sys.float_info.min)
 
 
 def _milestones(stones: Iterable[int], factor: float) -> tuple[int, ...]:

@@ -161,7 +161,7 @@ def test_a_policy_of_somebody_else_is_not_stretched():
     class Mine(Constant):
         pass
 
-    with pytest.raises(TypeError, match="expected a policy of lrbench_pl.policies, got"):
+    with pytest.raises(TypeError, match=r"expected a policy of lrbench_pl\.policies, got"):
         stretched(Sequential((Mine(0.1),)), 2)
 
 

@@ -387,11 +387,11 @@ class PolicyDatabase:
             How many were new.
         """
         insert = (postgresql if self._engine.dialect.name == "postgresql" else sqlite).insert(_runs)
-        statement = insert.on_conflict_do_nothing(index_elements=["digest"])
+        statement = insert.on_conflict_do_nothing(index_elements=["digest"]).returning(_runs.c.id)
         # in one order everywhere, so that two writers of the same runs wait for each other in turn
         rows = sorted(({"digest": _digest(run), **_columns(run)} for run in runs), key=lambda row: row["digest"])
         with self._saying_what_failed(), self._engine.begin() as connection:
-            return sum(connection.execute(statement, row).rowcount for row in rows)
+            return sum(len(connection.execute(statement, row).all()) for row in rows)
 
     def read(self, **where: str) -> Found:
         """The runs whose columns have these values, in the order in which they were added.

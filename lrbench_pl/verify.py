@@ -69,6 +69,7 @@ def read_seeds(folder: Path, where: Mapping[str, str]) -> Seeds:
         if name not in known:
             raise AnalysisError(f"--where must name a column of the results ({', '.join(sorted(known))}), got {name!r}")
     said = [f"unreadable: {skipped.path}: {skipped.reason}" for skipped in found.skipped]
+    finished: list[tuple[RunResult, Path]] = []
     seeds: dict[int, tuple[RunResult, Path]] = {}
     for at in found.table["folder"].to_list():
         row = RunResult.read(Path(at) / RESULT_FILE)
@@ -76,16 +77,18 @@ def read_seeds(folder: Path, where: Mapping[str, str]) -> Seeds:
             continue
         if row.status in ("failed", "stopped") or row.seed is None:
             said.append(f"not counted: {row.status}: {at}: {row.message}")
-        elif row.seed in seeds:
-            said.append(f"not counted: seed {row.seed} again: {at}")
         else:
-            seeds[row.seed] = row, Path(at)
-    if not seeds:
+            finished.append((row, Path(at)))
+    if not finished:
         asked = "".join(f" {name}={value}" for name, value in where.items())
         raise AnalysisError(f"{folder}: no finished run{f' with{asked}' if asked else ''} to verify")
-    runs = tuple(seeds[seed] for seed in sorted(seeds))
-    _check_one_claim([row for row, _ in runs])
-    return Seeds(runs, tuple(said))
+    _check_one_claim([row for row, _ in finished])
+    for row, at in finished:
+        if row.seed in seeds:
+            said.append(f"not counted: seed {row.seed} again: {at}")
+        else:
+            seeds[row.seed or 0] = row, at
+    return Seeds(tuple(seeds[seed] for seed in sorted(seeds)), tuple(said))
 
 
 def _shown(value: Any) -> str:

@@ -19,7 +19,17 @@ from lrbench_pl.results import RESULT_FILE, ResultError, RunResult
 FOLDER = "verify"  # below the folder asked about: the runs that were added
 
 # What all runs must share, or they are no seeds of one claim.
-_CLAIM: tuple[str, ...] = ("policy", "optimizer", "lr", "dataset", "model", "batch_size", "max_steps", "target_accuracy", "monitor")
+_CLAIM: tuple[str, ...] = (
+    "policy",
+    "optimizer",
+    "lr",
+    "dataset",
+    "model",
+    "batch_size",
+    "max_steps",
+    "target_accuracy",
+    "monitor",
+)
 _CLAIM += ("check_on", "policy_id")
 
 

@@ -131,7 +131,9 @@ class TestContract:
             folder(tmp_path / "sweep" / str(seed), seed)
         code = "import sys; from lrbench_pl.cli import main; sys.argv = ['lrbench', *sys.argv[1:]]; main()"
         command = [sys.executable, "-c", code, "db", "add", str(tmp_path / "sweep"), "--db", url]
-        writers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+        writers = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
+        ]
         said = [writer.communicate(timeout=100) for writer in writers]
         assert [writer.returncode for writer in writers] == [0, 0, 0], said
         assert sum(int(out.split(": ")[-1].split()[0]) for out, _ in said) == 12
@@ -188,7 +190,7 @@ def test_a_bad_run_is_refused_in_one_line_and_the_good_one_kept(tmp_path, change
 
 
 def test_what_is_no_source_is_refused(tmp_path):
-    with pytest.raises(DatabaseError, match="expected a folder of runs, or a .jsonl or .csv"):
+    with pytest.raises(DatabaseError, match=r"expected a folder of runs, or a \.jsonl or \.csv"):
         read_sources([tmp_path / "nowhere"])
     with pytest.raises(DatabaseError, match="no run found"):
         read_sources([tmp_path])

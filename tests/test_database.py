@@ -119,7 +119,7 @@ class TestContract:
             assert sorted(each.result.seed for each in found.runs) == [0, 1, 2, 3]
             assert all(each in found.runs for each in runs)
             assert [each.result.seed for each in database.read(dataset="mnist").runs] == [2]
-            with pytest.raises(DatabaseError, match="runs can be asked by run_id, .*, got 'color'"):
+            with pytest.raises(DatabaseError, match=r"runs can be asked by run_id, .*, got 'color'"):
                 database.read(color="red")
 
     def test_a_database_that_holds_nothing_is_missing(self, url):

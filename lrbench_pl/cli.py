@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from lrbench_pl import cli_db
+
 app = typer.Typer(
     name="lrbench",
     help="Which learning-rate policy reaches the accuracy you need, how soon, and how sure is that?",
@@ -53,6 +55,42 @@ def rank_command(
     print(f"\n{counted}; steps{goal}, medians; ∞: half of the runs or more missed", file=sys.stderr)
     for line in said:
         print(line, file=sys.stderr)
+
+
+@app.command("verify")
+def verify_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep or a run.")],
+    policy: Annotated[str | None, typer.Option(help="Name of the policy, where there are several.")] = None,
+    where: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Which runs: optimizer=adam.")] = None,
+    share: Annotated[float, typer.Option("--share", "-q", help="The probability in question.")] = 0.8,
+    confidence: Annotated[float, typer.Option(help="Of the decision.")] = 0.95,
+    most: Annotated[int | None, typer.Option("--run", metavar="N", help="Train further seeds, N in all.")] = None,
+) -> None:
+    """Decide whether a policy reaches its target with probability q; exit code 0 if confirmed, else 3."""
+    from lrbench_pl.analysis.load import AnalysisError
+    from lrbench_pl.analysis.sequential import seeds_to_confirm
+    from lrbench_pl.verify import verify
+
+    wanted = {} if policy is None else {"policy": policy}
+    for each in where or ():
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise AnalysisError(f"--where must be KEY=VALUE, such as optimizer=adam, got {each!r}")
+        wanted[name] = value
+    seeds, decision = verify(folder, wanted, share, confidence, most, lambda line: print(line, file=sys.stderr))
+    words = f"{seeds.claim} with probability at least {share:g}"
+    counted = f"{decision.reached} of {decision.seeds} seeds"
+    if decision.verdict == "undecided":
+        more = seeds_to_confirm(decision.reached, decision.seeds, share, confidence)
+        print(f"undecided: {words}: {counted} reached it; {more} more in a row would confirm it (--run trains them)")
+    else:
+        left = f", the other {len(seeds.runs) - decision.seeds} not needed" if len(seeds.runs) > decision.seeds else ""
+        print(f"{decision.verdict} at confidence {confidence:g}: {words}: {counted} reached it{left}")
+    if decision.verdict != "confirmed":
+        raise typer.Exit(3)
+
+
+app.add_typer(cli_db.app)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from lrbench_pl.policies import AdaptivePolicy, from_config, to_config
 from lrbench_pl.progress import progress
 from lrbench_pl.results import RunResult, write_atomically
 from lrbench_pl.row import describe, describe_parts, headline, judge
+from lrbench_pl.tuning.best import LookedUp
 from lrbench_pl.workloads.classifier import Classifier
 
 EXIT_FAILED, EXIT_MISSED, EXIT_STOPPED = 1, 3, 130
@@ -245,6 +246,8 @@ def _write_policy(cfg: DictConfig, verifier: LRPolicyCallback, output: Path) -> 
         write_atomically(output / "policy.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
         if (records := getattr(verifier, "records", None)) is not None:
             write_atomically(output / "tuning.json", json.dumps(records, indent=2) + "\n")
+        if isinstance(verifier, LookedUp):
+            write_atomically(output / "lookup.json", json.dumps(verifier.found, indent=2) + "\n")
 
 
 def _is_first_process() -> bool:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +15,24 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lrbench_pl.callback import Verdict
-from lrbench_pl.policies import AdaptivePolicy, policy_id
+from lrbench_pl.policies import AdaptivePolicy, policy_id, table, to_config
 from lrbench_pl.results import RunResult
+from lrbench_pl.tuning.best import LookedUp
 
 if TYPE_CHECKING:
     from lrbench_pl.experiment import Parts
 
 
-def run_id(cfg: DictConfig) -> str:
-    """Hash of everything in the configuration that can change the numbers of a run."""
+def run_id(cfg: DictConfig, policy: Mapping[str, Any] | None = None) -> str:
+    """Hash of everything in the configuration that can change the numbers of a run.
+
+    Args:
+        cfg: The configuration.
+        policy: What was looked up in a database, and so is not in the configuration.
+    """
     plain = plain_config(cfg, without=("hydra", "logger", "study", "require_target", "threads"))
+    if policy is not None:
+        plain["lr_policy"] = policy
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -62,7 +71,11 @@ def describe_parts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
     """What is known once the parts stand."""
     policy = parts.verifier.policy
     on_gpu = parts.trainer.strategy.root_device.type == "cuda"
+    found: dict[str, Any] = {}
+    if isinstance(parts.verifier, LookedUp):
+        found = {"run_id": run_id(cfg, to_config(policy)), "lr": max(table(policy, cfg.max_steps))}
     return {
+        **found,
         "policy_id": None if isinstance(policy, AdaptivePolicy) else policy_id(policy, cfg.max_steps),
         "policy_repr": repr(policy),
         "check_on": getattr(parts.data, "check_on", None),

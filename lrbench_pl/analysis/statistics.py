@@ -144,6 +144,8 @@ def median_steps(steps: npt.ArrayLike, reached: npt.ArrayLike, budget: float, le
         where steps tie. Fewer than 5 runs give none. Where watching a run ended before the budget, it is that of the
         Kaplan-Meier curve (log-log, 10 runs or more).
 
+    There is no value where half of the runs neither arrived nor were watched to the budget.
+
     Args:
         steps: Steps to the target, or steps watched in vain.
         reached: Whether each run reached it.
@@ -162,7 +164,7 @@ def median_steps(steps: npt.ArrayLike, reached: npt.ArrayLike, budget: float, le
     """
     t, hit = _runs(steps, reached)
     if (~hit & (t < budget)).any():
-        return _median_of_curve(kaplan_meier(t, hit, level))
+        return _median_of_curve(kaplan_meier(t, hit, level), budget)
     return median(np.where(hit, t, math.inf), level)
 
 
@@ -204,11 +206,13 @@ def _between(a: float, b: float, weight: float, otherwise: float) -> float:
     return float((1 - weight) * a + weight * b) if math.isfinite(a) and math.isfinite(b) else float(otherwise)
 
 
-def _median_of_curve(curve: SurvivalCurve) -> Estimate:
+def _median_of_curve(curve: SurvivalCurve, budget: float) -> Estimate:
     def first(values: Sequence[float]) -> float:
         return next((step for step, value in zip(curve.steps, values, strict=True) if value <= 0.5), math.inf)
 
     value = first(curve.survival)
+    if math.isinf(value) and curve.steps[-1] < budget:
+        return Estimate(None, None, None, curve.n)
     if curve.n < FEWEST_FOR_INTERVAL:
         return Estimate(value, None, None, curve.n)
     return Estimate(value, first(curve.low), first(curve.high), curve.n)
@@ -460,7 +464,8 @@ def log_rank(
     n, total = len(first[0]), len(t)
     if not hit.any():
         return LogRank(0.0, 1.0)
-    z = float(stats.logrank(_censored(*first), _censored(*second)).statistic)
+    with np.errstate(invalid="ignore"):  # all arrive at once: 0 / 0
+        z = float(stats.logrank(_censored(*first), _censored(*second)).statistic)
     times = np.unique(t[hit])
     increments = np.array([(hit & (t == time)).sum() / (t >= time).sum() for time in times])
     # observed less expected arrivals of a group is the sum of these over its runs

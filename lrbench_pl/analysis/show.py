@@ -20,7 +20,9 @@ from lrbench_pl.analysis.statistics import FEWEST_FOR_INTERVAL, FEWEST_FOR_RANK
 
 Format = Literal["table", "csv", "json", "markdown"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-_NARROWEST = 24  # that a column of names becomes, while others can be left out
+_GAP = 2  # characters between columns
+_NAME = 24  # of a name before it folds, while other columns can be left out
+_SHORTEST_NAME = 8
 
 
 def render(ranking: pl.DataFrame, form: Format, width: int | None = None) -> str:
@@ -53,8 +55,7 @@ def render(ranking: pl.DataFrame, form: Format, width: int | None = None) -> str
         return "\n".join(
             "|" + "|".join(line) + "|" if line[0] == "---" else f"| {' | '.join(line)} |" for line in lines
         )
-    console = Console(width=width)
-    return _fitted(columns, ranking, console)
+    return _fitted(columns, ranking, Console(width=width).width)
 
 
 class _Column:
@@ -121,34 +122,37 @@ def _optional(rows: Sequence[Mapping[str, Any]], name: str, need: int, title: st
     return _Column(title or name, [str(row[name] or blank) for row in rows], need=need)
 
 
-def _fitted(columns: list[_Column], ranking: pl.DataFrame, console: Console) -> str:
+def _fitted(columns: list[_Column], ranking: pl.DataFrame, width: int) -> str:
     """The table with the columns that the width has room for."""
     kept = list(columns)
-    endless = console.options.update(width=10_000)
-    while True:
-        table = _table(kept, ranking, _NARROWEST)
-        droppable = [column for column in kept if column.need]
-        if console.measure(table, options=endless).minimum <= console.width:
-            break
-        if not droppable:
-            table = _table(kept, ranking, _NARROWEST // 2)
-            break
-        kept.remove(max(droppable, key=lambda column: column.need))
+
+    def missing() -> int:
+        """Characters short of what the columns need with titles broken and names folded."""
+        return sum(min(c.width, _NAME) if c.name else c.width for c in kept) + _GAP * (len(kept) - 1) - width
+
+    while missing() > 0 and any(column.need for column in kept):
+        kept.remove(max(kept, key=lambda column: column.need))
+    widths = [min(column.width, _NAME) if column.name else column.width for column in kept]
+    room = -missing()
+    for index in sorted(range(len(kept)), key=lambda i: not kept[i].name):  # names first, then titles
+        wanted = max(kept[index].width, cell_len(kept[index].title))
+        if kept[index].name:
+            more = max(_SHORTEST_NAME - widths[index], min(wanted - widths[index], room))
+        else:
+            more = wanted - widths[index] if wanted - widths[index] <= room else 0
+        widths[index] += more
+        room -= more
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for column, each in zip(kept, widths, strict=True):
+        table.add_column(column.title, justify="left" if column.name else "right", overflow="fold", width=each)
+    tiers = ranking["tier"].to_list()
+    for index, row in enumerate(zip(*(column.cells for column in kept), strict=True)):
+        ends = index + 1 < len(tiers) and tiers[index] != tiers[index + 1]
+        table.add_row(*[escape(cell) for cell in row], end_section=ends)
+    console = Console(width=sum(widths) + (_GAP + 1) * len(widths))
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
-
-
-def _table(columns: Sequence[_Column], ranking: pl.DataFrame, narrowest: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for column in columns:
-        least = min(column.width, narrowest) if column.name else column.width
-        table.add_column(column.title, justify="left" if column.name else "right", overflow="fold", min_width=least)
-    tiers = ranking["tier"].to_list()
-    for index, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
-        ends = index + 1 < len(tiers) and tiers[index] != tiers[index + 1]
-        table.add_row(*[escape(cell) for cell in row], end_section=ends)
-    return table
 
 
 def _rank(row: Mapping[str, Any]) -> str:

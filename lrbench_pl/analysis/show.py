@@ -137,7 +137,7 @@ def _fitted(columns: list[_Column], ranking: pl.DataFrame, width: int) -> str:
     for index in sorted(range(len(kept)), key=lambda i: not kept[i].name):  # names first, then titles
         wanted = max(kept[index].width, cell_len(kept[index].title))
         if kept[index].name:
-            more = max(_SHORTEST_NAME - widths[index], min(wanted - widths[index], room))
+            more = max(min(_SHORTEST_NAME, wanted) - widths[index], min(wanted - widths[index], room))
         else:
             more = wanted - widths[index] if wanted - widths[index] <= room else 0
         widths[index] += more
@@ -145,9 +145,10 @@ def _fitted(columns: list[_Column], ranking: pl.DataFrame, width: int) -> str:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for column, each in zip(kept, widths, strict=True):
         table.add_column(column.title, justify="left" if column.name else "right", overflow="fold", width=each)
-    tiers = ranking["tier"].to_list()
+    places = ranking.select("tier", "rank").rows()
     for index, row in enumerate(zip(*(column.cells for column in kept), strict=True)):
-        ends = index + 1 < len(tiers) and tiers[index] != tiers[index + 1]
+        here, below = places[index], places[min(index + 1, len(places) - 1)]
+        ends = here[0] != below[0] or here[1] > below[1]  # of a tier, or of the answers to one question
         table.add_row(*[escape(cell) for cell in row], end_section=ends)
     console = Console(width=sum(widths) + (_GAP + 1) * len(widths))
     with console.capture() as captured:

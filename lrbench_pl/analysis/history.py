@@ -183,12 +183,12 @@ def _judged(row: Mapping[str, Any], target: float) -> dict[str, Any]:
 
 def _check_own(row: Mapping[str, Any], history: History, rule: tuple[str, int]) -> None:
     """Refuse a history that is cut off or another run's: it must lead to what the row says."""
-    last = history.values[-1] if history.values else None
-    if (last is None) != (row["final_accuracy"] is None) or (
-        last is not None and math.isfinite(last) and not math.isclose(last, row["final_accuracy"], rel_tol=1e-6)
-    ):
-        end = f"ends at step {history.steps[-1]} with {last:g}" if last is not None else "has no check"
-        said = "none" if row["final_accuracy"] is None else f"{row['final_accuracy']:g}"
+    # a row knows no NaN: such a check is missing there
+    last = history.values[-1] if history.values and math.isfinite(history.values[-1]) else None
+    own = row["final_accuracy"]
+    if (last is None) != (own is None) or (last is not None and not math.isclose(last, own, rel_tol=1e-6)):
+        end = f"ends at step {history.steps[-1]} with {history.values[-1]:g}" if history.values else "has no check"
+        said = "none" if own is None else f"{own:g}"
         raise HistoryError(f"{METRICS_FILE} {end}, but the last check of its row is {said}: cut off, or another run's")
     if row["target_accuracy"] is None:
         return

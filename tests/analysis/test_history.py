@@ -10,6 +10,7 @@ from lrbench_pl.analysis.load import AnalysisError, load_runs
 from lrbench_pl.analysis.ranking import rank
 from lrbench_pl.callback import Check, first_confirmed
 from tests.analysis.test_ranking import write
+from tests.test_experiment import run as train
 
 CHECKS = [(20, 0.5), (40, 0.9499999880790710), (60, 0.96), (80, 0.94), (100, 0.98)]
 
@@ -115,6 +116,12 @@ def test_a_miss_or_a_divergence_stays_one_unless_the_target_was_met_before(tmp_p
     assert not at_target(runs, 0.92).table["open"].any()
 
 
+def test_a_check_that_is_no_number_meets_no_target(tmp_path):
+    lost = [(20, 0.5), (40, float("nan"))]
+    run(tmp_path, "a", None, checks=lost, status="diverged", final_accuracy=float("nan"))
+    assert (only(tmp_path, 0.5)["steps_to_target"], only(tmp_path, 0.6)["status"]) == (20, "diverged")
+
+
 def test_the_checks_of_a_composed_policy(tmp_path):
     checks = [(20, 0.99), (40, 0.5), (60, 0.96), (80, 0.97), (100, 0.97)]
     folder = run(tmp_path, "auto", 80, checks=checks, confirmations=2)
@@ -184,3 +191,20 @@ def test_mixed_targets_become_one(tmp_path):
     with pytest.raises(AnalysisError, match="the runs differ in target_accuracy"):
         rank(runs.table)
     assert rank(at_target(runs, 0.98).table)["median_steps"].to_list() == [100, 100]
+
+
+def test_a_real_history_answers_as_training_at_that_target_does(tmp_path):
+    train(tmp_path / "long", "target_accuracy=0.5", "stop_at_target=false", "max_steps=80")
+    row = only(tmp_path / "long", 0.85)
+    again = train(tmp_path / "again", "target_accuracy=0.85", "max_steps=80")
+    assert again.status == "reached"
+    assert (row["status"], row["steps_to_target"]) == ("reached", again.steps_to_target)
+    assert (again.mode, again.confirmations) == ("max", 1)
+
+
+def test_a_real_composition_answers_at_an_easier_target(tmp_path):
+    result = train(tmp_path, "lr_policy=auto", "target_accuracy=0.9", "max_steps=400", "check_every=20")
+    assert result.status == "reached"
+    assert only(tmp_path, 0.9)["steps_to_target"] == result.steps_to_target
+    assert only(tmp_path, 0.3)["steps_to_target"] <= result.steps_to_target
+    assert only(tmp_path, 0.999)["open"]

@@ -498,7 +498,7 @@ def test_the_interval_of_the_speed_up_covers(n, miss, paired):
         for seed, (a, a_hit, b, b_hit) in enumerate(rows)
         if not paired or (a_hit | b_hit).sum() >= 5
     ]
-    assert 0.93 <= coverage(found, 2.0) <= 0.98
+    assert 0.93 <= coverage(found, 2.0) <= 0.97
 
 
 @pytest.mark.slow

@@ -28,33 +28,29 @@ def lrbench() -> None:
 def rank_command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sweeps or runs.")],
     by: Annotated[str, typer.Option(help="Columns that make a row, such as optimizer,policy.")] = "",
+    metric: Annotated[str, typer.Option(help="cost (steps), utility (accuracy) or robustness (loss gap).")] = "cost",
+    baseline: Annotated[str, typer.Option(help="Policy that the others are compared with.")] = "",
+    target: Annotated[float | None, typer.Option(help="Judge the histories at this target instead.")] = None,
     form: Annotated[str, typer.Option("--format", help="table, csv, json or markdown.")] = "table",
 ) -> None:
-    """Rank policies: by share of runs that reached the target, then median steps to it, then best accuracy."""
-    from lrbench_pl.analysis.load import AnalysisError, load_runs
-    from lrbench_pl.analysis.ranking import equal_policies, rank
-    from lrbench_pl.analysis.show import render
+    """Rank policies, with 95 % intervals and tiers of those that cannot be told apart.
 
-    if form not in ("table", "csv", "json", "markdown"):
-        raise AnalysisError(f"--format must be table, csv, json or markdown, got {form!r}")
+    By share of runs that reached the target, then median steps to it, then best accuracy.
+    """
+    from lrbench_pl.analysis.history import at_target
+    from lrbench_pl.analysis.load import AnalysisError, load_runs
+    from lrbench_pl.analysis.ranking import rank
+    from lrbench_pl.analysis.show import FORMATS, remarks, render
+
+    if form not in FORMATS:
+        raise AnalysisError(f"--format must be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {form!r}")
     runs = load_runs(folders)
-    ranking = rank(runs.table, [key.strip() for key in by.split(",") if key.strip()] or None)
-    print(render(ranking, form))  # type: ignore[arg-type]
-    said: list[str] = []
-    for row in runs.table.filter(runs.table["status"].is_in(["failed", "stopped"])).to_dicts():
-        said.append(f"{row['status']}: {row['policy']} (seed {row['seed']}) in {row['folder']}: {row['message']}")
-    said += [f"unreadable: {skipped.path}: {skipped.reason}" for skipped in runs.skipped]
-    for names in equal_policies(runs.table):
-        said.append(f"the same policy over this budget: {', '.join(names)}")
-    counted = f"{runs.table.height} runs"
-    counts = {name: int((runs.table["status"] == name).sum()) for name in ("failed", "stopped")}
-    counts["unreadable"] = len(runs.skipped)
-    counted += "".join(f", {n} {name}" for name, n in counts.items() if n)
-    target = runs.table["target_accuracy"].unique().to_list()
-    goal = f" to {target[0]:g}" if len(target) == 1 and target[0] is not None else ""
-    print(f"\n{counted}; steps{goal}, medians; ∞: half of the runs or more missed", file=sys.stderr)
-    for line in said:
-        print(line, file=sys.stderr)
+    if target is not None:
+        runs = at_target(runs, target)
+    keys = [key.strip() for key in by.split(",") if key.strip()] or None
+    ranking = rank(runs.table, keys, metric, baseline or None)  # type: ignore[arg-type]
+    print(render(ranking, form))
+    print("", *remarks(ranking, runs), sep="\n", file=sys.stderr)
 
 
 @app.command("verify")

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -38,6 +39,8 @@ class RunResult:
         max_steps: The budget, in optimizer steps.
         target_accuracy: The target, or None if the run had none.
         monitor: The metric that is compared with the target.
+        mode: ``max`` or ``min``: whether a larger or a smaller value of the monitor is better.
+        confirmations: Checks in a row that must meet the target.
         check_on: ``validation`` or ``test``: the data on which checks were made.
         status: ``reached``, ``missed``, ``diverged``, ``failed`` or ``stopped``.
         message: Why the status is what it is, in one line.
@@ -85,6 +88,8 @@ class RunResult:
     lr: float | None = None
     target_accuracy: float | None = None
     monitor: str | None = None
+    mode: str | None = None
+    confirmations: int | None = None
     check_on: str | None = None
     message: str | None = None
     steps_to_target: int | None = None
@@ -109,10 +114,7 @@ class RunResult:
     git_sha: str | None = None
 
     def __post_init__(self) -> None:
-        if self.status not in STATUSES:
-            raise ResultError(f"status must be one of {', '.join(STATUSES)}, got {self.status!r}")
-        if self.status == "reached" and self.steps_to_target is None:
-            raise ResultError("a run that reached its target must say steps_to_target, got None")
+        _check_status(self.status, self.steps_to_target)
 
     def to_dict(self) -> dict[str, Any]:
         """The row as plain data, with non-finite numbers as None (JSON knows no NaN)."""
@@ -125,15 +127,7 @@ class RunResult:
         Raises:
             ResultError: If a field is missing, unknown or of the wrong kind.
         """
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(row.keys() - known):
-            raise ResultError(f"unknown field {unknown[0]!r}")
-        if missing := sorted({"run_id", "policy", "status"} - row.keys()):
-            raise ResultError(f"field {missing[0]!r} is missing")
-        for f in fields(cls):
-            value = row.get(f.name)
-            if value is not None and not _has_type(value, str(f.type)):
-                raise ResultError(f"field {f.name!r} must be {f.type}, got {value!r}")
+        check_row(row)
         return cls(**row)
 
     def write(self, folder: str | Path) -> Path:
@@ -147,30 +141,67 @@ class RunResult:
         Raises:
             ResultError: If it is not a complete, valid row; the message begins with the path.
         """
-        path = Path(path)
-        try:
-            row = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ResultError(f"{path}: cannot be read ({error})") from error
-        except json.JSONDecodeError as error:
-            raise ResultError(f"{path}: not complete JSON ({error.msg} at line {error.lineno})") from error
-        if not isinstance(row, dict):
-            raise ResultError(f"{path}: expected one JSON object, got {type(row).__name__}")
-        try:
-            return cls.from_dict(row)
-        except ResultError as error:
-            raise ResultError(f"{path}: {error}") from error
+        return cls(**read_row(path))
 
 
-def _has_type(value: object, annotation: str) -> bool:
-    """Whether ``value`` fits one of the few annotations used above."""
-    if annotation.startswith("Status"):
-        return isinstance(value, str)
+def read_row(path: str | Path) -> dict[str, Any]:
+    """The fields of a ``result.json`` as plain data, checked as :meth:`RunResult.read` checks them; for many at once.
+
+    Raises:
+        ResultError: If it is not a complete, valid row; the message begins with the path.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            row = json.load(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResultError(f"{path}: cannot be read ({error})") from error
+    except json.JSONDecodeError as error:
+        raise ResultError(f"{path}: not complete JSON ({error.msg} at line {error.lineno})") from error
+    if not isinstance(row, dict):
+        raise ResultError(f"{path}: expected one JSON object, got {type(row).__name__}")
+    try:
+        check_row(row)
+    except ResultError as error:
+        raise ResultError(f"{path}: {error}") from error
+    return row
+
+
+def check_row(row: Mapping[str, Any]) -> None:
+    """Refuse what is no row of a run.
+
+    Raises:
+        ResultError: If a field is missing, unknown, of the wrong kind or at odds with another.
+    """
+    if unknown := sorted(row.keys() - _KINDS.keys()):
+        raise ResultError(f"unknown field {unknown[0]!r}")
+    for name in ("policy", "run_id", "status"):
+        if row.get(name) is None:
+            raise ResultError(f"field {name!r} is missing")
+    for name, value in row.items():
+        fits = isinstance(value, _KINDS[name]) and not isinstance(value, bool)
+        if value is not None and not (fits and (type(value) is not int or abs(value) < 2**63)):
+            raise ResultError(f"field {name!r} must be {_ANNOTATIONS[name]}, got {value!r}")
+    _check_status(row["status"], row.get("steps_to_target"))
+
+
+def _check_status(status: str, steps_to_target: int | None) -> None:
+    if status not in STATUSES:
+        raise ResultError(f"status must be one of {', '.join(STATUSES)}, got {status!r}")
+    if status == "reached" and steps_to_target is None:
+        raise ResultError("a run that reached its target must say steps_to_target, got None")
+
+
+def _kinds(annotation: str) -> tuple[type, ...]:
+    """What may stand in a field, from one of the few annotations used above."""
     if annotation.startswith("float"):
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return (int, float)
     if annotation.startswith("int"):
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, dict if annotation.startswith("dict") else str)
+        return (int,)
+    return (dict,) if annotation.startswith("dict") else (str,)
+
+
+_ANNOTATIONS = {f.name: str(f.type) for f in fields(RunResult)}
+_KINDS = {name: _kinds(annotation) for name, annotation in _ANNOTATIONS.items()}
 
 
 def write_atomically(path: str | Path, text: str) -> Path:

@@ -62,6 +62,8 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
         "max_steps": cfg.max_steps,
         "target_accuracy": cfg.target_accuracy,
         "monitor": cfg.monitor,
+        "mode": cfg.mode,
+        "confirmations": cfg.confirmations,
         "versions": _versions(),
         "git_sha": _git_sha(),
     }

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from lrbench_pl.results import RESULT_FILE, STATUSES, ResultError, RunResult
+from lrbench_pl.results import RESULT_FILE, STATUSES, ResultError, RunResult, read_row
 
-_STRINGS = {"run_id", "policy", "study", "dataset", "model", "optimizer", "policy_id", "policy_repr", "monitor"}
-_STRINGS |= {"check_on", "message", "precision", "device", "git_sha"}
-_INTEGERS = {"seed", "max_steps", "batch_size", "steps_to_target", "best_step", "steps_run", "tuning_steps"}
+METRICS_FILE = "metrics.csv"
 
 
 class AnalysisError(ValueError):
@@ -49,6 +49,9 @@ class Runs:
 def load_runs(folders: Iterable[str | Path]) -> Runs:
     """Read every run below the folders; a run found twice counts once.
 
+    A row that does not say ``mode`` and ``confirmations``, as those of older versions, gets them from the configuration
+    beside it, or else the defaults: ``max`` and 1.
+
     Args:
         folders: Sweep folders, run folders, or folders of them.
 
@@ -59,52 +62,80 @@ def load_runs(folders: Iterable[str | Path]) -> Runs:
     for folder in asked:
         if not folder.is_dir():
             raise AnalysisError(f"{folder}: no such folder; expected the folder of a run or of a sweep")
-    rows: list[dict[str, object]] = []
+    columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA}
     skipped: list[Skipped] = []
-    for found in sorted({path.resolve() for folder in asked for path in _run_folders(folder)}, key=_natural):
-        if not (found / RESULT_FILE).exists():
-            skipped.append(Skipped(found, f"no {RESULT_FILE}: still running, or killed"))
+    found = {path: has_row for folder in asked for path, has_row in _run_folders(folder.resolve())}
+    for path in sorted(found, key=_natural):
+        if not found[path]:
+            skipped.append(Skipped(Path(path), f"no {RESULT_FILE}: still running, or killed"))
             continue
+        file = os.path.join(path, RESULT_FILE)
         try:
-            row = RunResult.read(found / RESULT_FILE).to_dict()
+            row = read_row(file)
         except ResultError as error:
-            skipped.append(Skipped(found, str(error).removeprefix(f"{found / RESULT_FILE}: ")))
+            skipped.append(Skipped(Path(path), str(error).removeprefix(f"{file}: ")))
             continue
-        del row["versions"]
-        rows.append({**row, "folder": str(found)})
-    if not rows:
+        if row.get("mode") is None or row.get("confirmations") is None:
+            row |= _of_configuration(path, row)
+        row["folder"] = path
+        for name, values in columns.items():
+            values.append(row.get(name))
+    if not columns["folder"]:
         names = ", ".join(str(folder) for folder in asked)
         why = (
             f"{len(skipped)} unreadable, the first: {skipped[0].path}: {skipped[0].reason}" if skipped else "none found"
         )
         raise AnalysisError(f"{names}: no run with a readable {RESULT_FILE} ({why}); run a sweep first, see README.md")
-    return Runs(pl.DataFrame(rows, schema=_schema()), tuple(skipped))
+    # a whole number is a float too; everything else is checked already
+    table = pl.DataFrame([pl.Series(n, columns[n], k, strict=k != pl.Float64) for n, k in _SCHEMA.items()])
+    # JSON knows neither; a value that came all the same is missing
+    floats = pl.col(pl.Float64)
+    return Runs(table.with_columns(pl.when(floats.is_finite()).then(floats)), tuple(skipped))
 
 
 def _schema() -> dict[str, pl.DataType | type[pl.DataType]]:
-    from dataclasses import fields
-
+    """Columns of the table, from the annotations of a row."""
     kinds: dict[str, pl.DataType | type[pl.DataType]] = {}
     for field in fields(RunResult):
-        if field.name in _STRINGS:
-            kinds[field.name] = pl.String
-        elif field.name in _INTEGERS:
-            kinds[field.name] = pl.Int64
-        elif field.name == "status":
+        annotation = str(field.type)
+        if field.name == "status":
             kinds[field.name] = pl.Enum(STATUSES)
-        elif field.name != "versions":
-            kinds[field.name] = pl.Float64
+        elif annotation.startswith("str"):
+            kinds[field.name] = pl.String
+        elif not annotation.startswith("dict"):
+            kinds[field.name] = pl.Int64 if annotation.startswith("int") else pl.Float64
     return {**kinds, "folder": pl.String}
 
 
-def _run_folders(folder: Path) -> Iterator[Path]:
-    """Every folder below that a run wrote into, finished or not."""
+_SCHEMA = _schema()
+
+
+def _run_folders(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Every folder below that a run wrote into, and whether it holds a row."""
     for path, folders, files in os.walk(folder):
-        if RESULT_FILE in files or ("run.log" in files and ".hydra" in folders):
-            yield Path(path)
+        if RESULT_FILE in files:
+            yield path, True
+        elif METRICS_FILE in files or ("run.log" in files and ".hydra" in folders):
+            yield path, False
         folders[:] = [name for name in folders if not name.startswith(".")]
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def _of_configuration(folder: str, row: dict[str, Any]) -> dict[str, Any]:
+    """``mode`` and ``confirmations`` of a run whose row does not say them."""
+    found: dict[str, Any] = {"mode": "max", "confirmations": 1}
+    try:
+        with open(os.path.join(folder, ".hydra", "config.yaml"), encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    # two scalars at the top level, read without a YAML parser: of 10,000 runs that would take a minute
+    if mode := re.search(r"^mode: (max|min)\s*$", text, re.MULTILINE):
+        found["mode"] = mode[1]
+    if confirmations := re.search(r"^confirmations: (\d+)\s*$", text, re.MULTILINE):
+        found["confirmations"] = int(confirmations[1])
+    return {name: row[name] if row.get(name) is not None else value for name, value in found.items()}
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
     """So that job 10 comes after job 9."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in path.parts]
+    return [(int(part), "") if part.isdigit() else (0, part) for part in path.split(os.sep)]

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from lrbench_pl.analysis import statistics as st
 from lrbench_pl.analysis.load import AnalysisError
 
+Metric = Literal["cost", "utility", "robustness"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
 # What must agree for two runs to answer the same question.
-_QUESTION = (
+QUESTION = (
     "dataset",
     "model",
     "batch_size",
     "max_steps",
     "monitor",
+    "mode",
     "check_on",
     "target_accuracy",
+    "confirmations",
 )
+_UNCOUNTED = ("failed", "stopped")
 
 
 def default_keys(runs: pl.DataFrame) -> list[str]:
@@ -49,7 +59,7 @@ def check_comparable(runs: pl.DataFrame, keys: Sequence[str]) -> None:
         lrbench_pl.analysis.load.AnalysisError: the runs differ in max_steps (100, 200), so one ranking of them would \
 be wrong; separate them with --by policy,max_steps or give fewer folders
     """
-    for column in _QUESTION:
+    for column in QUESTION:
         if column in keys or column not in runs.columns:
             continue
         values = runs[column].unique().sort().to_list()
@@ -61,57 +71,342 @@ be wrong; separate them with --by policy,max_steps or give fewer folders
             )
 
 
-def rank(runs: pl.DataFrame, by: Sequence[str] | None = None) -> pl.DataFrame:
-    """One row per policy: by share of runs that reached the target, then median steps to it, then best accuracy.
+def rank(
+    runs: pl.DataFrame,
+    by: Sequence[str] | None = None,
+    metric: Metric = "cost",
+    baseline: str | None = None,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """One row per policy, best first, with what the runs allow to say of its place.
 
-    A run that missed or diverged counts as infinitely many steps; one that failed or was stopped says nothing of the
-    policy and is only counted. Groups without a run that counts stand last.
+    A diverged run is a miss; one that failed or was stopped says nothing of the policy and is only counted. Groups
+    without a run that counts stand last. Where ``by`` separates questions (see ``QUESTION``), each has its own ranks.
+
+    ``cost`` orders by share of runs that reached the target, then median steps to it (a miss counts as infinitely
+    many), then best accuracy; ``utility`` by median accuracy on the test set, or the best checked one where there is no
+    test set; ``robustness`` by median loss difference between test and training, smallest first.
+
+    Which policies are told apart is judged run by run, by :func:`~lrbench_pl.analysis.statistics.compare`: for
+    ``cost`` the run with fewer steps is the better one, of two misses the one that came closer; else the value itself.
 
     Args:
         runs: The table of :func:`lrbench_pl.analysis.load.load_runs`.
         by: Columns that make a group; by default :func:`default_keys`.
+        metric: ``cost``, ``utility`` or ``robustness``.
+        baseline: With ``cost``, the policy that the others are compared with: its name, or all values of ``by`` with
+            commas. A name is looked for among rows that agree in the other columns of ``by``.
+        seed: Of the resampling.
 
     Returns:
-        Columns ``rank``, those of ``by``, ``runs``, ``reached``, ``share``, ``median_steps`` (infinite: half of the
-        runs or more missed; null: no run), ``best_accuracy`` and ``test_accuracy`` (medians), ``diverged``, ``failed``,
-        ``stopped``. Equal policies share a rank.
+        Columns ``rank`` (equals share one), ``rank_low`` and ``rank_high`` (its 95 % interval, null below 3 runs),
+        ``tier``, those of ``by``, ``runs``, then those of the metric, some with an interval in ``…_low`` and ``…_high``
+        (null below 5 runs, but for ``share``), then ``more_seeds`` (runs to add to tell it from the first of its tier,
+        at 80 % power; null for the first and where the runs show no lead of it), ``diverged``, ``failed``, ``stopped``.
+
+        ``cost``: ``reached``, ``open`` (runs that ended before the budget without an answer), ``share``,
+        ``median_steps`` (infinite: half of the runs or more missed), ``mean_steps`` (within the budget),
+        ``expected_steps`` (with restarts), ``par2``, ``best_accuracy``, ``test_accuracy`` (medians); with a baseline
+        ``speed_up`` and ``log_rank_p``; with several data sets or models ``profile``, the score of the performance
+        profile. ``utility``: ``accuracy``, ``best_accuracy``, ``test_accuracy``, ``test_top5``, ``confidence``,
+        ``confidence_std`` (medians). ``robustness``: ``loss_difference``, ``cdac`` (medians), ``accuracy_spread``
+        (standard deviation over runs).
 
     Raises:
-        AnalysisError: If a column is unknown, or the runs cannot be compared.
+        AnalysisError: If a column, the metric or the baseline is unknown, the runs cannot be compared, or none of them
+            has the metric.
 
     Example:
         >>> runs = pl.DataFrame({"policy": ["a", "a", "b"], "status": ["reached", "missed", "reached"], "lr": [0.1] * 3,
         ...     "optimizer": ["sgd"] * 3, "steps_to_target": [40, None, 60], "best_accuracy": [0.9, 0.8, 0.9],
-        ...     "test_accuracy": [0.9, 0.8, 0.9]})
-        >>> rank(runs).select("rank", "policy", "share", "median_steps").rows()
-        [(1, 'b', 1.0, 60.0), (2, 'a', 0.5, inf)]
+        ...     "test_accuracy": [0.9, 0.8, 0.9], "max_steps": [100] * 3, "seed": [0, 1, 0]})
+        >>> rank(runs).select("rank", "policy", "share", "median_steps", "tier", "rank_low").rows()
+        [(1, 'b', 1.0, 60.0, 1, None), (2, 'a', 0.5, inf, 1, None)]
     """
+    if metric not in METRICS:
+        raise AnalysisError(f"--metric must be {', '.join(METRICS[:-1])} or {METRICS[-1]}, got {metric!r}")
+    if baseline is not None and metric != "cost":
+        raise AnalysisError(f"--baseline compares steps, which --metric {metric} does not rank; leave one of them out")
     keys = list(by) if by is not None else default_keys(runs)
     for key in keys:
         if key not in runs.columns:
             raise AnalysisError(f"--by must name columns of the results ({', '.join(runs.columns)}), got {key!r}")
-    status = pl.col("status").cast(pl.String)
-    counts = ~status.is_in(["failed", "stopped"])
-    check_comparable(runs.filter(counts), keys)
-    steps = pl.when(status == "reached").then(pl.col("steps_to_target").cast(pl.Float64)).otherwise(math.inf)
-    table = runs.group_by(keys, maintain_order=True).agg(
-        counts.sum().alias("runs"),
-        (status == "reached").sum().alias("reached"),
-        steps.filter(counts).median().alias("median_steps"),
-        pl.col("best_accuracy").filter(counts).median(),
-        pl.col("test_accuracy").filter(counts).median(),
-        *((status == name).sum().alias(name) for name in ("diverged", "failed", "stopped")),
+    if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+        raise AnalysisError(f"--by must name each column once, got {repeated[0]!r} twice")
+    counted = runs.filter(~pl.col("status").cast(pl.String).is_in(_UNCOUNTED))
+    check_comparable(counted, keys)
+    runs = runs.with_columns(pl.col("status").cast(pl.String))
+    asked = [key for key in keys if key in QUESTION and counted[key].n_unique() > 1]
+    parts = runs.sort(asked, maintain_order=True).partition_by(asked, maintain_order=True) if asked else [runs]
+    tables = [_rank_one(part, keys, asked, metric, baseline, seed) for part in parts]
+    table = pl.concat(tables, how="vertical_relaxed")
+    return _with_profile(table, keys) if metric == "cost" else table
+
+
+def _rank_one(
+    runs: pl.DataFrame, keys: Sequence[str], asked: Sequence[str], metric: Metric, baseline: str | None, seed: int
+) -> pl.DataFrame:
+    """The ranking of runs that answer one question."""
+    groups = [_Group(dict(zip(keys, key, strict=True)), part) for key, part in _grouped(runs, keys)]
+    rows = [group.row(metric) for group in groups]
+    places = [group.place(metric, row) for group, row in zip(groups, rows, strict=True)]
+    order, ranks = _places(rows, places, keys)
+    groups, rows = [groups[i] for i in order], [rows[i] for i in order]
+    for row, place in zip(rows, ranks, strict=True):
+        row["rank"] = place
+    judged = [i for i, group in enumerate(groups) if group.n(metric)]
+    if metric != "cost" and not judged:
+        needed = "test_accuracy or best_accuracy" if metric == "utility" else "loss_difference"
+        raise AnalysisError(f"no run has {needed}, which --metric {metric} ranks by; take --metric cost")
+    if judged:
+        _judge([groups[i] for i in judged], [rows[i] for i in judged], metric, seed)
+    if baseline is not None:
+        _compare_with(baseline, groups, rows, [key for key in keys if key not in asked], seed)
+    return pl.DataFrame(rows, schema=_schema(runs, keys, metric, baseline is not None), orient="row")
+
+
+def _grouped(runs: pl.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[Any, ...], pl.DataFrame]]:
+    return [(key, part) for key, part in runs.group_by(keys, maintain_order=True)]
+
+
+class _Group:
+    """The runs of one policy, as numbers."""
+
+    def __init__(self, key: Mapping[str, Any], runs: pl.DataFrame) -> None:
+        self.key = key
+        self.status = runs["status"].to_numpy()
+        counted = runs.filter(~pl.col("status").is_in(_UNCOUNTED))
+        self.table = counted
+        self.seeds: list[int | None] = counted["seed"].to_list() if "seed" in counted.columns else []
+        self.reached: st.Bools = counted["status"].to_numpy() == "reached"
+        self.diverged: st.Bools = counted["status"].to_numpy() == "diverged"
+        budget = _numbers(counted, "max_steps")
+        self.budget = float(np.nanmax(budget)) if np.isfinite(budget).any() else math.nan
+        self.open: st.Bools = (
+            counted["open"].to_numpy().astype(bool) if "open" in counted.columns else np.zeros(len(self.reached), bool)
+        )
+        watched = np.where(self.open, _numbers(counted, "steps_run"), self.budget)
+        self.steps = np.where(self.reached, _numbers(counted, "steps_to_target"), watched)
+        smaller_is_better = "mode" in counted.columns and counted["mode"].to_list()[:1] == ["min"]
+        self.sign = 1.0 if smaller_is_better else -1.0
+
+    def values(self, metric: Metric) -> st.Floats:
+        """One number per run, smaller is better; a diverged one is the worst."""
+        if metric == "utility":
+            accuracy = _numbers(self.table, "test_accuracy")
+            best = -self.sign * _numbers(self.table, "best_accuracy")
+            values = -np.where(np.isnan(accuracy), best, accuracy)
+        else:
+            values = _numbers(self.table, "loss_difference")
+        values = np.where(self.diverged, math.inf, values)
+        return values[~np.isnan(values)]
+
+    def n(self, metric: Metric) -> int:
+        """Runs that count."""
+        return len(self.reached) if metric == "cost" else len(self.values(metric))
+
+    def row(self, metric: Metric) -> dict[str, Any]:
+        """What the table says of the policy alone."""
+        row = {**self.key, "runs": self.n(metric)}
+        row |= {name: int((self.status == name).sum()) for name in ("diverged", *_UNCOUNTED)}
+        if metric == "cost":
+            return row | self._cost()
+        names = {"utility": _UTILITY, "robustness": ("cdac",)}[metric]
+        row |= {name: _middle(self.table, name) for name in names}
+        main, sign = ("accuracy", -1.0) if metric == "utility" else ("loss_difference", 1.0)
+        values = self.values(metric)
+        if len(values):
+            found = st.median(values)
+            ends = [found.value, *((found.low, found.high) if sign > 0 else (found.high, found.low))]
+            row |= dict(zip(_with_interval(main), [None if x is None else sign * x for x in ends], strict=True))
+        if metric == "robustness":
+            accuracy = _numbers(self.table, "test_accuracy")
+            accuracy = accuracy[~np.isnan(accuracy)]
+            row["accuracy_spread"] = float(accuracy.std(ddof=1)) if len(accuracy) > 1 else None
+        return row
+
+    def _cost(self) -> dict[str, Any]:
+        n, reached = len(self.reached), int(self.reached.sum())
+        row: dict[str, Any] = {"reached": reached, "open": int(self.open.sum())}
+        row |= {name: _middle(self.table, name) for name in ("best_accuracy", "test_accuracy")}
+        if not n:
+            return row
+        if self.open.any():
+            curve = st.kaplan_meier(self.steps, self.reached)
+            row["share"] = 1 - curve.survival[-1] if self._is_followed(curve) else None
+        else:
+            row |= _spread("share", st.success_rate(reached, n))
+        if math.isnan(self.budget):  # a row that does not say its budget
+            return row | _spread("median_steps", st.median(np.where(self.reached, self.steps, math.inf)))
+        row |= _spread("median_steps", st.median_steps(self.steps, self.reached, self.budget))
+        row["mean_steps"] = st.restricted_mean(self.steps, self.reached, self.budget).value
+        if not self.open.any():
+            row["expected_steps"] = st.expected_steps(self.steps, self.reached)
+            row["par2"] = st.penalised_mean(self.steps, self.reached, self.budget)
+        return row
+
+    def _is_followed(self, curve: st.SurvivalCurve) -> bool:
+        """Whether the runs say what share arrives within the budget."""
+        return curve.survival[-1] == 0 or curve.steps[-1] >= self.budget
+
+    def place(self, metric: Metric, row: Mapping[str, Any]) -> tuple[float, ...]:
+        """What the order goes by, smallest first; what is missing comes last."""
+        found: dict[str, list[tuple[float | None, float]]] = {
+            "cost": [(row.get("share"), -1), (row.get("median_steps"), 1), (row.get("best_accuracy"), self.sign)],
+            "utility": [(row.get("accuracy"), -1)],
+            "robustness": [(row.get("loss_difference"), 1)],
+        }
+        return tuple(math.inf if value is None else sign * value for value, sign in found[metric])
+
+
+def _places(
+    rows: Sequence[Mapping[str, Any]], places: Sequence[tuple[float, ...]], keys: Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """The order of the rows, and in it the rank of each; equals share the first of theirs."""
+    worth = [(row["runs"] == 0, place) for row, place in zip(rows, places, strict=True)]
+    names = [[(row[key] is None, row[key]) for key in keys] for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: (worth[i], names[i]))
+    ranks: list[int] = []
+    for position, index in enumerate(order):
+        same = position > 0 and worth[index] == worth[order[position - 1]]
+        ranks.append(ranks[-1] if same else position + 1)
+    return order, ranks
+
+
+def _judge(groups: Sequence[_Group], rows: Sequence[dict[str, Any]], metric: Metric, seed: int) -> None:
+    """Intervals of ranks, tiers, and how many more seeds would tell a policy from the first of its tier."""
+    values = _scores(groups) if metric == "cost" else [group.values(metric) for group in groups]
+    found = st.compare(values, np.random.default_rng(seed))
+    pairs = max(1, len(groups) * (len(groups) - 1) // 2)
+    first = 0
+    for i, (row, tier) in enumerate(zip(rows, st.tiers(found.better), strict=True)):
+        low, high = found.low[i], found.high[i]
+        row["tier"] = tier
+        if low is not None and high is not None:
+            row |= {"rank_low": min(low, row["rank"]), "rank_high": max(high, row["rank"])}
+        if i == 0 or tier > rows[i - 1]["tier"]:
+            first = i
+        elif (z := float(found.z[first, i])) > 0:
+            n = min(len(values[first]), len(values[i]))
+            needed = st.seeds_needed(z, n, pairs)
+            row["more_seeds"] = None if needed is None else max(1, needed - n)
+
+
+def _scores(groups: Sequence[_Group]) -> list[npt.NDArray[np.float64]]:
+    """One number per run: fewer steps first, misses by how close they came; an open run stands amid what is left."""
+    steps = np.concatenate([np.where(group.reached, group.steps, math.inf) for group in groups])
+    close = np.concatenate(
+        [np.where(group.reached, -math.inf, group.sign * _numbers(group.table, "best_accuracy")) for group in groups]
     )
-    table = table.with_columns(
-        pl.when(pl.col("runs") > 0).then(pl.col("reached") / pl.col("runs")).alias("share"),
-        pl.when(pl.col("runs") > 0).then(pl.col("median_steps")).alias("median_steps"),
+    close = np.where(np.isnan(close), math.inf, close)
+    _, codes = np.unique(np.column_stack([steps, close]), axis=0, return_inverse=True)
+    scores = codes.reshape(-1).astype(float)
+    is_open = np.concatenate([group.open for group in groups])
+    if is_open.any():
+        ends = np.concatenate([group.steps for group in groups])
+        worst = scores.max() + 1
+        for index in np.flatnonzero(is_open):
+            sooner = scores[~is_open & (steps <= ends[index])]
+            scores[index] = ((sooner.max() if len(sooner) else -1) + worst) / 2
+    return np.split(scores, np.cumsum([len(group.reached) for group in groups])[:-1])
+
+
+def _compare_with(
+    baseline: str, groups: Sequence[_Group], rows: Sequence[dict[str, Any]], keys: Sequence[str], seed: int
+) -> None:
+    """Speed-up over the baseline, by seed where the seeds match, and the log-rank test."""
+    whole = {",".join(str(group.key[key]) for key in keys): group for group in groups}
+    column = next((key for key in keys if any(str(group.key[key]) == baseline for group in groups)), None)
+    if baseline not in whole and column is None:
+        shown = ", ".join(list(whole)[:8]) + (", …" if len(whole) > 8 else "")
+        raise AnalysisError(f"--baseline must name one of {shown}, got {baseline!r}")
+    partners = {
+        tuple(group.key[key] for key in keys if key != column): group
+        for group in groups
+        if column is not None and str(group.key[column]) == baseline
+    }
+    for group, row in zip(groups, rows, strict=True):
+        partner = whole.get(baseline) or partners.get(tuple(group.key[key] for key in keys if key != column))
+        if partner is None or not len(partner.reached) or not len(group.reached) or group.open.any():
+            continue
+        if partner is group:
+            row["speed_up"] = 1.0
+            continue
+        if partner.open.any() or math.isnan(group.budget):
+            continue
+        pairs = st.pair_by_seed(partner.seeds, group.seeds)
+        first, second = pairs if pairs is not None else (slice(None), slice(None))
+        sides = (partner.steps[first], partner.reached[first], group.steps[second], group.reached[second])
+        row |= _spread("speed_up", st.speed_up(*sides, rng=seed, paired=pairs is not None))
+        row["log_rank_p"] = st.log_rank(*sides, rng=seed).p
+
+
+def _with_profile(table: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """With several workloads, the score of each policy's performance profile over them."""
+    workload = [key for key in keys if key in ("dataset", "model")]
+    others = [key for key in keys if key not in workload]
+    if not workload or not others or table.select(workload).unique().height < 2:
+        return table
+    costs: dict[tuple[Any, ...], dict[tuple[Any, ...], float]] = {}
+    for row in table.to_dicts():
+        steps = row["median_steps"]
+        name, where = tuple(row[key] for key in others), tuple(row[key] for key in workload)
+        costs.setdefault(name, {})[where] = math.inf if steps is None else steps
+    places = sorted({place for cost in costs.values() for place in cost}, key=str)
+    names = {str(number): name for number, name in enumerate(costs)}
+    profile = st.performance_profile(
+        {number: [costs[name].get(place, math.inf) for place in places] for number, name in names.items()}
     )
-    order = ["share", "median_steps", "best_accuracy"]
-    table = table.sort([*order, *keys], descending=[True, False, True, *([False] * len(keys))], nulls_last=True)
-    places = pl.struct(order).rle_id()
-    table = table.with_row_index("place", offset=1).with_columns(pl.col("place").min().over(places).alias("rank"))
-    columns = ["rank", *keys, "runs", "reached", "share", "median_steps", "best_accuracy", "test_accuracy"]
-    return table.select(*columns, "diverged", "failed", "stopped")
+    scores = {name: profile.scores[number] for number, name in names.items()}
+    column = [scores[tuple(row[key] for key in others)] for row in table.to_dicts()]
+    return table.with_columns(pl.Series("profile", column))
+
+
+_UTILITY = ("best_accuracy", "test_accuracy", "test_top5", "confidence", "confidence_std")
+
+
+def _with_interval(name: str) -> tuple[str, str, str]:
+    stem = name.removesuffix("_steps") if name == "median_steps" else name
+    return name, f"{stem}_low", f"{stem}_high"
+
+
+def _spread(name: str, estimate: st.Estimate) -> dict[str, float | None]:
+    return dict(zip(_with_interval(name), (estimate.value, estimate.low, estimate.high), strict=True))
+
+
+def _schema(
+    runs: pl.DataFrame, keys: Sequence[str], metric: Metric, has_baseline: bool
+) -> dict[str, pl.DataType | type[pl.DataType]]:
+    columns: dict[str, pl.DataType | type[pl.DataType]] = dict.fromkeys(
+        ("rank", "rank_low", "rank_high", "tier"), pl.Int64
+    )
+    columns |= {key: runs.schema[key] for key in keys}
+    columns["runs"] = pl.Int64
+    if metric == "cost":
+        columns |= dict.fromkeys(("reached", "open"), pl.Int64)
+        names = [*_with_interval("share"), *_with_interval("median_steps"), "mean_steps", "expected_steps", "par2"]
+        names += ["best_accuracy", "test_accuracy"]
+        names += [*_with_interval("speed_up"), "log_rank_p"] if has_baseline else []
+    elif metric == "utility":
+        names = [*_with_interval("accuracy"), *_UTILITY]
+    else:
+        names = [*_with_interval("loss_difference"), "cdac", "accuracy_spread"]
+    columns |= dict.fromkeys(names, pl.Float64)
+    return columns | dict.fromkeys(("more_seeds", "diverged", *_UNCOUNTED), pl.Int64)
+
+
+def _numbers(table: pl.DataFrame, column: str) -> st.Floats:
+    """A column as floats, NaN where it is missing."""
+    if column not in table.columns:
+        return np.full(table.height, math.nan)
+    numbers: st.Floats = table[column].cast(pl.Float64).fill_null(math.nan).to_numpy()
+    return numbers
+
+
+def _middle(table: pl.DataFrame, column: str) -> float | None:
+    values = _numbers(table, column)
+    values = values[~np.isnan(values)]
+    return float(np.median(values)) if len(values) else None
 
 
 def equal_policies(runs: pl.DataFrame) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""What a configuration, its parts and a verdict say in the row of a run."""
+"""What a configuration, its parts and a verdict say in the row of a run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lrbench_pl.callback import Verdict
 from lrbench_pl.policies import AdaptivePolicy, policy_id
 from lrbench_pl.results import RunResult
 
 if TYPE_CHECKING:
+    from lrbench_pl.callback import Verdict
     from lrbench_pl.experiment import Parts
+
+# what says where, how and for how long a run takes place, and changes none of its numbers
+_WITHOUT = ("hydra", "logger", "study", "require_target", "threads", "checkpoint_every", "checkpoints_kept", "max_time")
 
 
 def run_id(cfg: DictConfig) -> str:
     """Hash of everything in the configuration that can change the numbers of a run."""
-    plain = plain_config(cfg, without=("hydra", "logger", "study", "require_target", "threads"))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(identity(cfg), sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """What :func:`run_id` is the hash of."""
+    return plain_config(cfg, without=_WITHOUT)
 
 
 def plain_config(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict[str, Any]:
@@ -60,6 +66,8 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
 
 def describe_parts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
     """What is known once the parts stand."""
+    import torch  # here, so that a sweep can be launched without it
+
     policy = parts.verifier.policy
     on_gpu = parts.trainer.strategy.root_device.type == "cuda"
     return {

@@ -30,8 +30,8 @@ class History:
         steps: Optimizer steps before each check.
         values: The monitored metric there.
         seconds: Training seconds there, None where the history does not say.
-        again: Indices of checks before which the training went back, so that checks in a row begin anew.
-        apart: Indices of checks that do not count: those of a range test, and of a leg that diverged.
+        again: Indices of checks with which checks in a row begin anew, for the training went back before.
+        apart: Indices of checks that cannot meet a target, those of a leg that diverged.
     """
 
     steps: tuple[int, ...]
@@ -52,9 +52,8 @@ class History:
         for index, value in enumerate(self.values):
             if index in self.again:
                 row = []
-            if index in self.apart:
-                continue
-            row = [*row, index] if (value >= target if mode == "max" else value <= target) else []
+            met = index not in self.apart and (value >= target if mode == "max" else value <= target)
+            row = [*row, index] if met else []
             if len(row) == confirmations:
                 return row[0]
         return None
@@ -64,7 +63,8 @@ def read_history(folder: str | Path, monitor: str) -> History:
     """The checks in a run's ``metrics.csv``.
 
     Lightning numbers the row of a check one step too low (``global_step - 1``): the step is that of the column
-    ``check/step`` where there is one, else that of ``step`` plus 1. A last line that is not ended is left out.
+    ``check/step`` where there is one, else that of ``step`` plus 1. A last line that is not ended is left out. So are
+    checks of a composed policy that were none of its own: in its range test, and of averaged weights.
 
     Args:
         folder: Folder of the run.
@@ -86,28 +86,48 @@ def read_history(folder: str | Path, monitor: str) -> History:
         table = pl.read_csv(io.BytesIO(data), infer_schema=False, truncate_ragged_lines=True)
         if monitor not in table.columns or "step" not in table.columns:
             raise HistoryError(f"{METRICS_FILE} has no column {monitor!r} or none that says the step")
-        wanted = [name for name in ("check/step", "check/seconds", "step", monitor) if name in table.columns]
+        names = ("check/step", "check/seconds", "check/averaged", "step", monitor)
+        wanted = [name for name in names if name in table.columns]
         table = table.select(pl.col(wanted).cast(pl.Float64)).filter(pl.col(monitor).is_not_null())
     except pl.exceptions.PolarsError as error:
         raise HistoryError(f"{METRICS_FILE} is no table of numbers ({' '.join(str(error).split())[:80]})") from error
     counted = pl.col("step") + 1
-    exact = pl.col("check/step") if "check/step" in table.columns else pl.lit(None, pl.Float64)
-    seconds = pl.col("check/seconds") if "check/seconds" in table.columns else pl.lit(None, pl.Float64)
-    table = table.select(exact.fill_null(counted).cast(pl.Int64).alias("at"), pl.col(monitor), seconds.alias("seconds"))
-    steps = tuple(table["at"].to_list())
+    exact, seconds, averaged = (
+        pl.col(name) if name in wanted else pl.lit(None, pl.Float64)
+        for name in ("check/step", "check/seconds", "check/averaged")
+    )
+    table = table.select(
+        exact.fill_null(counted).cast(pl.Int64).alias("at"),
+        pl.col(monitor).alias("value"),
+        seconds.alias("seconds"),
+        (averaged.fill_null(0.0) > 0).alias("averaged"),
+    )
+    steps = table["at"].to_list()
     if any(step is None for step in steps):
         raise HistoryError(f"{METRICS_FILE} has a check without its step")
     # seven digits are what float32 can tell apart, as in the callback: 19 of 20 right is 0.95, not 0.949999988
-    values = tuple(float(f"{value:.7g}") for value in table[monitor].to_list())
-    return History(steps, values, tuple(table["seconds"].to_list()), *_legs(folder, steps))
+    values = [float(f"{value:.7g}") for value in table["value"].to_list()]
+    forecasts = set(table.with_row_index("row").filter("averaged")["row"].to_list())
+    again, apart, left_out = _legs(folder, steps)
+    again |= {index + 1 for index in forecasts}  # they break a row of checks
+    kept = [index for index in range(len(steps)) if index not in left_out | forecasts]
+    return History(
+        tuple(steps[index] for index in kept),
+        tuple(values[index] for index in kept),
+        tuple(table["seconds"][index] for index in kept),
+        frozenset(place for place, index in enumerate(kept) if index in again),
+        frozenset(place for place, index in enumerate(kept) if index in apart),
+    )
 
 
-def _legs(folder: str | Path, steps: Sequence[int]) -> tuple[frozenset[int], frozenset[int]]:
-    """Of a policy composed while it trained: checks that begin anew, and checks that do not count."""
+def _legs(folder: str | Path, steps: Sequence[int]) -> tuple[set[int], set[int], set[int]]:
+    """Of a policy composed while it trained: checks that begin anew, that diverged, and that were in a range test."""
+    again: set[int] = set()
+    apart: set[int] = set()
+    left_out: set[int] = set()
     try:
         with open(os.path.join(folder, TUNING_FILE), encoding="utf-8") as file:
             legs = json.load(file)
-        again, apart = set(), set()
         at = 0
         for leg in legs:
             begin, end = leg["spent"], leg["spent"] + leg["steps"]
@@ -116,14 +136,14 @@ def _legs(folder: str | Path, steps: Sequence[int]) -> tuple[frozenset[int], fro
                 again.update(inside[:1])
             at = leg["policy_step"] + leg["steps"]
             if leg["kind"] == "range" or leg.get("averaged"):
-                apart.update(inside)
+                left_out.update(inside)
             elif leg["why"] == "diverged":
                 apart.update(index for index in inside if steps[index] == end)
     except FileNotFoundError:
-        return frozenset(), frozenset()
+        pass
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise HistoryError(f"{TUNING_FILE} cannot be read ({error!r})") from error
-    return frozenset(again), frozenset(apart)
+    return again, apart, left_out
 
 
 def at_target(runs: Runs, target: float) -> Runs:

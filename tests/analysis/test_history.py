@@ -134,7 +134,7 @@ def test_the_checks_of_a_composed_policy(tmp_path):
     (folder / "tuning.json").write_text(json.dumps(legs))
     read = read_history(folder, "val/accuracy")
     # the range test does not count, and a branch begins to confirm anew; dead ends are in the steps
-    assert (read.apart, read.again) == ({0}, {0, 1, 3} - {0})
+    assert (read.steps, read.apart, read.again) == ((40, 60, 80, 100), set(), {0, 2})
     assert only(tmp_path, 0.95)["steps_to_target"] == 80
     (folder / "tuning.json").write_text(json.dumps([{**legs[0], "kind": "trunk", "why": "diverged"}]))
     assert read_history(folder, "val/accuracy").apart == {0}
@@ -144,6 +144,16 @@ def cut(folder):
     file = folder / "metrics.csv"
     text = file.read_text()
     file.write_text(text[: text.index(",0.94\n") + 3])
+
+
+def test_a_check_of_averaged_weights_is_not_the_runs_own(tmp_path):
+    folder = run(tmp_path, "auto", 80, checks=[(20, 0.5), (40, 0.97), (60, 0.96), (80, 0.96)], confirmations=2)
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    marked = [f"check/averaged,{lines[0]}", *(f"{1.0 if ',40.0,' in line else 0.0},{line}" for line in lines[1:])]
+    (folder / "metrics.csv").write_text("\n".join(marked) + "\n")
+    assert read_history(folder, "val/accuracy").steps == (20, 60, 80)
+    assert read_history(folder, "val/accuracy").again == {1}
+    assert read_history(folder, "val/accuracy").first_confirmed(0.95, confirmations=2) == 1
 
 
 BROKEN = {
@@ -206,5 +216,9 @@ def test_a_real_composition_answers_at_an_easier_target(tmp_path):
     result = train(tmp_path, "lr_policy=auto", "target_accuracy=0.9", "max_steps=400", "check_every=20")
     assert result.status == "reached"
     assert only(tmp_path, 0.9)["steps_to_target"] == result.steps_to_target
-    assert only(tmp_path, 0.3)["steps_to_target"] <= result.steps_to_target
+    weights = json.loads((tmp_path / "tuning.json").read_text())
+    own = [leg["spent"] + leg["steps"] for leg in weights if leg["kind"] != "range" and not leg["averaged"]]
+    # neither in a range test nor of averaged weights
+    assert only(tmp_path, 0.001)["steps_to_target"] <= own[0]
+    assert all(only(tmp_path, 0.001)["steps_to_target"] > leg["spent"] for leg in weights if leg["kind"] == "range")
     assert only(tmp_path, 0.999)["open"]

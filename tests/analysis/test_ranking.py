@@ -344,6 +344,14 @@ def test_what_cannot_be_asked_is_one_line(tmp_path, arguments, message):
         ranked(tmp_path, **arguments)
 
 
+def test_more_rows_than_can_be_compared(tmp_path):
+    write(tmp_path, "a", 100)
+    runs = load_runs([tmp_path]).table
+    many = pl.concat([runs] * 2001).with_columns(pl.int_range(pl.len()).alias("seed"))
+    with pytest.raises(AnalysisError, match="--by policy,seed makes 2001 rows, of which at most 2000 can be compared"):
+        rank(many, by=["policy", "seed"])
+
+
 def test_only_failed_runs_are_a_table_without_ranks(tmp_path):
     write(tmp_path, "a", None, status="failed", message="disk full")
     table = ranked(tmp_path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,15 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrbench_pl.callback import LRPolicyCallback, plain_number
+from lrbench_pl.checkpoints import Checkpoints, TrainingPaused, check_intact
 from lrbench_pl.config import register_resolvers
 from lrbench_pl.knobs import UserError, check_knobs, one_line, refuse_late_milestones
 from lrbench_pl.loggers import close_logger, open_loggers, quiet_lightning
 from lrbench_pl.policies import AdaptivePolicy, from_config, to_config
 from lrbench_pl.progress import progress
 from lrbench_pl.results import RunResult, write_atomically
-from lrbench_pl.row import describe, describe_parts, headline, judge
+from lrbench_pl.row import describe, describe_parts, headline, identity, judge
+from lrbench_pl.sweeps.records import FINISHED, ChangedConfigurationError, claim, note
 from lrbench_pl.tuning.best import LookedUp
 from lrbench_pl.workloads.classifier import Classifier
 
@@ -46,6 +47,7 @@ class Parts:
     module: pl.LightningModule
     data: pl.LightningDataModule
     verifier: LRPolicyCallback
+    checkpoints: Checkpoints
     trainer: pl.Trainer
 
 
@@ -75,14 +77,15 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
     """Train once and write ``result.json``, ``metrics.csv`` and ``policy.yaml`` into ``output``.
 
     Whatever happens, there is a row in the end: an error becomes ``failed`` with its message, an
-    interruption ``stopped``.
+    interruption ``stopped``. A folder in which the same configuration has ended by itself is not run again; where it
+    was begun, failed or was stopped it goes on from the last checkpoint.
 
     Args:
         cfg: The configuration composed by Hydra.
         output: Folder of this run.
 
     Returns:
-        The row, as it was written.
+        The row, as it was written; not written is only the refusal of a folder that holds another configuration.
     """
     try:
         check_knobs(cfg)
@@ -90,6 +93,17 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
     except (UserError, OmegaConfBaseException) as error:
         row = {"run_id": "unknown", "policy": str(cfg.names.policy)}
         return _finish(output, {**row, "status": "failed", "message": one_line(error)})
+    if not _is_first_process():  # the first one holds the folder for all
+        return _train(cfg, output, row)
+    try:
+        with claim(output, str(row["run_id"]), identity(cfg)) as finished:
+            return _train(cfg, output, row) if finished is None else finished
+    except ChangedConfigurationError as error:
+        return RunResult.from_dict({**row, "status": "failed", "message": one_line(error)})
+
+
+def _train(cfg: DictConfig, output: Path, row: dict[str, Any]) -> RunResult:
+    """Train, from the last checkpoint if there is one, and keep the row."""
     parts = None
     loggers: list[Logger] = []
     try:
@@ -101,25 +115,41 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
             parts = build(cfg, loggers, output)
             row |= describe_parts(cfg, parts)
             _write_policy(cfg, parts.verifier, output)
-            started = time.perf_counter()
-            try:
+            for checkpoint in parts.checkpoints.found():
+                try:
+                    check_intact(checkpoint)
+                    parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=False)
+                    break
+                except Exception as error:
+                    if parts.checkpoints.went_on:
+                        raise
+                    note(output, f"cannot go on from {checkpoint.name}: {one_line(error)}")
+                    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+                    parts = build(cfg, loggers, output)
+            else:
+                if next(parts.checkpoints.found(), None) is not None:
+                    note(output, "starting from the beginning")
                 parts.trainer.fit(parts.module, datamodule=parts.data)
-            finally:
-                row["wall_time_s"] = time.perf_counter() - started
             row |= _evaluate(parts)
         _write_policy(cfg, parts.verifier, output)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         row |= {"status": "stopped", "message": "interrupted before the first step"}
+    except TrainingPaused as pause:
+        row |= {"status": "stopped", "message": str(pause)}
     except Exception as error:
         log.debug("the run failed", exc_info=True)
         row |= {"status": "failed", "message": one_line(error)}
     finally:
         if parts is not None:
-            row = judge(parts.verifier.verdict) | {"steps_run": parts.trainer.global_step} | row
+            verdict = parts.verifier.verdict
+            row = judge(verdict) | {"steps_run": parts.trainer.global_step} | row
             row["tuning_steps"] = getattr(parts.verifier, "tuning_steps", 0)
-            if row["status"] == "stopped":
-                row["message"] = parts.verifier.verdict.message
+            row["wall_time_s"] = parts.checkpoints.seconds
+            if verdict.status == "stopped":
+                row["message"] = verdict.message
         result = _finish(output, row)
+        if parts is not None and result.status in FINISHED and _is_first_process():
+            parts.checkpoints.discard()
         for logger in loggers:
             close_logger(logger, result)
     return result
@@ -143,16 +173,20 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
         )
     else:
         module = instantiate(cfg.workload)
+    loggers = list(loggers)
     verifier = build_verifier(cfg)
+    folder = (Path() if output is None else output) / "checkpoints"
+    checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoints_kept, cfg.max_time)
+    checkpoints.remember(loggers)
     trainer = instantiate(
         cfg.trainer,
         val_check_interval=cfg.check_every * cfg.trainer.accumulate_grad_batches,  # Lightning counts batches
-        callbacks=[verifier, progress(cfg.monitor)],
-        logger=list(loggers),
+        callbacks=[verifier, progress(cfg.monitor), checkpoints],
+        logger=loggers,
         enable_progress_bar=sys.stdout.isatty(),
         default_root_dir=output,
     )
-    return Parts(module, data, verifier, trainer)
+    return Parts(module, data, verifier, checkpoints, trainer)
 
 
 def _num_classes(cfg: DictConfig, data: pl.LightningDataModule) -> int:

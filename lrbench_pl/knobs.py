@@ -23,6 +23,7 @@ def check_knobs(cfg: DictConfig) -> None:
         "check_every": 1,
         "confirmations": 1,
         "threads": 1,
+        "checkpoints_kept": 1,
         "seed": 0,
     }
     for name, least in whole_numbers.items():
@@ -31,6 +32,12 @@ def check_knobs(cfg: DictConfig) -> None:
             raise UserError(f"{name} must be an integer of at least {least}, got {value!r}")
     if isinstance(cfg.lr, bool) or not isinstance(cfg.lr, (int, float)) or not 0 < cfg.lr < math.inf:
         raise UserError(f"lr must be a finite number above 0, got {cfg.lr!r}")
+    every = cfg.checkpoint_every
+    if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+        raise UserError(f"checkpoint_every must be an integer of at least 1 or null, got {every!r}")
+    limit = cfg.max_time
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0):
+        raise UserError(f"max_time must be a number of seconds above 0 or null, got {limit!r}")
     target = cfg.target_accuracy
     if target is not None and (not isinstance(target, (int, float)) or not 0 < target <= 1):
         raise UserError(f"target_accuracy must lie in (0, 1] or be null, got {target!r}")

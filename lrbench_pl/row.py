@@ -1,4 +1,4 @@
-"""What a configuration, its parts and a verdict say in the row of a run."""
+"""What a configuration, its parts and a verdict say in the row of a run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lrbench_pl.callback import Verdict
 from lrbench_pl.policies import AdaptivePolicy, policy_id, table, to_config
 from lrbench_pl.results import RunResult
-from lrbench_pl.tuning.best import LookedUp
 
 if TYPE_CHECKING:
+    from lrbench_pl.callback import Verdict
     from lrbench_pl.experiment import Parts
+
+# what says where, how and for how long a run takes place, and changes none of its numbers
+_WITHOUT = ("hydra", "logger", "study", "require_target", "threads", "checkpoint_every", "checkpoints_kept", "max_time")
 
 
 def run_id(cfg: DictConfig, policy: Mapping[str, Any] | None = None) -> str:
@@ -30,10 +31,15 @@ def run_id(cfg: DictConfig, policy: Mapping[str, Any] | None = None) -> str:
         cfg: The configuration.
         policy: What was looked up in a database, and so is not in the configuration.
     """
-    plain = plain_config(cfg, without=("hydra", "logger", "study", "require_target", "threads"))
+    plain = identity(cfg)
     if policy is not None:
         plain["lr_policy"] = policy
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """What :func:`run_id` is the hash of."""
+    return plain_config(cfg, without=_WITHOUT)
 
 
 def plain_config(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict[str, Any]:
@@ -71,6 +77,10 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
 
 def describe_parts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
     """What is known once the parts stand."""
+    import torch  # here, so that a sweep can be launched without it
+
+    from lrbench_pl.tuning.best import LookedUp
+
     policy = parts.verifier.policy
     on_gpu = parts.trainer.strategy.root_device.type == "cuda"
     found: dict[str, Any] = {}

@@ -37,8 +37,8 @@ class Checkpoints(Callback):
 
     A checkpoint is written between two optimizer steps, after the check if there is one, and holds, beside what
     Lightning keeps (weights, optimizer, loops, data position, callbacks), the random numbers, the seconds so far and
-    how much of ``metrics.csv`` was written: on a CPU a training that goes on from it equals, bit for bit, one that was never interrupted. A disk that
-    has no room for it costs the checkpoint, not the training.
+    how much of ``metrics.csv`` was written: on a CPU a training that goes on from it equals, bit for bit, one that was
+    never interrupted. A disk that has no room for it costs the checkpoint, not the training.
 
     Args:
         folder: Where they are kept, as ``step=000000120.ckpt``.
@@ -109,6 +109,7 @@ class Checkpoints(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._began = time.perf_counter()
+        _under_way.append(self)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -119,6 +120,8 @@ class Checkpoints(Callback):
         self._stop_clock()
 
     def _stop_clock(self) -> None:
+        if self in _under_way:
+            _under_way.remove(self)
         self._seconds_before, self._began = self.seconds, None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -214,6 +217,16 @@ class Checkpoints(Callback):
                 numbers = {name: value for name, value in row.items() if name != "step" and value}
                 logger.experiment.log_metrics(numbers, int(row["step"]))
             logger.save()
+
+
+_under_way: list[Checkpoints] = []
+
+
+def pause_all(reason: str) -> bool:
+    """Ask the training of this process, if there is one, for a checkpoint and its end; for signal handlers."""
+    for checkpoints in _under_way:
+        checkpoints.pause(reason)
+    return bool(_under_way)
 
 
 def check_intact(path: Path) -> None:

@@ -56,6 +56,20 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
+def use_own_launchers() -> None:
+    """Make ``hydra/launcher=NAME`` mean ``conf/hydra/launcher/NAME.yaml`` alone.
+
+    Hydra and its plugins keep schemas under the same names, which it would hold against these files.
+    """
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # they register when they are found
+    schemas = ConfigStore.instance().repo["hydra"]["launcher"]
+    for path in (conf_dir() / "hydra" / "launcher").glob("*.yaml"):
+        schemas.pop(path.name, None)
+
+
 def conf_dir() -> Path:
     """The folder ``conf/`` of this working copy.
 
@@ -80,6 +94,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     from hydra.core.hydra_config import HydraConfig
 
     register_resolvers()
+    use_own_launchers()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)  # `names` reads the choices from it

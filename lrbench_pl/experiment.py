@@ -60,9 +60,10 @@ def main(cfg: DictConfig) -> float | None:
         The best accuracy, for sweepers that optimize it; None if there was no check.
     """
     output = Path(HydraConfig.get().runtime.output_dir)
-    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    in_sweep = _in_sweep()
     result = run(cfg, output)
-    print(headline(result), flush=True)
+    if not (in_sweep and _is_shown_by_launcher()):
+        print(headline(result), flush=True)
     if result.status == "stopped" and (result.message or "").startswith("interrupted"):
         sys.exit(EXIT_STOPPED)
     if not in_sweep:
@@ -71,6 +72,14 @@ def main(cfg: DictConfig) -> float | None:
         if cfg.require_target and result.status != "reached":
             sys.exit(EXIT_MISSED)
     return result.best_accuracy
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _is_shown_by_launcher() -> bool:
+    return str(HydraConfig.get().launcher.get("_target_")).startswith("hydra_plugins.lrbench_launchers.")
 
 
 def run(cfg: DictConfig, output: Path) -> RunResult:
@@ -178,12 +187,13 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
     folder = (Path() if output is None else output) / "checkpoints"
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoints_kept, cfg.max_time)
     checkpoints.remember(loggers)
+    quiet = sys.stdout.isatty() and _in_sweep() and _is_shown_by_launcher()  # a sweep has one view of its own
     trainer = instantiate(
         cfg.trainer,
         val_check_interval=cfg.check_every * cfg.trainer.accumulate_grad_batches,  # Lightning counts batches
-        callbacks=[verifier, progress(cfg.monitor), checkpoints],
+        callbacks=[verifier, *([] if quiet else [progress(cfg.monitor)]), checkpoints],
         logger=loggers,
-        enable_progress_bar=sys.stdout.isatty(),
+        enable_progress_bar=sys.stdout.isatty() and not quiet,
         default_root_dir=output,
     )
     return Parts(module, data, verifier, checkpoints, trainer)

@@ -124,19 +124,22 @@ def _train(cfg: DictConfig, output: Path, row: dict[str, Any]) -> RunResult:
             parts = build(cfg, loggers, output)
             row |= describe_parts(cfg, parts)
             _write_policy(cfg, parts.verifier, output)
-            for checkpoint in parts.checkpoints.found():
+            passed_over = False
+            for checkpoint in list(parts.checkpoints.found()):
                 try:
                     check_intact(checkpoint)
+                    note(output, f"going on from {checkpoint.name}")
                     parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=False)
                     break
                 except Exception as error:
                     if parts.checkpoints.went_on:
                         raise
                     note(output, f"cannot go on from {checkpoint.name}: {one_line(error)}")
+                    passed_over = True
                     pl.seed_everything(cfg.seed, workers=True, verbose=False)
                     parts = build(cfg, loggers, output)
             else:
-                if next(parts.checkpoints.found(), None) is not None:
+                if passed_over:
                     note(output, "starting from the beginning")
                 parts.trainer.fit(parts.module, datamodule=parts.data)
             row |= _evaluate(parts)

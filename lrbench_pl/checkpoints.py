@@ -204,6 +204,7 @@ class Checkpoints(Callback):
             "random": _collect_rng_states(),
             "seconds": self.seconds,
             "rows": [len(_read_rows(logger)) for logger in _csv_loggers(trainer.loggers)],
+            "unlogged": _unlogged(trainer),
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -216,6 +217,8 @@ class Checkpoints(Callback):
             for row in history[:rows]:
                 numbers = {name: value for name, value in row.items() if name != "step" and value}
                 logger.experiment.log_metrics(numbers, int(row["step"]))
+            if kept["unlogged"]:
+                logger.experiment.log_metrics(kept["unlogged"], checkpoint["global_step"] - 1)
             logger.save()
 
 
@@ -248,6 +251,15 @@ def _check_follows(trainer: Trainer) -> bool:
     """Whether the Trainer validates after this batch, before the next one."""
     loop = trainer.fit_loop
     return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))  # type: ignore[arg-type]
+
+
+def _unlogged(trainer: Trainer) -> dict[str, float]:
+    """What the module logged in this step and the Trainer hands on only after it."""
+    connector = trainer._logger_connector
+    if not trainer.training or not connector.should_update_logs:
+        return {}
+    logged = {name: float(value) for name, value in connector.metrics["log"].items()}
+    return {**logged, "epoch": trainer.current_epoch} if logged else {}
 
 
 def _csv_loggers(loggers: Iterable[Logger]) -> list[CSVLogger]:

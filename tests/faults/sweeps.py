@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ def command(folder: Path, launcher: str, *overrides: str) -> list[str]:
     return [sys.executable, str(ROOT / "run.py"), *sweep]
 
 
-def sweep(folder: Path, launcher: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+def sweep(
+    folder: Path, launcher: str, *overrides: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a sweep to its end."""
     return subprocess.run(
         command(folder, launcher, *overrides),
         cwd=folder.parent,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **(environment or {})},
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

@@ -148,6 +148,8 @@ def claim(folder: Path, run_id: str, configuration: Mapping[str, Any]) -> Iterat
             whom = f"process {holder.pid} on {holder.host}" if holder else "another process"
             log.warning("%s is being run by %s; waiting for it", folder, whom)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # a file system without locks
+            log.debug("%s cannot be locked: %s", folder, error)
         refuse_other(folder, run_id, configuration)
         row = finished_row(folder, run_id)
         if row is None:

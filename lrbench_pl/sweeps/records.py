@@ -72,8 +72,11 @@ def row_of(folder: Path) -> RunResult | None:
 
 def finished_row(folder: Path, run_id: str) -> RunResult | None:
     """The row of a run that has ended by itself and need not run again, or None."""
-    row = row_of(folder)
-    return row if row is not None and row.run_id == run_id and row.status in FINISHED else None
+    row, record = row_of(folder), Record.read(folder)
+    if row is None or row.status not in FINISHED:
+        return None
+    begun_as = record.run_id if record is not None else row.run_id  # a policy that is looked up changes the row's
+    return row if begun_as == run_id else None
 
 
 def state_of(folder: Path) -> State:

@@ -34,6 +34,7 @@ from lrbench_pl.sweeps.records import FINISHED, ChangedConfigurationError, claim
 from lrbench_pl.tuning.best import LookedUp
 from lrbench_pl.workloads.classifier import Classifier
 
+_BEFORE = "interrupted before the first step"
 EXIT_FAILED, EXIT_MISSED, EXIT_STOPPED = 1, 3, 130
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,13 @@ def main(cfg: DictConfig) -> float | None:
     """
     output = Path(HydraConfig.get().runtime.output_dir)
     in_sweep = _in_sweep()
-    result = run(cfg, output)
+    try:
+        result = run(cfg, output)
+    except OSError as error:
+        if in_sweep:  # whoever launched it says so
+            raise
+        print(f"no row could be written into {output}: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
     if not (in_sweep and _is_shown_by_launcher()):
         print(headline(result), flush=True)
     if result.status == "stopped" and (result.message or "").startswith("interrupted"):
@@ -128,24 +135,24 @@ def _train(cfg: DictConfig, output: Path, row: dict[str, Any]) -> RunResult:
             for checkpoint in list(parts.checkpoints.found()):
                 try:
                     check_intact(checkpoint)
-                    note(output, f"going on from {checkpoint.name}")
+                    _note(output, f"going on from {checkpoint.name}")
                     parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=False)
                     break
                 except Exception as error:
                     if parts.checkpoints.went_on:
                         raise
-                    note(output, f"cannot go on from {checkpoint.name}: {one_line(error)}")
+                    _note(output, f"cannot go on from {checkpoint.name}: {one_line(error)}")
                     passed_over = True
                     pl.seed_everything(cfg.seed, workers=True, verbose=False)
                     parts = build(cfg, loggers, output)
             else:
                 if passed_over:
-                    note(output, "starting from the beginning")
+                    _note(output, "starting from the beginning")
                 parts.trainer.fit(parts.module, datamodule=parts.data)
             row |= _evaluate(parts)
         _write_policy(cfg, parts.verifier, output)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-        row |= {"status": "stopped", "message": "interrupted before the first step"}
+        row |= {"status": "stopped", "message": _BEFORE}
     except TrainingPaused as pause:
         row |= {"status": "stopped", "message": str(pause)}
     except Exception as error:
@@ -157,7 +164,9 @@ def _train(cfg: DictConfig, output: Path, row: dict[str, Any]) -> RunResult:
             row = judge(verdict) | {"steps_run": parts.trainer.global_step} | row
             row["tuning_steps"] = getattr(parts.verifier, "tuning_steps", 0)
             row["wall_time_s"] = parts.checkpoints.seconds
-            if verdict.status == "stopped":
+            if row["status"] == "stopped" and parts.trainer.global_step and row["message"] == _BEFORE:
+                row["message"] = f"interrupted at step {parts.trainer.global_step}"
+            elif verdict.status == "stopped":
                 row["message"] = verdict.message
         result = _finish(output, row)
         if parts is not None and result.status in FINISHED and _is_first_process():
@@ -270,6 +279,11 @@ _TESTED = {
     "confidence_std": "confidence_std",
     "cdac": "cdac",
 }
+
+
+def _note(output: Path, text: str) -> None:
+    if _is_first_process():
+        note(output, text)
 
 
 def _finish(output: Path, row: Mapping[str, Any]) -> RunResult:

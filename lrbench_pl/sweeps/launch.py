@@ -135,7 +135,8 @@ class SweepLauncher(Launcher):
         """Run what is not finished, and return one result per job in order.
 
         Raises:
-            CompactHydraException: If the folder holds runs of another configuration, or a row could not be written.
+            CompactHydraException: If the folder holds runs of another configuration, if the launcher refuses its
+                arguments, or if a row could not be written.
         """
         setup_globals()
         register_resolvers()
@@ -156,6 +157,8 @@ class SweepLauncher(Launcher):
                     if isinstance(outcome, JobReturn):
                         returns[job.number] = outcome
                     view.ended(job.folder, row)
+            except (ValueError, ModuleNotFoundError) as error:  # of the place's own arguments
+                raise CompactHydraException(one_line(error)) from error
             except (KeyboardInterrupt, SystemExit):
                 view.interrupted()
                 sys.exit(130)

@@ -72,8 +72,11 @@ def row_of(folder: Path) -> RunResult | None:
 
 def finished_row(folder: Path, run_id: str) -> RunResult | None:
     """The row of a run that has ended by itself and need not run again, or None."""
-    row = row_of(folder)
-    return row if row is not None and row.run_id == run_id and row.status in FINISHED else None
+    row, record = row_of(folder), Record.read(folder)
+    if row is None or row.status not in FINISHED:
+        return None
+    begun_as = record.run_id if record is not None else row.run_id  # a policy that is looked up changes the row's
+    return row if begun_as == run_id else None
 
 
 def state_of(folder: Path) -> State:
@@ -148,6 +151,8 @@ def claim(folder: Path, run_id: str, configuration: Mapping[str, Any]) -> Iterat
             whom = f"process {holder.pid} on {holder.host}" if holder else "another process"
             log.warning("%s is being run by %s; waiting for it", folder, whom)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # a file system without locks
+            log.debug("%s cannot be locked: %s", folder, error)
         refuse_other(folder, run_id, configuration)
         row = finished_row(folder, run_id)
         if row is None:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from lrbench_pl.sweeps.folder import refuse_unwritable
 from lrbench_pl.sweeps.local import slots_for, visible_gpus
-from tests.faults.sweeps import numbers, rows, sweep
+from tests.faults.sweeps import ENVIRONMENT, numbers, rows, sweep
 
 SHORT = ("max_steps=20", "check_every=10", "target_accuracy=null")
 
@@ -53,6 +53,25 @@ def test_slots(monkeypatch, four_cores, gpus, accelerator, threads, n_jobs, jobs
 def test_slots_are_checked(n_jobs, jobs_per_gpu, message):
     with pytest.raises(ValueError, match=message):
         slots_for(job(), n_jobs, jobs_per_gpu)
+
+
+def test_a_launcher_that_cannot_be_is_one_line(tmp_path):
+    done = sweep(tmp_path / "sweep", "joblib", *SHORT, "hydra.launcher.n_jobs=0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("hydra.launcher.n_jobs must be at least 1, or -1 or null for all, got 0\n")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("launcher", "extra"), [("ray", "ray"), ("submitit_local", "submitit")])
+def test_what_is_not_installed_is_named(tmp_path, launcher, extra):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / f"{extra}.py").write_text(f"raise ModuleNotFoundError('no {extra}')")
+    path = {"PYTHONPATH": f"{hidden}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
+    done = sweep(tmp_path / "sweep", launcher, *SHORT, environment=path)
+    assert done.returncode == 1
+    assert f"pip install 'lrbench_pl[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_gpus_are_listed_without_torch(monkeypatch, tmp_path):

@@ -3,9 +3,10 @@
 import hydra
 from omegaconf import DictConfig
 
-from lrbench_pl.config import register_resolvers
+from lrbench_pl.config import register_resolvers, use_own_launchers
 
 register_resolvers()  # also for --help and --cfg, which compose without running
+use_own_launchers()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

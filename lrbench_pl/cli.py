@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from lrbench_pl import cli_db
+
 app = typer.Typer(
     name="lrbench",
     help="Which learning-rate policy reaches the accuracy you need, how soon, and how sure is that?",
@@ -27,41 +29,34 @@ def lrbench() -> None:
 def rank_command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sweeps or runs.")],
     by: Annotated[str, typer.Option(help="Columns that make a row, such as optimizer,policy.")] = "",
+    metric: Annotated[str, typer.Option(help="cost (steps), utility (accuracy) or robustness (loss gap).")] = "cost",
+    baseline: Annotated[str, typer.Option(help="Policy that the others are compared with.")] = "",
+    target: Annotated[float | None, typer.Option(help="Judge the histories at this target instead.")] = None,
     form: Annotated[str, typer.Option("--format", help="table, csv, json or markdown.")] = "table",
     wandb: Annotated[str, typer.Option(help="W&B project that gets ranking, figures and bands as one run.")] = "",
 ) -> None:
-    """Rank policies: by share of runs that reached the target, then median steps to it, then best accuracy."""
-    from lrbench_pl.analysis.load import AnalysisError, load_runs
-    from lrbench_pl.analysis.ranking import equal_policies, rank
-    from lrbench_pl.analysis.show import honest_about_few, render
+    """Rank policies, with 95 % intervals and tiers of those that cannot be told apart.
 
-    if form not in ("table", "csv", "json", "markdown"):
-        raise AnalysisError(f"--format must be table, csv, json or markdown, got {form!r}")
+    By share of runs that reached the target, then median steps to it, then best accuracy.
+    """
+    from lrbench_pl.analysis.history import at_target
+    from lrbench_pl.analysis.load import AnalysisError, load_runs
+    from lrbench_pl.analysis.ranking import rank
+    from lrbench_pl.analysis.show import FORMATS, remarks, render
+
+    if form not in FORMATS:
+        raise AnalysisError(f"--format must be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {form!r}")
     runs = load_runs(folders)
-    ranking = rank(runs.table, [key.strip() for key in by.split(",") if key.strip()] or None)
-    print(render(ranking, form))  # type: ignore[arg-type]
-    said: list[str] = []
-    for row in runs.table.filter(runs.table["status"].is_in(["failed", "stopped"])).to_dicts():
-        said.append(f"{row['status']}: {row['policy']} (seed {row['seed']}) in {row['folder']}: {row['message']}")
-    said += [f"unreadable: {skipped.path}: {skipped.reason}" for skipped in runs.skipped]
-    for names in equal_policies(runs.table):
-        said.append(f"the same policy over this budget: {', '.join(names)}")
-    counted = f"{runs.table.height} runs"
-    counts = {name: int((runs.table["status"] == name).sum()) for name in ("failed", "stopped")}
-    counts["unreadable"] = len(runs.skipped)
-    counted += "".join(f", {n} {name}" for name, n in counts.items() if n)
-    target = runs.table["target_accuracy"].unique().to_list()
-    goal = f" to {target[0]:g}" if len(target) == 1 and target[0] is not None else ""
-    print(f"\n{counted}; steps{goal}, medians; ∞: half of the runs or more missed", file=sys.stderr)
-    said = [*honest_about_few(ranking), *said]
-    for line in said:
-        print(line, file=sys.stderr)
+    if target is not None:
+        runs = at_target(runs, target)
+    keys = [key.strip() for key in by.split(",") if key.strip()] or None
+    ranking = rank(runs.table, keys, metric, baseline or None)  # type: ignore[arg-type]
+    print(render(ranking, form))
+    print("", *remarks(ranking, runs), sep="\n", file=sys.stderr)
     if wandb:
         from lrbench_pl.analysis.publish import publish
 
-        print(
-            publish(runs.table, wandb, [key.strip() for key in by.split(",") if key.strip()] or None), file=sys.stderr
-        )
+        print(publish(runs.table, wandb, keys), file=sys.stderr)
 
 
 @app.command("report")
@@ -131,6 +126,42 @@ def lint_command(
     print(f"{len(jobs)} checked: {errors} errors, {warnings} warnings", file=sys.stderr)
     if errors or (strict and warnings):
         raise typer.Exit(1)
+
+
+@app.command("verify")
+def verify_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep or a run.")],
+    policy: Annotated[str | None, typer.Option(help="Name of the policy, where there are several.")] = None,
+    where: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Which runs: optimizer=adam.")] = None,
+    share: Annotated[float, typer.Option("--share", "-q", help="The probability in question.")] = 0.8,
+    confidence: Annotated[float, typer.Option(help="Of the decision.")] = 0.95,
+    most: Annotated[int | None, typer.Option("--run", metavar="N", help="Train further seeds, N in all.")] = None,
+) -> None:
+    """Decide whether a policy reaches its target with probability q; exit code 0 if confirmed, else 3."""
+    from lrbench_pl.analysis.load import AnalysisError
+    from lrbench_pl.analysis.sequential import seeds_to_confirm
+    from lrbench_pl.verify import verify
+
+    wanted = {} if policy is None else {"policy": policy}
+    for each in where or ():
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise AnalysisError(f"--where must be KEY=VALUE, such as optimizer=adam, got {each!r}")
+        wanted[name] = value
+    seeds, decision = verify(folder, wanted, share, confidence, most, lambda line: print(line, file=sys.stderr))
+    words = f"{seeds.claim} with probability at least {share:g}"
+    counted = f"{decision.reached} of {decision.seeds} seeds"
+    if decision.verdict == "undecided":
+        more = seeds_to_confirm(decision.reached, decision.seeds, share, confidence)
+        print(f"undecided: {words}: {counted} reached it; {more} more in a row would confirm it (--run trains them)")
+    else:
+        left = f", the other {len(seeds.runs) - decision.seeds} not needed" if len(seeds.runs) > decision.seeds else ""
+        print(f"{decision.verdict} at confidence {confidence:g}: {words}: {counted} reached it{left}")
+    if decision.verdict != "confirmed":
+        raise typer.Exit(3)
+
+
+app.add_typer(cli_db.app)
 
 
 def main() -> None:

@@ -13,16 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from lrbench_pl.knobs import UserError, one_line
 from lrbench_pl.policies import Policy, from_config
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-
-class UserError(ValueError):
-    """Input that cannot be run as it is; the message is the one line to show."""
 
 
 def steps(fraction: float, *, _root_: Any) -> int:
@@ -65,6 +61,20 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
+def use_own_launchers() -> None:
+    """Make ``hydra/launcher=NAME`` mean ``conf/hydra/launcher/NAME.yaml`` alone.
+
+    Hydra and its plugins keep schemas under the same names, which it would hold against these files.
+    """
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # they register when they are found
+    schemas = ConfigStore.instance().repo["hydra"]["launcher"]
+    for path in (conf_dir() / "hydra" / "launcher").glob("*.yaml"):
+        schemas.pop(path.name, None)
+
+
 def conf_dir() -> Path:
     """The folder ``conf/`` of this working copy.
 
@@ -89,6 +99,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     from hydra.core.hydra_config import HydraConfig
 
     register_resolvers()
+    use_own_launchers()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)  # `names` reads the choices from it
@@ -158,24 +169,3 @@ def read_policy(path: str | Path) -> Policy:
         return from_config({str(key): value for key, value in stored.items()})
     except Exception as error:
         raise UserError(f"lr_policy_file={path}: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    r"""What an error says, in one line: Hydra's wrapping opened, its key kept.
-
-    Example:
-        >>> one_line(ValueError("first line\n  second"))
-        'first line second'
-    """
-    from hydra.errors import HydraException, InstantiationException
-
-    where = ""
-    if isinstance(error, InstantiationException):
-        lines = [line for line in str(error).splitlines() if line.startswith("full_key: ")]
-        where = lines[-1].removeprefix("full_key: ") + ": " if lines else ""
-        while error.__cause__ is not None:
-            error = error.__cause__
-    text = " ".join(str(error).split())
-    known = isinstance(error, (ValueError, RuntimeError, HydraException, OmegaConfBaseException))
-    kind = "" if known and text else f"{type(error).__name__}: "
-    return f"{where}{kind}{text}".rstrip(": ")

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
-import importlib.metadata
 import json
 import logging
-import math
-import subprocess
 import sys
-import time
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,14 +22,21 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrbench_pl.analysis import lint  # pure: it needs policies alone
-from lrbench_pl.callback import LRPolicyCallback, Verdict, plain_number
-from lrbench_pl.config import UserError, build_policy, one_line, register_resolvers
-from lrbench_pl.policies import AdaptivePolicy, MultiStep, Sequential, policy_id, to_config
+from lrbench_pl.callback import LRPolicyCallback, plain_number
+from lrbench_pl.checkpoints import Checkpoints, TrainingPaused, check_intact
+from lrbench_pl.config import build_policy, register_resolvers
+from lrbench_pl.knobs import UserError, check_knobs, one_line, refuse_late_milestones
+from lrbench_pl.loggers import close_logger, open_loggers, quiet_lightning
+from lrbench_pl.policies import AdaptivePolicy, to_config
 from lrbench_pl.progress import progress
 from lrbench_pl.results import RunResult, write_atomically
+from lrbench_pl.row import describe, describe_parts, headline, identity, judge
 from lrbench_pl.sharing import Pool
+from lrbench_pl.sweeps.records import FINISHED, ChangedConfigurationError, claim, note
+from lrbench_pl.tuning.best import LookedUp
 from lrbench_pl.workloads.classifier import Classifier
 
+_BEFORE = "interrupted before the first step"
 EXIT_FAILED, EXIT_MISSED, EXIT_STOPPED = 1, 3, 130
 
 log = logging.getLogger(__name__)
@@ -51,6 +50,7 @@ class Parts:
     module: pl.LightningModule
     data: pl.LightningDataModule
     verifier: LRPolicyCallback
+    checkpoints: Checkpoints
     trainer: pl.Trainer
 
 
@@ -63,9 +63,16 @@ def main(cfg: DictConfig) -> float | None:
         The best accuracy, for sweepers that optimize it; None if there was no check.
     """
     output = Path(HydraConfig.get().runtime.output_dir)
-    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    result = run(cfg, output)
-    print(headline(result), flush=True)
+    in_sweep = _in_sweep()
+    try:
+        result = run(cfg, output)
+    except OSError as error:
+        if in_sweep:  # whoever launched it says so
+            raise
+        print(f"no row could be written into {output}: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+    if not (in_sweep and _is_shown_by_launcher()):
+        print(headline(result), flush=True)
     if result.status == "stopped" and (result.message or "").startswith("interrupted"):
         sys.exit(EXIT_STOPPED)
     if not in_sweep:
@@ -76,35 +83,55 @@ def main(cfg: DictConfig) -> float | None:
     return result.best_accuracy
 
 
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _is_shown_by_launcher() -> bool:
+    return str(HydraConfig.get().launcher.get("_target_")).startswith("hydra_plugins.lrbench_launchers.")
+
+
 def run(cfg: DictConfig, output: Path) -> RunResult:
     """Train once and write ``result.json``, ``metrics.csv`` and ``policy.yaml`` into ``output``.
 
     Whatever happens, there is a row in the end: an error becomes ``failed`` with its message, an
-    interruption ``stopped``.
+    interruption ``stopped``. A folder in which the same configuration has ended by itself is not run again; where it
+    was begun, failed or was stopped it goes on from the last checkpoint.
 
     Args:
         cfg: The configuration composed by Hydra.
         output: Folder of this run.
 
     Returns:
-        The row, as it was written.
+        The row, as it was written; not written is only the refusal of a folder that holds another configuration.
     """
     try:
-        _check_knobs(cfg)
-        row = _describe(cfg)
+        check_knobs(cfg)
+        row = describe(cfg)
     except (UserError, OmegaConfBaseException) as error:
         row = {"run_id": "unknown", "policy": str(cfg.names.policy)}
         return _finish(output, {**row, "status": "failed", "message": one_line(error)})
+    if not _is_first_process():  # the first one holds the folder for all
+        return _train(cfg, output, row)
+    try:
+        with claim(output, str(row["run_id"]), identity(cfg)) as finished:
+            return _train(cfg, output, row) if finished is None else finished
+    except ChangedConfigurationError as error:
+        return RunResult.from_dict({**row, "status": "failed", "message": one_line(error)})
+
+
+def _train(cfg: DictConfig, output: Path, row: dict[str, Any]) -> RunResult:
+    """Train, from the last checkpoint if there is one, and keep the row."""
     parts = pool = None
     loggers: list[Logger] = []
     try:
         torch.set_num_threads(cfg.threads)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         loggers = [instantiate(logger) for logger in cfg.logger.values()]
-        _open(loggers, cfg, output)
-        with _quiet_lightning():
+        open_loggers(loggers, cfg, output)
+        with quiet_lightning():
             parts = build(cfg, loggers, output)
-            row |= _describe_parts(cfg, parts)
+            row |= describe_parts(cfg, parts)
             _write_policy(cfg, parts.verifier, output)
             _say_lint(cfg, parts.verifier)
             pool = _pool(cfg, row)
@@ -112,35 +139,52 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
                 log.info(f"{row['policy']}: the same rates as run {shared['shared_with']}, whose outcome it shares")
                 row |= shared
             else:
-                row |= _train(parts, row)
+                passed_over = False
+                for checkpoint in list(parts.checkpoints.found()):
+                    try:
+                        check_intact(checkpoint)
+                        _note(output, f"going on from {checkpoint.name}")
+                        parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=False)
+                        break
+                    except Exception as error:
+                        if parts.checkpoints.went_on:
+                            raise
+                        _note(output, f"cannot go on from {checkpoint.name}: {one_line(error)}")
+                        passed_over = True
+                        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+                        parts = build(cfg, loggers, output)
+                else:
+                    if passed_over:
+                        _note(output, "starting from the beginning")
+                    parts.trainer.fit(parts.module, datamodule=parts.data)
+                row |= _evaluate(parts)
         _write_policy(cfg, parts.verifier, output)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-        row |= {"status": "stopped", "message": "interrupted before the first step"}
+        row |= {"status": "stopped", "message": _BEFORE}
+    except TrainingPaused as pause:
+        row |= {"status": "stopped", "message": str(pause)}
     except Exception as error:
         log.debug("the run failed", exc_info=True)
         row |= {"status": "failed", "message": one_line(error)}
     finally:
         if parts is not None:
-            row = _judge(parts.verifier.verdict) | {"steps_run": parts.trainer.global_step} | row
+            verdict = parts.verifier.verdict
+            row = judge(verdict) | {"steps_run": parts.trainer.global_step} | row
             row["tuning_steps"] = getattr(parts.verifier, "tuning_steps", 0)
-            if row["status"] == "stopped":
-                row["message"] = parts.verifier.verdict.message
+            if row.get("shared_with") is None:
+                row["wall_time_s"] = parts.checkpoints.seconds
+            if row["status"] == "stopped" and parts.trainer.global_step and row["message"] == _BEFORE:
+                row["message"] = f"interrupted at step {parts.trainer.global_step}"
+            elif verdict.status == "stopped":
+                row["message"] = verdict.message
         result = _finish(output, row)
-        if pool is not None:
+        if pool is not None and _is_first_process():
             pool.offer(result, output)
+        if parts is not None and result.status in FINISHED and _is_first_process():
+            parts.checkpoints.discard()
         for logger in loggers:
-            _close(logger, result)
+            close_logger(logger, result)
     return result
-
-
-def _train(parts: Parts, row: dict[str, Any]) -> dict[str, Any]:
-    """Fit and evaluate; the seconds go into ``row`` whatever happens."""
-    started = time.perf_counter()
-    try:
-        parts.trainer.fit(parts.module, datamodule=parts.data)
-    finally:
-        row["wall_time_s"] = time.perf_counter() - started
-    return _evaluate(parts)
 
 
 def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None = None) -> Parts:
@@ -161,16 +205,21 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
         )
     else:
         module = instantiate(cfg.workload)
+    loggers = list(loggers)
     verifier = build_verifier(cfg)
+    folder = (Path() if output is None else output) / "checkpoints"
+    checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoints_kept, cfg.max_time)
+    checkpoints.remember(loggers)
+    quiet = sys.stdout.isatty() and _in_sweep() and _is_shown_by_launcher()  # a sweep has one view of its own
     trainer = instantiate(
         cfg.trainer,
         val_check_interval=cfg.check_every * cfg.trainer.accumulate_grad_batches,  # Lightning counts batches
-        callbacks=[verifier, progress(cfg.monitor)],
-        logger=list(loggers),
-        enable_progress_bar=sys.stdout.isatty(),
+        callbacks=[verifier, *([] if quiet else [progress(cfg.monitor)]), checkpoints],
+        logger=loggers,
+        enable_progress_bar=sys.stdout.isatty() and not quiet,
         default_root_dir=output,
     )
-    return Parts(module, data, verifier, trainer)
+    return Parts(module, data, verifier, checkpoints, trainer)
 
 
 def _num_classes(cfg: DictConfig, data: pl.LightningDataModule) -> int:
@@ -192,50 +241,8 @@ def build_verifier(cfg: DictConfig) -> LRPolicyCallback:
     policy = build_policy(cfg)
     if isinstance(policy, LRPolicyCallback):
         return policy
-    _refuse_late_milestones(policy, cfg.max_steps)
+    refuse_late_milestones(policy, cfg.max_steps)
     return LRPolicyCallback(policy, stop=cfg.stop_at_target, **target)
-
-
-def headline(row: RunResult) -> str:
-    """The last line of a run, for a person.
-
-    Example:
-        >>> print(headline(RunResult(run_id="a", policy="tri", optimizer="momentum", lr=0.05, status="reached",
-        ...     target_accuracy=0.97, steps_to_target=240, max_steps=1000, best_accuracy=0.983, test_accuracy=0.972)))
-        tri (momentum, lr 0.05): reached 0.970 at step 240 of 1000, best 0.983, test 0.972
-    """
-    name = f"{row.policy} ({row.optimizer}, lr {row.lr:g})" if row.lr is not None else row.policy
-    if row.status == "reached":
-        words = f"reached {row.target_accuracy:.3f} at step {row.steps_to_target} of {row.max_steps}"
-    elif row.status == "missed" and row.target_accuracy is None:
-        words = f"ran {row.steps_run} steps without a target"
-    elif row.status == "missed":
-        words = f"missed {row.target_accuracy:.3f} within {row.max_steps} steps"
-    else:
-        words = f"{row.status}: {row.message}"
-    accuracies = {"best": row.best_accuracy, "test": row.test_accuracy}
-    shown = "".join(f", {label} {value:.3f}" for label, value in accuracies.items() if value is not None)
-    return f"{name}: {words}{shown}"
-
-
-# -- the row --------------------------------------------------------------------------------------------------
-
-
-_NO_NUMBERS = ("hydra", "logger", "study", "require_target", "threads", "share_equal")  # change no result
-
-
-def run_id(cfg: DictConfig) -> str:
-    """Hash of everything in the configuration that can change the numbers of a run."""
-    plain = _plain(cfg, without=_NO_NUMBERS)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def _plain(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict[str, Any]:
-    """The configuration as data; what a workload of the user's own replaces is no part of it."""
-    without += ("model", "optimizer") if cfg.workload is not None else ()
-    kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in without])
-    kept._set_parent(cfg)  # so that references to what was left out still resolve
-    return {str(key): value for key, value in OmegaConf.to_container(kept, resolve=True).items()}  # type: ignore[union-attr]
 
 
 def _pool(cfg: DictConfig, row: Mapping[str, Any]) -> Pool | None:
@@ -243,7 +250,7 @@ def _pool(cfg: DictConfig, row: Mapping[str, Any]) -> Pool | None:
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if not (cfg.share_equal and in_sweep and row.get("policy_id")):
         return None
-    config = _plain(cfg, without=(*_NO_NUMBERS, "lr_policy", "lr_policy_file"))
+    config = {name: value for name, value in identity(cfg).items() if name not in ("lr_policy", "lr_policy_file")}
     config["names"] = {name: value for name, value in config["names"].items() if name != "policy"}
     return Pool.of(Path(HydraConfig.get().sweep.dir), config, row)
 
@@ -257,57 +264,6 @@ def _say_lint(cfg: DictConfig, verifier: LRPolicyCallback) -> None:
 
 
 _said: set[str] = set()
-
-
-def _describe(cfg: DictConfig) -> dict[str, Any]:
-    """What the configuration says of a run before it begins."""
-    from_file = cfg.lr_policy_file
-    return {
-        "run_id": run_id(cfg),
-        "study": cfg.study,
-        "dataset": cfg.names.dataset,
-        "model": cfg.names.model if cfg.workload is None else str(cfg.workload.get("_target_")),
-        "optimizer": cfg.names.optimizer,
-        "policy": cfg.names.policy
-        if from_file is None
-        else f"file:{Path(from_file).parent.name}/{Path(from_file).name}",
-        "batch_size": cfg.batch_size * cfg.trainer.accumulate_grad_batches,
-        "lr": float(cfg.lr),
-        "seed": cfg.seed,
-        "max_steps": cfg.max_steps,
-        "target_accuracy": cfg.target_accuracy,
-        "monitor": cfg.monitor,
-        "mode": cfg.mode,
-        "confirmations": cfg.confirmations,
-        "versions": _versions(),
-        "git_sha": _git_sha(),
-    }
-
-
-def _describe_parts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
-    """What is known once the parts stand."""
-    policy = parts.verifier.policy
-    on_gpu = parts.trainer.strategy.root_device.type == "cuda"
-    return {
-        "policy_id": None if isinstance(policy, AdaptivePolicy) else policy_id(policy, cfg.max_steps),
-        "policy_repr": repr(policy),
-        "check_on": getattr(parts.data, "check_on", None),
-        "precision": str(parts.trainer.precision),
-        "device": torch.cuda.get_device_name(parts.trainer.strategy.root_device) if on_gpu else "cpu",
-    }
-
-
-def _judge(verdict: Verdict) -> dict[str, Any]:
-    """The verdict's share of the row."""
-    return {
-        "status": verdict.status,
-        "message": verdict.message,
-        "steps_to_target": verdict.steps_to_target,
-        "seconds_to_target": verdict.seconds_to_target,
-        "best_accuracy": verdict.best_value,
-        "best_step": verdict.best_step,
-        "final_accuracy": verdict.final_value,
-    }
 
 
 def _evaluate(parts: Parts) -> dict[str, Any]:
@@ -339,29 +295,17 @@ _TESTED = {
 }
 
 
+def _note(output: Path, text: str) -> None:
+    if _is_first_process():
+        note(output, text)
+
+
 def _finish(output: Path, row: Mapping[str, Any]) -> RunResult:
     """Keep the row; under several processes the first one writes it."""
     result = RunResult.from_dict(dict(row))
     if _is_first_process():
         result.write(output)
     return result
-
-
-def _open(loggers: Iterable[Logger], cfg: DictConfig, output: Path) -> None:
-    """Begin a logger that wants to know the configuration, the run's name and its sweep."""
-    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    group = cfg.study or ("/".join(output.resolve().parts[-3:-1]) if in_sweep else None)
-    for logger in loggers:
-        if (open_with := getattr(logger, "open_with", None)) is not None:
-            name = f"{cfg.names.policy}-{cfg.names.optimizer}-{cfg.seed}"
-            open_with(_plain(cfg), name, group)
-
-
-def _close(logger: Logger, result: RunResult) -> None:
-    """End a logger that has an end, with the row as its summary; a failing service changes no result."""
-    close = getattr(logger, "close_with", None)
-    if close is not None:
-        close(result)
 
 
 def _write_policy(cfg: DictConfig, verifier: LRPolicyCallback, output: Path) -> None:
@@ -377,82 +321,9 @@ def _write_policy(cfg: DictConfig, verifier: LRPolicyCallback, output: Path) -> 
         write_atomically(output / "policy.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
         if (records := getattr(verifier, "records", None)) is not None:
             write_atomically(output / "tuning.json", json.dumps(records, indent=2) + "\n")
+        if isinstance(verifier, LookedUp):
+            write_atomically(output / "lookup.json", json.dumps(verifier.found, indent=2) + "\n")
 
 
 def _is_first_process() -> bool:
     return int(getattr(rank_zero_only, "rank", 0)) == 0
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    packages = ("lrbench_pl", "torch", "torchvision", "pytorch-lightning", "torchmetrics")
-    return {name: importlib.metadata.version(name) for name in packages}
-
-
-@functools.cache
-def _git_sha() -> str | None:
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None
-
-
-# -- refusing what cannot be run ------------------------------------------------------------------------------
-
-
-def _check_knobs(cfg: DictConfig) -> None:
-    """Refuse values that no run can have, by name, rule and value."""
-    whole_numbers = {
-        "max_steps": 1,
-        "batch_size": 1,
-        "check_every": 1,
-        "confirmations": 1,
-        "threads": 1,
-        "seed": 0,
-    }
-    for name, least in whole_numbers.items():
-        value = cfg[name]
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{name} must be an integer of at least {least}, got {value!r}")
-    if isinstance(cfg.lr, bool) or not isinstance(cfg.lr, (int, float)) or not 0 < cfg.lr < math.inf:
-        raise UserError(f"lr must be a finite number above 0, got {cfg.lr!r}")
-    target = cfg.target_accuracy
-    if target is not None and (not isinstance(target, (int, float)) or not 0 < target <= 1):
-        raise UserError(f"target_accuracy must lie in (0, 1] or be null, got {target!r}")
-    if cfg.check_every > cfg.max_steps:
-        raise UserError(
-            f"check_every must not exceed max_steps ({cfg.max_steps}), got {cfg.check_every}: "
-            "the target would never be checked"
-        )
-
-
-def _refuse_late_milestones(policy: object, max_steps: int) -> None:
-    """Refuse a part of a policy that the budget never comes to."""
-    if isinstance(policy, (Sequential, MultiStep)):
-        late = [milestone for milestone in policy.milestones if milestone >= max_steps]
-        if late:
-            raise UserError(
-                f"lr_policy: milestones must lie below max_steps ({max_steps}), got {late[0]}; "
-                "lower it or raise max_steps"
-            )
-
-
-@contextlib.contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Lightning's notes on hardware and loaders, said once per run of a sweep, tell nobody anything."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # The run's folder already holds Hydra's files.
-            warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
-            warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -1,5 +1,6 @@
 """The command as a user meets it."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from lrbench_pl import cli
+from tests.analysis.test_history import run
 from tests.analysis.test_ranking import write
 
 
@@ -28,10 +30,10 @@ def test_rank_prints_the_table_and_says_what_is_missing(tmp_path, monkeypatch, c
     (write(tmp_path, "fix", 100) / "result.json").write_text("{")
     code, out, err = call(monkeypatch, capsys, "rank", tmp_path)
     assert code == 0
-    assert [line.split()[2] for line in out.splitlines()[2:] if line] == ["tri", "tri2", "cos"]
-    assert "3 runs, 1 failed, 1 unreadable; steps to 0.97" in err
+    assert [line.split()[2] for line in out.splitlines() if "/" in line] == ["tri", "tri2", "cos"]
+    assert "3 runs, 1 failed, 1 skipped; steps to 0.97" in err
     assert f"failed: cos (seed 3) in {tmp_path}/2: disk full" in err
-    assert f"unreadable: {tmp_path}/3: not complete JSON" in err
+    assert f"skipped: {tmp_path}/3: not complete JSON" in err
     assert "the same policy over this budget: tri, tri2" in err
 
 
@@ -56,6 +58,26 @@ def test_machine_forms_are_alone_on_standard_output(tmp_path, monkeypatch, capsy
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, capsys, *arguments) == (2, "", message)
+
+
+def test_rank_at_another_target_against_a_baseline(tmp_path, monkeypatch, capsys):
+    for policy, steps in (("fix", 40), ("tri", 20)):
+        for seed in range(5):
+            run(tmp_path, policy, 40, seed=seed, checks=[(steps, 0.93), (40, 0.96)])
+    code, out, err = call(
+        monkeypatch, capsys, "rank", tmp_path, "--target", 0.92, "--baseline", "fix", "--format", "csv"
+    )  # fmt: skip
+    rows = list(csv.DictReader(out.splitlines()))
+    assert code == 0
+    assert [(row["policy"], row["median_steps"], row["speed_up"]) for row in rows] == [
+        ("tri", "20.0", "2.0"),
+        ("fix", "40.0", "1.0"),
+    ]
+    assert "10 runs; steps to 0.92" in err
+    assert call(monkeypatch, capsys, "rank", tmp_path, "--metric", "speed")[::2] == (
+        2,
+        "error: --metric must be cost, utility or robustness, got 'speed'\n",
+    )
 
 
 def test_the_module_is_the_command(tmp_path):

@@ -159,6 +159,9 @@ def test_every_optimizer_learns_at_its_own_rate(tmp_path, optimizer):
         (["lr=fast"], "lr must be a finite number above 0, got 'fast'"),
         (["target_accuracy=0"], r"target_accuracy must lie in (0, 1] or be null, got 0"),
         (["target_accuracy=1.5"], r"target_accuracy must lie in (0, 1] or be null, got 1.5"),
+        (["checkpoint_every=0"], "checkpoint_every must be an integer of at least 1 or null, got 0"),
+        (["checkpoints_kept=0"], "checkpoints_kept must be an integer of at least 1, got 0"),
+        (["max_time=0"], "max_time must be a number of seconds above 0 or null, got 0"),
         (["check_every=41"], "check_every must not exceed max_steps (40), got 41"),
         (
             ["monitor=val/acc"],

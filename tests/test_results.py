@@ -40,6 +40,7 @@ def test_nothing_is_left_beside_it_and_an_old_row_stays_when_writing_fails(tmp_p
         ({"steps_to_target": None}, "a run that reached its target must say steps_to_target, got None"),
         ({"steps_to_target": "40"}, "field 'steps_to_target' must be int | None, got '40'"),
         ({"steps_to_target": True}, "field 'steps_to_target' must be int"),
+        ({"seed": 2**64}, "field 'seed' must be int | None, got 18446744073709551616"),
         ({"best_accuracy": "high"}, "field 'best_accuracy' must be float"),
         ({"policy": 3}, "field 'policy' must be str, got 3"),
         ({"versions": []}, r"field 'versions' must be dict\[str, str\], got \[\]"),

@@ -28,6 +28,7 @@ QUESTION = (
     "target_accuracy",
     "confirmations",
 )
+_MOST_GROUPS = 2000  # every pair of them is compared
 _UNCOUNTED = ("failed", "stopped")
 
 
@@ -147,6 +148,8 @@ def _rank_one(
     runs: pl.DataFrame, keys: Sequence[str], asked: Sequence[str], metric: Metric, baseline: str | None, seed: int
 ) -> pl.DataFrame:
     """The ranking of runs that answer one question."""
+    if (n := runs.select(keys).n_unique()) > _MOST_GROUPS:
+        raise AnalysisError(f"--by {','.join(keys)} makes {n} rows, of which at most {_MOST_GROUPS} can be compared")
     groups = [_Group(dict(zip(keys, key, strict=True)), part) for key, part in _grouped(runs, keys)]
     rows = [group.row(metric) for group in groups]
     places = [group.place(metric, row) for group, row in zip(groups, rows, strict=True)]

@@ -14,12 +14,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lrbench_pl.analysis.load import Runs
+from lrbench_pl.analysis.ranking import equal_policies
 from lrbench_pl.analysis.statistics import FEWEST_FOR_INTERVAL, FEWEST_FOR_RANK
 
 Format = Literal["table", "csv", "json", "markdown"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 _GAP = 2  # characters between columns
-_NARROWEST = 12  # of a column of names
+_NAME = 24  # of a name before it folds, while other columns can be left out
+_SHORTEST_NAME = 8
 
 
 def render(ranking: pl.DataFrame, form: Format, width: int | None = None) -> str:
@@ -52,8 +55,7 @@ def render(ranking: pl.DataFrame, form: Format, width: int | None = None) -> str
         return "\n".join(
             "|" + "|".join(line) + "|" if line[0] == "---" else f"| {' | '.join(line)} |" for line in lines
         )
-    console = Console(width=width)
-    return _table(_fitting(columns, console.width), ranking, console)
+    return _fitted(columns, ranking, Console(width=width).width)
 
 
 class _Column:
@@ -120,29 +122,35 @@ def _optional(rows: Sequence[Mapping[str, Any]], name: str, need: int, title: st
     return _Column(title or name, [str(row[name] or blank) for row in rows], need=need)
 
 
-def _fitting(columns: list[_Column], width: int) -> list[_Column]:
-    """The columns that the width has room for."""
+def _fitted(columns: list[_Column], ranking: pl.DataFrame, width: int) -> str:
+    """The table with the columns that the width has room for."""
     kept = list(columns)
 
-    def total() -> int:
-        return sum(min(c.width, 24) if c.name else c.width for c in kept) + _GAP * len(kept)
+    def missing() -> int:
+        """Characters short of what the columns need with titles broken and names folded."""
+        return sum(min(c.width, _NAME) if c.name else c.width for c in kept) + _GAP * (len(kept) - 1) - width
 
-    while total() > width and any(column.need for column in kept):
+    while missing() > 0 and any(column.need for column in kept):
         kept.remove(max(kept, key=lambda column: column.need))
-    return kept
-
-
-def _table(columns: Sequence[_Column], ranking: pl.DataFrame, console: Console) -> str:
+    widths = [min(column.width, _NAME) if column.name else column.width for column in kept]
+    room = -missing()
+    for index in sorted(range(len(kept)), key=lambda i: not kept[i].name):  # names first, then titles
+        wanted = max(kept[index].width, cell_len(kept[index].title))
+        if kept[index].name:
+            more = max(min(_SHORTEST_NAME, wanted) - widths[index], min(wanted - widths[index], room))
+        else:
+            more = wanted - widths[index] if wanted - widths[index] <= room else 0
+        widths[index] += more
+        room -= more
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for column in columns:
-        narrowest = min(column.width, _NARROWEST) if column.name else column.width
-        table.add_column(
-            column.title, justify="left" if column.name else "right", overflow="fold", min_width=narrowest
-        )  # fmt: skip
-    tier_of = ranking["tier"].to_list()
-    for index, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
-        last = index + 1 < len(tier_of) and tier_of[index] != tier_of[index + 1]
-        table.add_row(*[escape(cell) for cell in row], end_section=last)
+    for column, each in zip(kept, widths, strict=True):
+        table.add_column(column.title, justify="left" if column.name else "right", overflow="fold", width=each)
+    places = ranking.select("tier", "rank").rows()
+    for index, row in enumerate(zip(*(column.cells for column in kept), strict=True)):
+        here, below = places[index], places[min(index + 1, len(places) - 1)]
+        ends = here[0] != below[0] or here[1] > below[1]  # of a tier, or of the answers to one question
+        table.add_row(*[escape(cell) for cell in row], end_section=ends)
+    console = Console(width=sum(widths) + (_GAP + 1) * len(widths))
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
@@ -197,6 +205,66 @@ def _number(name: str, value: Any) -> str:
 def _json(value: Any) -> Any:
     """JSON knows no infinity: a median of misses is null, which ``share`` explains."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def remarks(ranking: pl.DataFrame, runs: Runs, most: int = 5) -> list[str]:
+    """What a reader of the table must know: how to read it, what it does not show, what was left out and why.
+
+    Args:
+        ranking: From :func:`lrbench_pl.analysis.ranking.rank`.
+        runs: What was ranked.
+        most: Lines for each kind of failure before the rest is only counted.
+    """
+    table = runs.table
+    said = [_summary(ranking, runs)]
+    if ranking["rank_low"].is_not_null().any():
+        said.append(
+            "[low, high]: 95 % intervals; nothing in a tier is told apart from its first as worse (5 % for all)"
+        )
+    said += honest_about_few(ranking)
+    if "seed" in table.columns and (unequal := _unequal_seeds(ranking)):
+        said.append(unequal)
+    if "open" in ranking.columns and (n := int(ranking["open"].sum() or 0)):
+        said.append(
+            f"open: {n} run{'s' if n > 1 else ''} stopped at an easier target, so the answer is not known beyond; "
+            "shares and medians are Kaplan-Meier's; train with stop_at_target=false to know"
+        )
+    if "speed_up" in ranking.columns:
+        said.append("times faster: median ratio of the baseline's steps, by seed where all seeds match")
+    for status in ("failed", "stopped"):
+        lost = table.filter(table["status"].cast(pl.String) == status)
+        for row in lost.head(most).to_dicts():
+            message = row["message"] or "no reason given"
+            said.append(f"{status}: {row['policy']} (seed {row['seed']}) in {row['folder']}: {message}")
+        if lost.height > most:
+            said.append(f"{status}: {lost.height - most} more")
+    said += [f"skipped: {skipped.path}: {skipped.reason}" for skipped in runs.skipped[:most]]
+    if len(runs.skipped) > most:
+        said.append(f"skipped: {len(runs.skipped) - most} more")
+    if (same := equal_policies(table)) and "policy" in ranking.columns:
+        said += [f"the same policy over this budget: {', '.join(names)}" for names in same]
+    return said
+
+
+def _summary(ranking: pl.DataFrame, runs: Runs) -> str:
+    counts = {name: int((runs.table["status"] == name).sum()) for name in ("failed", "stopped")}
+    counts["skipped"] = len(runs.skipped)
+    counted = f"{runs.table.height} run{'s' if runs.table.height > 1 else ''}"
+    counted += "".join(f", {n} {name}" for name, n in counts.items() if n)
+    if "reached" not in ranking.columns:
+        return f"{counted}; medians"
+    targets = runs.table["target_accuracy"].unique().to_list()
+    if targets == [None]:
+        return f"{counted}; no target was set, so all count as missed: rank by --metric utility or give a --target"
+    goal = f" to {targets[0]:g}" if len(targets) == 1 else ""
+    return f"{counted}; steps{goal}, medians; ∞: half of the runs or more missed"
+
+
+def _unequal_seeds(ranking: pl.DataFrame) -> str | None:
+    counts = ranking.filter(pl.col("runs") > 0)["runs"]
+    if counts.n_unique() < 2:
+        return None
+    return f"unequal numbers of runs: {min(counts)} to {max(counts)} per policy"
 
 
 def honest_about_few(ranking: pl.DataFrame) -> list[str]:

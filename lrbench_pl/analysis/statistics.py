@@ -120,7 +120,7 @@ def kaplan_meier(steps: npt.ArrayLike, reached: npt.ArrayLike, level: float = 0.
         >>> curve.at(150)
         0.75
 
-    Source: Kaplan & Meier (1958), doi:10.1080/01621459.1958.10501452; Kalbfleisch & Prentice (2002), section 1.4.1.
+    Source: Kaplan & Meier (1958), doi:10.1080/01621459.1958.10501452; Kalbfleisch & Prentice (2002).
     """
     t, hit = _runs(steps, reached)
     curve = stats.ecdf(_censored(t, hit)).sf
@@ -144,6 +144,8 @@ def median_steps(steps: npt.ArrayLike, reached: npt.ArrayLike, budget: float, le
         where steps tie. Fewer than 5 runs give none. Where watching a run ended before the budget, it is that of the
         Kaplan-Meier curve (log-log, 10 runs or more).
 
+    There is no value where half of the runs neither arrived nor were watched to the budget.
+
     Args:
         steps: Steps to the target, or steps watched in vain.
         reached: Whether each run reached it.
@@ -162,7 +164,7 @@ def median_steps(steps: npt.ArrayLike, reached: npt.ArrayLike, budget: float, le
     """
     t, hit = _runs(steps, reached)
     if (~hit & (t < budget)).any():
-        return _median_of_curve(kaplan_meier(t, hit, level))
+        return _median_of_curve(kaplan_meier(t, hit, level), budget)
     return median(np.where(hit, t, math.inf), level)
 
 
@@ -204,11 +206,13 @@ def _between(a: float, b: float, weight: float, otherwise: float) -> float:
     return float((1 - weight) * a + weight * b) if math.isfinite(a) and math.isfinite(b) else float(otherwise)
 
 
-def _median_of_curve(curve: SurvivalCurve) -> Estimate:
+def _median_of_curve(curve: SurvivalCurve, budget: float) -> Estimate:
     def first(values: Sequence[float]) -> float:
         return next((step for step, value in zip(curve.steps, values, strict=True) if value <= 0.5), math.inf)
 
     value = first(curve.survival)
+    if math.isinf(value) and curve.steps[-1] < budget:
+        return Estimate(None, None, None, curve.n)
     if curve.n < FEWEST_FOR_INTERVAL:
         return Estimate(value, None, None, curve.n)
     return Estimate(value, first(curve.low), first(curve.high), curve.n)
@@ -274,7 +278,7 @@ def expected_steps(steps: npt.ArrayLike, reached: npt.ArrayLike) -> float:
         >>> expected_steps([100, 200, 300], [True, True, False])
         300.0
 
-    Source: Auger & Hansen (2005), doi:10.1109/CEC.2005.1554902; Hansen et al. (2021),
+    Source: Auger & Hansen (2005) at CEC; Hansen et al. (2021),
     doi:10.1080/10556788.2020.1808977.
     """
     t, hit = _runs(steps, reached)
@@ -344,7 +348,7 @@ def speed_up(
         >>> speed_up([400, 420, 380, 410, 390], arrived, [200, 230, 190, 210, 180], arrived, rng=0, paired=True)
         Estimate(value=2.0, low=1.826..., high=2.166..., n=5)
 
-    Source: Hodges & Lehmann (1963), doi:10.1214/aoms/1177704172; Hesterberg (2015), section 4.4,
+    Source: Hodges & Lehmann (1963), doi:10.1214/aoms/1177704172; Hesterberg (2015),
     doi:10.1080/00031305.2015.1089789.
     """
     sides = [_runs(baseline_steps, baseline_reached), _runs(steps, reached)]
@@ -453,14 +457,15 @@ def log_rank(
         LogRank(z=2.71..., p=0.0285...)
 
     Source: Mantel (1966); Peto & Peto (1972), doi:10.2307/2344317; Heinze, Gnant, Schemper (2003),
-    doi:10.1111/j.0006-341X.2003.00131.x.
+    Biometrics 59(4).
     """
     first, second = _runs(steps, reached), _runs(other_steps, other_reached)
     t, hit = (np.concatenate(pair) for pair in zip(first, second, strict=True))
     n, total = len(first[0]), len(t)
     if not hit.any():
         return LogRank(0.0, 1.0)
-    z = float(stats.logrank(_censored(*first), _censored(*second)).statistic)
+    with np.errstate(invalid="ignore"):  # all arrive at once: 0 / 0
+        z = float(stats.logrank(_censored(*first), _censored(*second)).statistic)
     times = np.unique(t[hit])
     increments = np.array([(hit & (t == time)).sum() / (t >= time).sum() for time in times])
     # observed less expected arrivals of a group is the sum of these over its runs
@@ -500,7 +505,7 @@ def seeds_needed(z: float, n: int, comparisons: int = 1, power: float = 0.8, lev
         >>> seeds_needed(z=1.4, n=5)
         21
 
-    Source: Schoenfeld (1981), doi:10.1093/biomet/68.1.316; Guenther (1981), doi:10.1080/00031305.1981.10479365.
+    Source: Schoenfeld (1981), doi:10.1093/biomet/68.1.316; Guenther (1981), The American Statistician 35(4).
     """
     if n < 1 or comparisons < 1 or not 0 < power < 1:
         raise ValueError(f"expected n and comparisons >= 1 and power in (0, 1), got {n}, {comparisons} and {power}")
@@ -683,7 +688,7 @@ def performance_profile(cost: Mapping[str, Sequence[float]], r_max: float = 4.0)
         >>> profile.factors, profile.shares["fix"], round(profile.scores["fix"], 3)
         ((1.0, 1.5, 2.0, 4.0), (0.5, 0.5, 1.0, 1.0), 0.833)
 
-    Source: Dolan & Moré (2002), doi:10.1007/s101070100263; Dahl et al. (2023), arXiv:2306.07179, section 4.4.
+    Source: Dolan & Moré (2002), doi:10.1007/s101070100263; Dahl et al. (2023), arXiv:2306.07179.
     """
     if len({len(costs) for costs in cost.values()}) != 1 or not next(iter(cost.values())):
         sizes = {name: len(costs) for name, costs in cost.items()}

@@ -23,6 +23,7 @@ from lrbench_pl.policies._config import from_config, to_config
 from lrbench_pl.policies._cyclic import Cyclic
 from lrbench_pl.policies._lrbench import LRBENCH_POLICIES, from_lrbench
 from lrbench_pl.policies._plateau import PlateauPolicy
+from lrbench_pl.policies._stretch import cut, stretched
 
 __all__ = [
     "LRBENCH_POLICIES",
@@ -39,10 +40,12 @@ __all__ = [
     "Sigmoid",
     "SqrtDecay",
     "Step",
+    "cut",
     "from_config",
     "from_lrbench",
     "policy_id",
     "segments",
+    "stretched",
     "table",
     "to_config",
     "warmup",

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import math
+import statistics
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lrbench_pl.policies import Constant, Cyclic, Policy, Polynomial, Sequential, SqrtDecay, warmup
+from lrbench_pl.policies import Constant, Cyclic, InverseTime, Policy, Polynomial, Sequential, SqrtDecay, warmup
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.tuning.legs import Leg, Outcome
 from lrbench_pl.tuning.range_test import RangeTest, Sweep, range_test
 
-Trunk = Literal["constant", "triangle", "sine"]
+Trunk = Literal["constant", "inverse_sqrt", "triangle", "sine"]
 Decay = Literal["linear", "cosine", "sqrt"]
 
-_SWEEP_STEPS = 50  # of a range test, at least
+_SWEEP_STEPS = 50  # of one sweep of the range test, at least
 _RANGE_SHARE = 0.15  # of the budget, at most; in a smaller one the optimizer's own rate is the peak
+_APART = 1.2  # factor between two branch points, at least
+_RECENT = 2.0  # the trend is that of the checks since the policy's steps divided by this
+_FEWEST = 4  # checks that make a trend
+_PATIENCE = 2  # branches in a row without a gain that change the trunk
+_TAIL = 0.1  # of the rate at which a branch left, where it is held on after its decay
+_TAIL_CHECKS = 3  # misses there before the branch is given up
 
 # A trunk function at a peak rate; the cycles take as many steps as the first branch point.
 _TRUNKS: dict[str, Callable[[float, int], Policy]] = {
     "constant": lambda peak, period: Constant(peak),
+    "inverse_sqrt": lambda peak, period: InverseTime(peak, 1 / period, 0.5),
     "triangle": lambda peak, period: Cyclic(peak / 4, peak, period, "triangle", phase=period // 2),
     "sine": lambda peak, period: Cyclic(peak / 4, peak, period, "sine", phase=period // 2),
 }
@@ -37,10 +46,13 @@ class Settings:
     Args:
         trunks: Functions of the trunk, in the order in which they are tried.
         decay: Function of the branches.
-        first_branch: Share of the budget, in (0, 1), after which the first branch leaves the trunk.
-        growth: Factor from one branch point to the next, above 1.
+        first_branch: Share of the budget, in (0, 1), before which no branch leaves the trunk.
+        growth: A branch leaves the trunk at the latest at this multiple, above 1, of the point where the last one did.
         decay_fraction: Steps of a branch as a share of the steps before it, in (0, 1].
-        min_gain: Gain of the metric from one branch to the next below which the trunk changes.
+        average: After ``first_branch`` the checks of the trunk look at its weights averaged over about this share, in
+            [0, 1), of the policy's steps. Their trend forecasts, at no step, what a branch would reach: one leaves when
+            the forecast meets the target. 0: no forecast; branches leave at multiples of ``growth``.
+        min_gain: Gain of the metric over two branches at or below which the trunk is changed.
         span: The range test covers the optimizer's own rate divided and multiplied by this, above 1.
         repeats: Sweeps of the range test; 0 takes the optimizer's own rate as the peak.
         tuning_budget: Share of the budget that range test and dead ends may take, in [0, 1].
@@ -52,8 +64,9 @@ class Settings:
     trunks: tuple[Trunk, ...] = ("constant", "triangle")
     decay: Decay = "linear"
     first_branch: float = 0.05
-    growth: float = 1.5
-    decay_fraction: float = 1 / 3
+    growth: float = 3.0
+    decay_fraction: float = 0.25
+    average: float = 0.1
     min_gain: float = 0.0
     span: float = 100.0
     repeats: int = 2
@@ -69,6 +82,7 @@ class Settings:
         check.number("first_branch", self.first_branch, "lie in (0, 1)", lambda v: 0 < v < 1)
         check.number("growth", self.growth, "be a finite number above 1", lambda v: v > 1)
         check.number("decay_fraction", self.decay_fraction, "lie in (0, 1]", lambda v: 0 < v <= 1)
+        check.number("average", self.average, "lie in [0, 1)", lambda v: 0 <= v < 1)
         check.rate("min_gain", self.min_gain)
         check.number("span", self.span, "be a finite number above 1", lambda v: v > 1)
         check.count("repeats", self.repeats, least=0)
@@ -93,7 +107,12 @@ class Composition:
 
 
 def compose(
-    settings: Settings, lr: float, max_steps: int, interval: int, mode: Literal["max", "min"] = "max"
+    settings: Settings,
+    lr: float,
+    max_steps: int,
+    interval: int,
+    target: float | None = None,
+    mode: Literal["max", "min"] = "max",
 ) -> Generator[Leg, Outcome, Composition]:
     """The plan: range test, trunk, branches that decay to zero, back to the trunk, adapt; at last the best is kept.
 
@@ -103,85 +122,190 @@ def compose(
         settings: How to compose.
         lr: The optimizer's own rate, the centre of the range test.
         max_steps: Optimizer steps in all, dead ends included.
-        interval: Steps between two checks; every leg ends at one.
+        interval: Steps between two checks; every leg ends at one, but for the sweeps of a range test.
+        target: Value to reach; None spends the budget on one policy.
         mode: Whether a larger or a smaller value is better.
     """
-    found = Composition()
-    sign = 1.0 if mode == "max" else -1.0
-    spent = tuning = 0
     yield Leg("keep", Constant(lr), 0, 0, save="start")
-
-    peak = lr
-    sweep_steps = interval * -(-_SWEEP_STEPS // interval)
-    if settings.repeats and sweep_steps * settings.repeats <= _RANGE_SHARE * max_steps:
-        sweep = Sweep(lr / settings.span, lr * settings.span, max(2, sweep_steps))
-        found.range = yield from range_test(sweep, settings.repeats, restore="start")
+    found = Composition()
+    peak, spent = lr, 0
+    sweeps_steps = _up(_SWEEP_STEPS * settings.repeats, interval)
+    if settings.repeats and sweeps_steps <= _RANGE_SHARE * max_steps:
+        sweep = Sweep(lr / settings.span, lr * settings.span, sweeps_steps // settings.repeats)
+        found.range = yield from range_test(sweep, settings.repeats, restore="start", steps=sweeps_steps)
         peak, spent = found.range.peak, found.range.steps
-        tuning = spent
         if found.range.diverged_at is not None:
             found.avoided.append(f"rates of {found.range.diverged_at:.3g} and above: the range test diverged")
 
+    sign = 1.0 if mode == "max" else -1.0
     first = _whole(settings.first_branch * max_steps, interval)
     functions = list(settings.trunks)
-    t = 0
     trunk: Policy = _rising(functions[0], peak, first, interval)
-    snapshot, at = "start", 0
-    point = first
-    last: float | None = None
+    t = 0
+    tuning = spent
     back: str | None = "start" if spent else None
+    snapshot, at = "start", 0  # the last good state
+    seen: list[tuple[int, float]] = []  # steps of the trunk and value of its averaged weights; larger is better
+    branches: list[tuple[int, float]] = []  # where they left, and what they brought beyond the forecast
+    ends: list[float] = []  # what the branches of this trunk reached; larger is better
+    goal = math.inf if target is None else sign * target
     while spent < max_steps:
         left = max_steps - spent
-        decay_steps = _whole(settings.decay_fraction * max(t, point), interval)
-        least = interval if t and left > interval else 0  # a second branch from one point would repeat the first
-        decay_steps = min(decay_steps, left - least)
-        ahead = max(least, min(max(0, point - t), _floor(left - decay_steps, interval)))
-        dead_end = ahead + decay_steps < left  # there is budget to go on after it
-        if dead_end and tuning + decay_steps > settings.tuning_budget * max_steps:
-            decay_steps = min(
-                _whole(settings.decay_fraction * (t + left) / (1 + settings.decay_fraction), interval), left
-            )
-            ahead = _floor(left - decay_steps, interval)
+        # how long a branch would be here, and whether it is the last that fits
+        steps = min(_whole(settings.decay_fraction * max(t, first), interval), left)
+        final = (
+            _floor(left - steps, interval) < interval
+            or target is None
+            or (tuning + steps > settings.tuning_budget * max_steps)
+        )
+        if final:
+            share = settings.decay_fraction / (1 + settings.decay_fraction)
+            steps = min(_whole(share * (t + left), interval), left)
+            ahead = _floor(left - steps, interval)
+        elif t < first:
+            ahead = min(first - t, _floor(left - steps, interval))
+        else:
+            ahead = 0 if _is_time(settings, t, first, seen, branches, goal) else interval
+            if not settings.average and ahead:
+                ahead = min(_due(settings, first, branches, interval) - t, _floor(left - steps, interval))
         if ahead > 0:
-            outcome = yield Leg("trunk", trunk, t, ahead, restore=back, save="trunk", note=f"peak {peak:.3g}")
-            spent = outcome.spent
-            back = None
+            averaged = bool(settings.average) and t >= first and not final
+            note = f"peak {peak:.3g}"
+            outcome = yield Leg("trunk", trunk, t, ahead, restore=back, save="trunk", averaged=averaged, note=note)
+            spent, back = outcome.spent, None
             if outcome.diverged:
                 tuning += outcome.steps
                 found.avoided.append(f"a trunk at {peak:.3g}: diverged after policy step {t}")
                 peak /= 2
                 t, back = at, snapshot
-                trunk = _changed(trunk, t, functions[0], peak, first, interval)
+                trunk, seen = _changed(trunk, t, functions[0], peak, first, interval), []
                 continue
             t += outcome.steps
             snapshot, at = "trunk", t
-        elif at != t or snapshot == "start":
+            if averaged and outcome.value is not None and math.isfinite(outcome.value):
+                seen.append((t, sign * outcome.value))
+            if not final:
+                continue
+        if at != t or snapshot == "start":
             yield Leg("keep", trunk, t, 0, restore=back, save="trunk")
             snapshot, at, back = "trunk", t, None
-        left = max_steps - spent
-        decay_steps = min(decay_steps, left)
-        if decay_steps <= 0:
+        steps = min(steps, max_steps - spent)
+        if steps <= 0:
             break
-        branch = _then(trunk, t, _DECAYS[settings.decay](trunk(t), decay_steps))
-        note = f"decays from {trunk(t):.3g} over {decay_steps} steps"
-        outcome = yield Leg("branch", branch, t, decay_steps, restore=back, note=note)
-        spent = outcome.spent
-        tuning += outcome.steps
+        rate = trunk(t)
+        branch = _then(trunk, t, _DECAYS[settings.decay](rate, steps))
+        note = f"decays from {rate:.3g} over {steps} steps"
+        outcome = yield Leg("branch", branch, t, steps, restore=back, note=note)
+        end, misses = t + outcome.steps, 0
+        forecast = trend(seen, t * (1 + settings.decay_fraction))
+        reached: float | None = None
+        while True:
+            spent = outcome.spent
+            tuning += outcome.steps
+            if outcome.value is None or outcome.diverged:
+                break
+            value = sign * outcome.value
+            reached = value if reached is None else max(reached, value)
+            if found.best is None or value > sign * found.best:
+                found.best, found.policy = outcome.value, branch
+                yield Leg("keep", branch, end, 0, save="best")
+            misses += value < goal
+            if misses > _TAIL_CHECKS or forecast is None or value + forecast.spread < goal or spent >= max_steps:
+                break
+            branch = _then(branch, end, Constant(_TAIL * rate))
+            held = min(interval, max_steps - spent)
+            note = f"held at {_TAIL * rate:.3g}: {outcome.value:.4g} is near the target"
+            outcome = yield Leg("branch", branch, end, held, note=note)
+            end += outcome.steps
         back = "trunk"
-        value = outcome.value
-        if value is not None and not outcome.diverged:
-            if found.best is None or sign * value > sign * found.best:
-                found.best, found.policy = value, branch
-                yield Leg("keep", branch, t + outcome.steps, 0, save="best")
-            if last is not None and sign * (value - last) <= settings.min_gain:
-                found.avoided.append(f"going on at {peak:.3g} ({functions[0]}): {last:.4g} became {value:.4g}")
-                functions.append(functions.pop(0))
-                peak /= 2
-                trunk = _changed(trunk, t, functions[0], peak, first, interval)
-            last = value
-        point = max(t + interval, _whole(t * settings.growth, interval))
+        branches.append((t, 0.0 if reached is None or forecast is None else reached - forecast.value))
+        if reached is not None:
+            ends.append(reached)
+        if _stands_still(ends, settings.min_gain):
+            found.avoided.append(f"going on at {peak:.3g} ({functions[0]}): no gain in {_PATIENCE} branches")
+            functions.append(functions.pop(0))
+            peak /= 2
+            trunk, seen, ends = _changed(trunk, t, functions[0], peak, first, interval), seen[-1:], [max(ends)]
     if found.policy is not None:
         yield Leg("keep", found.policy, 0, 0, restore="best")
     return found
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Where a value is heading.
+
+    Args:
+        value: What it will be.
+        slope: Gain per e-fold of steps.
+        spread: Standard deviation of the values around their line.
+    """
+
+    value: float
+    slope: float
+    spread: float
+
+
+def trend(seen: Sequence[tuple[int, float]], at: float) -> Trend | None:
+    """The line through the recent values over the logarithm of their steps, continued.
+
+    Args:
+        seen: Steps and values, in order; those of the last half of the steps are recent.
+        at: The step to look at.
+
+    Returns:
+        None if fewer than four values are recent.
+
+    Example:
+        >>> from math import log
+        >>> ahead = trend([(t, log(t)) for t in (60, 70, 80, 90, 100)], at=200)
+        >>> round(ahead.value - log(200), 6), round(ahead.slope, 6), round(ahead.spread, 6)
+        (0.0, 1.0, 0.0)
+        >>> trend([(80, 0.4), (90, 0.5), (100, 0.6)], at=200) is None
+        True
+    """
+    recent = [(math.log(t), value) for t, value in seen if t > seen[-1][0] / _RECENT]
+    if len(recent) < _FEWEST:
+        return None
+    xs, ys = zip(*recent, strict=True)
+    slope, intercept = statistics.linear_regression(xs, ys)
+    spread = math.sqrt(math.fsum((y - slope * x - intercept) ** 2 for x, y in recent) / (len(recent) - 2))
+    return Trend(slope * math.log(at) + intercept, slope, spread)
+
+
+def _due(settings: Settings, first: int, branches: list[tuple[int, float]], interval: int) -> int:
+    """The policy step at which a branch leaves whatever the forecast says."""
+    last = branches[-1][0] if branches else first if settings.average else first / settings.growth
+    return max(_whole(settings.growth * last, interval), first)
+
+
+def _is_time(
+    settings: Settings,
+    t: int,
+    first: int,
+    seen: list[tuple[int, float]],
+    branches: list[tuple[int, float]],
+    goal: float,
+) -> bool:
+    """Whether a branch leaves the trunk at ``t``: it is due, or the forecast says that it will reach the target."""
+    if t >= _due(settings, first, branches, 1):
+        return True
+    forecast = trend(seen, t * (1 + settings.decay_fraction))
+    if forecast is None or (branches and t < _APART * branches[-1][0]):
+        return False
+    gains = [gain for _, gain in branches]
+    learned = math.fsum(gains) / (len(gains) + 1)  # one branch more that brought what was forecast
+    return forecast.value + max(-forecast.spread, min(forecast.spread, learned)) >= goal
+
+
+def _stands_still(ends: Sequence[float], min_gain: float) -> bool:
+    """Whether the last branches are no better than one before them.
+
+    Example:
+        >>> _stands_still([0.5, 0.4], 0.0), _stands_still([0.5, 0.4, 0.5], 0.0), _stands_still([0.5, 0.4, 0.6], 0.0)
+        (False, True, False)
+    """
+    return len(ends) > _PATIENCE and max(ends[-_PATIENCE:]) - max(ends[:-_PATIENCE]) <= min_gain
 
 
 def _whole(steps: float, interval: int) -> int:
@@ -191,6 +315,10 @@ def _whole(steps: float, interval: int) -> int:
 
 def _floor(steps: int, interval: int) -> int:
     return steps // interval * interval
+
+
+def _up(steps: int, interval: int) -> int:
+    return -(-steps // interval) * interval
 
 
 def _rising(function: str, peak: float, period: int, interval: int) -> Policy:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
-from lrbench_pl.callback import Check, LRPolicyCallback, LRPolicyError, Mode, meets
+from lrbench_pl.callback import Check, LRPolicyCallback, LRPolicyError, Mode, _in_fit, meets
 from lrbench_pl.policies import Constant, Policy
 from lrbench_pl.results import Status
+from lrbench_pl.tuning.average import WeightAverage
 from lrbench_pl.tuning.compose import Composition, Settings, compose
 from lrbench_pl.tuning.legs import Leg, Outcome, Tuner
 from lrbench_pl.tuning.snapshot import Snapshot
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 class LRPolicyComposer(LRPolicyCallback):
     """Finds a policy while it trains: range test, trunk, branches that decay to zero, back to the trunk.
+
+    From the first branch point on the checks of the trunk look at its averaged weights (``check/averaged`` is then 1):
+    they forecast what a branch would reach. Such a check never counts as reaching the target; they are in
+    :attr:`forecasts`, not among the verdict's checks.
 
     Two clocks run: the *steps spent*, which are the Trainer's and which the verdict counts, dead ends included; and the
     *policy's own step*, which goes back when a branch is given up. :attr:`policy` knows what was composed:
@@ -42,6 +47,7 @@ class LRPolicyComposer(LRPolicyCallback):
         **settings: Fields of :class:`~lrbench_pl.tuning.compose.Settings`.
 
     Attributes:
+        forecasts: The checks of averaged weights.
         records: One entry per leg: what was tried, from which steps, what came of it.
         found: What was composed, once the fit has ended.
 
@@ -69,6 +75,7 @@ class LRPolicyComposer(LRPolicyCallback):
         self._applied = Applied(self)
         super().__init__(self._applied, target_accuracy, monitor, mode, confirmations, True, optimizer_index)
         self.max_steps = max_steps
+        self.forecasts: list[Check] = []
         self.records: list[dict[str, Any]] = []
         self.found: Composition | None = None
         self._best_policy: tuple[Policy, int] | None = None  # and its steps
@@ -81,6 +88,8 @@ class LRPolicyComposer(LRPolicyCallback):
         self._in_a_row = 0
         self._reached: Check | None = None
         self._snapshots: dict[str, Snapshot] = {}
+        self._average: WeightAverage | None = None
+        self._is_swapped = False  # the module holds the average
 
     @property
     def policy_step(self) -> int:
@@ -122,7 +131,7 @@ class LRPolicyComposer(LRPolicyCallback):
             raise LRPolicyError(f"composing needs a check within {budget} steps, but they are {interval} apart")
         settings = self.settings if self.target_accuracy is not None else replace(self.settings, tuning_budget=0.0)
         lr = float(self._param_groups[0]["lr"])
-        self._tuner = compose(settings, lr, budget, interval, self.mode)
+        self._tuner = compose(settings, lr, budget, interval, self.target_accuracy, self.mode)
         self._take(trainer, pl_module, next(self._tuner))
         if not next(iter(self._snapshots.values())).is_exact:
             rank_zero_warn(
@@ -136,17 +145,25 @@ class LRPolicyComposer(LRPolicyCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Watch the loss: each step of a range test, else for divergence."""
+        """Watch the loss, each step of a range test, else for divergence; take the weights into their average."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.global_step == self._step:  # more batches to this step
+            return
+        if self._leg.kind == "trunk" and self.settings.average:
+            if self._average is None:
+                self._average = WeightAverage(pl_module, self.settings.average)
+            self._average.update(pl_module, self._leg.start + trainer.global_step - self._leg_from)
         if self._leg.kind != "range" and self._look_every > 1 and self._unseen:
             return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if not isinstance(loss, torch.Tensor) or trainer.global_step == self._step:  # more batches to this step
+        if not isinstance(loss, torch.Tensor):
             return
         number = float(trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
         number *= trainer.accumulate_grad_batches  # Lightning hands out the share of one batch
         if self._leg.kind == "range":
             self._leg_losses.append(number)
+            if len(self._leg_losses) == self._leg.steps:
+                self._end_leg(trainer, math.nan, self._leg.steps, False)
         elif self._mean_loss is None:
             self._mean_loss = number, number
         else:
@@ -160,30 +177,65 @@ class LRPolicyComposer(LRPolicyCallback):
 
     # -- each check -----------------------------------------------------------------------------------------
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the averaged weights, where they are what the leg's end is to be judged by."""
+        super().on_validation_start(trainer, pl_module)
+        ends = trainer.global_step - self._leg_from >= self._leg.steps
+        if _in_fit(trainer) and self._leg.averaged and ends and self._average is not None:
+            self._swap(pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say in the history which weights were looked at."""
+        super().on_validation_epoch_end(trainer, pl_module)
+        if _in_fit(trainer):
+            pl_module.log("check/averaged", float(self._is_swapped), sync_dist=trainer.world_size > 1)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the module with its own weights."""
+        super().on_exception(trainer, pl_module, exception)
+        if self._is_swapped:
+            self._swap(pl_module)
+
+    def _swap(self, module: LightningModule) -> None:
+        assert self._average is not None
+        self._average.swap(module)
+        self._is_swapped = not self._is_swapped
+
     def _check(self, trainer: Trainer) -> None:
+        averaged = self._is_swapped
+        if averaged:
+            self._swap(trainer.lightning_module)
         value = self._read_monitor(trainer)
         if value is None:
             value = math.nan
         self._steps_run = trainer.global_step
-        check = Check(trainer.global_step, value, self._clock.seconds)
-        self.checks.append(check)
         leg, done = self._leg, trainer.global_step - self._leg_from
-        diverged = trainer.strategy.reduce_boolean_decision(self._leg_diverged, all=False)
-        if leg.kind != "range" and not diverged and self.target_accuracy is not None:
-            self._in_a_row = self._in_a_row + 1 if meets(value, self.target_accuracy, self.mode) else 0
-            if self._in_a_row == self.confirmations:
-                self._reached = self.checks[-self.confirmations]
-                self._record(value, done, diverged, "reached the target")
-                trainer.should_stop = True
-                rank_zero_info(f"target reached: {self.monitor} {value:.4g} at step {self._reached.step}")
-                return
-        if done < leg.steps and not (diverged and leg.kind != "range"):
+        if done == 0:  # a range test ended with this step, and the check came after it
+            if leg.restore is not None:
+                self._restore(trainer, trainer.lightning_module, leg.restore)
             return
+        if leg.kind == "range":
+            return
+        check = Check(trainer.global_step, value, self._clock.seconds)
+        (self.forecasts if averaged else self.checks).append(check)
+        diverged = trainer.strategy.reduce_boolean_decision(self._leg_diverged, all=False)
+        met = not averaged and not diverged and self.target_accuracy is not None
+        met = met and meets(value, self.target_accuracy, self.mode)  # type: ignore[arg-type]
+        self._in_a_row = self._in_a_row + 1 if met else 0
+        if self._in_a_row == self.confirmations:
+            self._reached = self.checks[-self.confirmations]
+            self._record(value, done, diverged, "reached the target")
+            trainer.should_stop = True
+            rank_zero_info(f"target reached: {self.monitor} {value:.4g} at step {self._reached.step}")
+        elif done >= leg.steps or diverged:
+            self._end_leg(trainer, value, done, diverged)
+
+    def _end_leg(self, trainer: Trainer, value: float, done: int, diverged: bool) -> None:
         self._record(value, done, diverged, "")
         outcome = Outcome(done, value, diverged, tuple(self._leg_losses), trainer.global_step)
         module = trainer.lightning_module
-        if leg.save is not None and not diverged:
-            self._snapshots[leg.save] = self._snapshot(trainer, module)
+        if self._leg.save is not None and not diverged:
+            self._snapshots[self._leg.save] = self._snapshot(trainer, module)
         self._go_on(trainer, module, outcome)
 
     def _go_on(self, trainer: Trainer, module: LightningModule, outcome: Outcome) -> None:
@@ -203,8 +255,7 @@ class LRPolicyComposer(LRPolicyCallback):
     def _take(self, trainer: Trainer, module: LightningModule, leg: Leg) -> None:
         """Begin a leg; one without steps is over at once."""
         if leg.restore is not None:
-            self._snapshots[leg.restore].restore(trainer, module)
-            self._param_groups = self._find_optimizer(trainer).param_groups  # loading made new ones
+            self._restore(trainer, module, leg.restore)
         if leg.steps == 0:
             if leg.save is not None:
                 self._snapshots[leg.save] = self._snapshot(trainer, module)
@@ -216,7 +267,14 @@ class LRPolicyComposer(LRPolicyCallback):
             return
         self._leg, self._leg_from = leg, trainer.global_step
         self._leg_losses, self._leg_diverged = [], False
+        self._unseen, self._unseen_loss = 0, None
         self._in_a_row = 0 if leg.restore is not None else self._in_a_row
+
+    def _restore(self, trainer: Trainer, module: LightningModule, name: str) -> None:
+        self._snapshots[name].restore(trainer, module)
+        self._param_groups = self._find_optimizer(trainer).param_groups  # loading made new ones
+        if self._leg_diverged:
+            self._average = None  # it took in what is given up
 
     def _snapshot(self, trainer: Trainer, module: LightningModule) -> Snapshot:
         return Snapshot(trainer, module, skip=lambda callback: callback is self)
@@ -229,6 +287,7 @@ class LRPolicyComposer(LRPolicyCallback):
                 "policy_step": leg.start,
                 "spent": self._leg_from,
                 "steps": done,
+                "averaged": leg.averaged,
                 "first_rate": leg.policy(leg.start),
                 "last_rate": leg.policy(leg.start + max(0, done - 1)),
                 "value": value if math.isfinite(value) else None,

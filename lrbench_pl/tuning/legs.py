@@ -13,7 +13,7 @@ Kind = Literal["range", "trunk", "branch", "keep"]
 
 @dataclass(frozen=True)
 class Leg:
-    """A stretch of training between two checks.
+    """A stretch of training that ends at a check; a sweep of a range test may end between two.
 
     Args:
         kind: ``range`` (a range test), ``trunk`` (goes on), ``branch`` (decays) or ``keep`` (no steps: only snapshots).
@@ -22,6 +22,7 @@ class Leg:
         steps: Optimizer steps; the leg ends at the first check at or after them. 0: nothing is trained.
         restore: Name of the snapshot to go back to before it.
         save: Name under which the state after it is kept.
+        averaged: Whether the check at its end looks at the averaged weights; it can then not reach the target.
         note: Why it is taken, for the record.
     """
 
@@ -31,6 +32,7 @@ class Leg:
     steps: int
     restore: str | None = None
     save: str | None = None
+    averaged: bool = False
     note: str = ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.tuning.legs import Leg, Outcome
@@ -127,20 +127,24 @@ def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]]) -> RangeTest:
     )
 
 
-def range_test(sweep: Sweep, repeats: int = 2, restore: str | None = None) -> Generator[Leg, Outcome, RangeTest]:
+def range_test(
+    sweep: Sweep, repeats: int = 2, restore: str | None = None, steps: int | None = None
+) -> Generator[Leg, Outcome, RangeTest]:
     """Run the repeats from one snapshot; their caller goes back to it afterwards.
 
     Args:
         sweep: The rates.
         repeats: Number of sweeps, each on the next batches.
         restore: Name of the snapshot that each repeat starts from.
+        steps: Steps of all repeats together, by default what they need; more let the last one stay at its end.
     """
     curves = []
     spent = 0
-    for number in range(repeats):
-        note = f"range test {number + 1} of {repeats}: {sweep.low:.2g} to {sweep.high:.2g}"
-        outcome = yield Leg("range", sweep, 0, sweep.steps, restore=restore, note=note)
-        curves.append(outcome.losses)
+    spare = 0 if steps is None else steps - repeats * sweep.steps
+    for number in range(1, repeats + 1):
+        note = f"range test {number} of {repeats}: {sweep.low:.2g} to {sweep.high:.2g}"
+        length = sweep.steps + (spare if number == repeats else 0)
+        outcome = yield Leg("range", sweep, 0, length, restore=restore, note=note)
+        curves.append(outcome.losses[: sweep.steps])
         spent += outcome.steps
-    found = analyse(sweep, curves)
-    return RangeTest(**{**vars(found), "steps": spent})
+    return replace(analyse(sweep, curves), steps=spent)

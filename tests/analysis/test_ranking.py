@@ -3,13 +3,14 @@
 import csv
 import json
 import math
+import os
 
 import polars as pl
 import pytest
 
 from lrbench_pl.analysis.load import AnalysisError, load_runs
 from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank
-from lrbench_pl.analysis.show import render
+from lrbench_pl.analysis.show import remarks, render
 from lrbench_pl.results import RunResult
 
 COMMON = {
@@ -164,7 +165,239 @@ def test_the_forms(tmp_path):
     assert (first["rank"], first["policy"], first["median_steps"], first["rank_low"]) == ("1", "tri | x", "240.0", "")
     markdown = render(table, "markdown").splitlines()
     assert markdown[2] == "| 1 | 1 | tri \\| x | 1/1 | 1.00 [0.21, 1.00] | 240 | 240 | 0.9800 | 0.9700 |"
-    plain = render(table, "table", width=80).splitlines()
-    titles = "tier rank policy reached median steps expected steps best acc. test acc."
+    plain = render(table, "table", width=120).splitlines()
+    titles = "tier rank policy reached share median steps expected steps best acc. test acc."
     assert " ".join(plain[0].split()) == titles
-    assert plain[-1].split() == ["1", "2", "[red]fix", "0/1", "∞", "∞", "0.9000", "–"]
+    assert plain[-1].split() == ["1", "2", "[red]fix", "0/1", "0.00", "[0.00,", "0.79]", "∞", "∞", "0.9000", "–"]
+
+
+# -- intervals, tiers, comparisons ----------------------------------------------------------------------------
+
+
+def five(folder, policy, first, **changes):
+    for seed in range(5):
+        write(folder, policy, None if first is None else first + 20 * seed, seed, **changes)
+
+
+def columns(table, *names):
+    return dict(zip(names, (table[name].to_list() for name in names), strict=True))
+
+
+def test_policies_that_cannot_be_told_apart_share_a_tier(tmp_path):
+    five(tmp_path, "fast", 100)
+    five(tmp_path, "alike", 110)
+    five(tmp_path, "slow", 600)
+    assert columns(ranked(tmp_path), "policy", "tier", "rank_low", "rank_high", "median_low", "median_high") == {
+        "policy": ["fast", "alike", "slow"],
+        "tier": [1, 1, 2],
+        "rank_low": [1, 1, 3],
+        "rank_high": [2, 2, 3],
+        "median_low": [100, 110, 600],
+        "median_high": [180, 190, 680],
+    }
+    more = ranked(tmp_path)["more_seeds"].to_list()
+    assert more[0] is None
+    assert more[1] > 20
+    assert more[2] is None
+
+
+def test_all_missed_are_ordered_and_told_apart_by_how_close_they_came(tmp_path):
+    for seed in range(5):
+        write(tmp_path, "far", None, seed, best=0.5 + seed / 100)
+        write(tmp_path, "close", None, seed, best=0.9 + seed / 100)
+    table = ranked(tmp_path)
+    assert table.select("policy", "tier", "reached", "median_steps", "share_high").rows()[0][:4] == (
+        "close", 1, 0, math.inf,
+    )  # fmt: skip
+    assert table["tier"].to_list() == [1, 2]
+
+
+def test_all_diverged_cannot_be_told_apart(tmp_path):
+    for policy in ("a", "b"):
+        five(tmp_path, policy, None, status="diverged", best=None)
+    table = ranked(tmp_path)
+    assert columns(table, "rank", "tier", "rank_low", "rank_high", "diverged", "best_accuracy") == {
+        "rank": [1, 1],
+        "tier": [1, 1],
+        "rank_low": [1, 1],
+        "rank_high": [2, 2],
+        "diverged": [5, 5],
+        "best_accuracy": [None, None],
+    }
+    assert table["more_seeds"].to_list() == [None, None]
+
+
+def test_one_run_has_no_interval_and_says_so(tmp_path):
+    write(tmp_path, "a", 100)
+    table = ranked(tmp_path)
+    assert table.select("rank", "rank_low", "tier", "median_steps", "median_low").rows() == [(1, None, 1, 100, None)]
+    said = remarks(table, load_runs([tmp_path]))
+    assert said[0] == "1 run; steps to 0.97, medians; ∞: half of the runs or more missed"
+    assert said[1].startswith("1 run each: no interval;")
+
+
+def test_unequal_numbers_of_runs_are_said(tmp_path):
+    five(tmp_path, "a", 100)
+    for seed in range(3):
+        write(tmp_path, "b", 200, seed)
+    said = remarks(ranked(tmp_path), load_runs([tmp_path]))
+    assert "3 runs of some, 5 of others: no interval of the median below 5 runs" in said
+    assert "unequal numbers of runs: 3 to 5 per policy" in said
+
+
+def test_runs_without_a_target_are_said_to_miss(tmp_path):
+    five(tmp_path, "a", None, target_accuracy=None)
+    assert "no target was set" in remarks(ranked(tmp_path), load_runs([tmp_path]))[0]
+
+
+def test_a_smaller_value_is_better_where_the_mode_is_min(tmp_path):
+    write(tmp_path, "a", None, best=0.2, mode="min")
+    write(tmp_path, "b", None, best=0.1, mode="min")
+    assert ranked(tmp_path)["policy"].to_list() == ["b", "a"]
+
+
+@pytest.mark.parametrize("change", [{"monitor": "val/loss"}, {"mode": "min"}, {"confirmations": 2}])
+def test_mixed_rules_are_refused_and_separated_rankings_are_their_own(tmp_path, change):
+    (column,) = change
+    write(tmp_path, "a", 100)
+    write(tmp_path, "b", 200)
+    write(tmp_path, "c", 300, **change)
+    with pytest.raises(AnalysisError, match=f"the runs differ in {column}"):
+        ranked(tmp_path)
+    table = ranked(tmp_path, by=["policy", column])
+    assert sorted(zip(table["policy"], table["rank"], strict=True)) == [("a", 1), ("b", 2), ("c", 1)]
+
+
+def test_the_speed_up_over_a_baseline_is_paired_by_seed(tmp_path):
+    for seed, steps in enumerate([400, 440, 480, 400, 420]):
+        write(tmp_path, "fix", steps, seed)
+        write(tmp_path, "tri", steps // 2, seed)
+        write(tmp_path, "odd", steps // 2, seed + 1)
+    table = ranked(tmp_path, baseline="fix")
+    found = {row["policy"]: row for row in table.to_dicts()}
+    assert [found["tri"][name] for name in ("speed_up", "speed_up_low", "speed_up_high")] == pytest.approx([2.0] * 3)
+    assert found["fix"]["speed_up"] == 1.0
+    assert found["odd"]["speed_up_low"] < 2 < found["odd"]["speed_up_high"]
+    assert found["tri"]["log_rank_p"] == pytest.approx(2 / 252)
+
+
+def test_a_baseline_is_looked_for_under_the_same_optimizer(tmp_path):
+    for optimizer, slow in (("sgd", 400), ("adam", 300)):
+        write(tmp_path, "fix", slow, optimizer=optimizer)
+        write(tmp_path, "tri", 100, optimizer=optimizer)
+    write(tmp_path, "tri", 100, optimizer="nesterov")
+    keys = ["optimizer", "policy"]
+
+    def speed_ups(baseline):
+        rows = ranked(tmp_path, by=keys, baseline=baseline).to_dicts()
+        return {row["optimizer"]: row["speed_up"] for row in rows if row["policy"] == "tri"}
+
+    assert speed_ups("fix") == pytest.approx({"sgd": 4.0, "adam": 3.0, "nesterov": None})
+    assert speed_ups("sgd,fix") == pytest.approx({"sgd": 4.0, "adam": 4.0, "nesterov": 4.0})
+
+
+def test_a_profile_over_workloads(tmp_path):
+    for model, fast, slow in (("mlp", 100, 200), ("lenet", 100, 300)):
+        write(tmp_path, "tri", fast, model=model)
+        write(tmp_path, "fix", slow, model=model)
+    table = ranked(tmp_path, by=["policy", "model"])
+    scores = {row["policy"]: row["profile"] for row in table.to_dicts()}
+    # fix is within a factor of 2 on one workload, of 3 on both: (0.5 * 1 + 1 * 1) / 3
+    assert scores == pytest.approx({"tri": 1.0, "fix": 0.5})
+    assert "profile" not in ranked(tmp_path / "0").columns
+
+
+def test_utility_and_robustness(tmp_path):
+    for seed in range(5):
+        write(tmp_path, "good", 100, seed, test_accuracy=0.97 + seed / 1000, loss_difference=0.3, cdac=0.02)
+        write(tmp_path, "robust", 100, seed, test_accuracy=0.9 + seed / 1000, loss_difference=0.1, cdac=0.01)
+    write(tmp_path, "robust", None, 5, status="diverged", best=None)
+    found = ranked(tmp_path, metric="utility")
+    assert columns(found, "policy", "accuracy", "accuracy_low", "accuracy_high", "tier") == {
+        "policy": ["good", "robust"],
+        "accuracy": [0.972, pytest.approx(0.9015)],
+        "accuracy_low": [0.970, -math.inf],
+        "accuracy_high": [0.974, pytest.approx(0.904, abs=1e-3)],
+        "tier": [1, 2],
+    }
+    found = ranked(tmp_path, metric="robustness")
+    assert found.select("policy", "loss_difference", "cdac", "diverged").rows() == [
+        ("robust", 0.1, 0.01, 1),
+        ("good", 0.3, 0.02, 0),
+    ]
+    assert found["accuracy_spread"].to_list() == pytest.approx([0.00158, 0.00158], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"metric": "speed"}, "--metric must be cost, utility or robustness, got 'speed'"),
+        ({"metric": "utility", "baseline": "a"}, "--baseline compares steps, which --metric utility does not rank"),
+        ({"metric": "robustness"}, "no run has loss_difference, which --metric robustness ranks by"),
+        ({"baseline": "b"}, "--baseline must name one of a, got 'b'"),
+        ({"by": ["policy", "policy"]}, "--by must name each column once, got 'policy' twice"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(tmp_path, arguments, message):
+    write(tmp_path, "a", 100)
+    with pytest.raises(AnalysisError, match=message):
+        ranked(tmp_path, **arguments)
+
+
+def test_more_rows_than_can_be_compared(tmp_path):
+    write(tmp_path, "a", 100)
+    runs = load_runs([tmp_path]).table
+    many = pl.concat([runs] * 2001).with_columns(pl.int_range(pl.len()).alias("seed"))
+    with pytest.raises(AnalysisError, match="--by policy,seed makes 2001 rows, of which at most 2000 can be compared"):
+        rank(many, by=["policy", "seed"])
+
+
+def test_only_failed_runs_are_a_table_without_ranks(tmp_path):
+    write(tmp_path, "a", None, status="failed", message="disk full")
+    table = ranked(tmp_path)
+    assert table.select("policy", "runs", "tier", "share", "failed").rows() == [("a", 0, None, None, 1)]
+    assert "failed: a (seed 0)" in remarks(table, load_runs([tmp_path]))[1]
+
+
+def test_a_history_without_its_row_is_named_and_a_row_without_history_is_ranked(tmp_path):
+    write(tmp_path, "a", 100)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "metrics.csv").write_text("step,val/accuracy\n")
+    runs = load_runs([tmp_path])
+    assert rank(runs.table)["policy"].to_list() == ["a"]
+    assert [(skipped.path.name, skipped.reason) for skipped in runs.skipped] == [
+        ("1", "no result.json: still running, or killed")
+    ]
+    assert remarks(rank(runs.table), runs)[-1].startswith("skipped: ")
+
+
+def test_a_row_that_vanishes_while_it_is_read(tmp_path, monkeypatch):
+    write(tmp_path, "a", 100)
+    gone = write(tmp_path, "b", 100) / "result.json"
+    walk = os.walk
+
+    def and_delete(folder):
+        yield from walk(folder)
+        gone.unlink()
+
+    monkeypatch.setattr("os.walk", and_delete)
+    runs = load_runs([tmp_path])
+    assert runs.table["policy"].to_list() == ["a"]
+    assert "cannot be read" in runs.skipped[0].reason
+
+
+@pytest.mark.parametrize("width", [64, 80, 120, 200])
+@pytest.mark.parametrize("metric", ["cost", "utility", "robustness"])
+def test_the_table_fits_its_width(tmp_path, width, metric):
+    for policy in ("fix", "composite_fix_sin_linear"):
+        five(tmp_path, policy, 100, test_accuracy=0.97, loss_difference=0.1, cdac=0.01, confidence=0.9, test_top5=1.0)
+    write(tmp_path, "fix", None, 6, status="diverged", best=None)
+    table = ranked(tmp_path, metric=metric)
+    lines = render(table, "table", width=width).splitlines()
+    assert max(len(line) for line in lines) <= width
+    assert lines[0].split()[0] == "tier" or lines[1].split()[0] == "tier"
+    assert "diverged" in lines[0] or "diverged" in lines[1]
+    body = " ".join(lines[2:])
+    assert "fix" in body
+    if width > 80:
+        assert "composite_fix_sin_linear" in body

@@ -144,6 +144,12 @@ def test_the_restricted_mean_of_whole_runs_is_a_mean_with_students_interval():
     assert (found.value, found.low, found.high) == pytest.approx((steps.mean(), theirs.low, theirs.high))
 
 
+def test_a_median_that_nothing_is_known_of():
+    assert st.median_steps([100, 200], [True, False], 400).value == 100
+    assert st.median_steps([100, 200, 200], [True, False, False], 400).value is None
+    assert st.median_steps([100, 200, 400], [True, False, False], 400).value == math.inf
+
+
 def test_a_restricted_mean_that_nothing_is_known_of():
     assert st.restricted_mean([100, 200], [True, False], 400).value is None
     assert st.restricted_mean([100, 100], [False, False], 400).value is None
@@ -458,7 +464,9 @@ def test_the_interval_of_the_median_of_a_curve_covers(n):
     steps, watched = rng.lognormal(0, 0.3, (EXPERIMENTS, n)), rng.uniform(0.6, 3, (EXPERIMENTS, n))
     reached = steps <= watched
     found = [st.median_steps(t, hit, 9) for t, hit in zip(np.minimum(steps, watched), reached, strict=True)]
-    assert 0.93 <= coverage(found, 1.0) <= 0.97
+    known = [each for each in found if each.value is not None]
+    assert len(known) > 0.99 * EXPERIMENTS
+    assert 0.93 <= coverage(known, 1.0) <= 0.97
 
 
 @pytest.mark.slow
@@ -498,7 +506,7 @@ def test_the_interval_of_the_speed_up_covers(n, miss, paired):
         for seed, (a, a_hit, b, b_hit) in enumerate(rows)
         if not paired or (a_hit | b_hit).sum() >= 5
     ]
-    assert 0.93 <= coverage(found, 2.0) <= 0.98
+    assert 0.93 <= coverage(found, 2.0) <= 0.97
 
 
 @pytest.mark.slow

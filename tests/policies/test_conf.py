@@ -16,11 +16,14 @@ from lrbench_pl.policies import (
     Sequential,
     from_config,
     segments,
+    stretched,
     table,
     to_config,
 )
 
-NAMES = sorted(path.stem for path in (conf_dir() / "lr_policy").glob("*.yaml") if path.stem != "auto")  # no policy
+NAMES = sorted(
+    path.stem for path in (conf_dir() / "lr_policy").glob("*.yaml") if path.stem not in ("auto", "best")
+)  # those name no policy
 
 
 def configured(name: str, *overrides: str):
@@ -50,6 +53,14 @@ def test_lr_scales_it_and_max_steps_stretches_it(name):
     assert twice == pytest.approx([2 * lr for lr in once])
     longer = table(configured(name, "max_steps=20000"), 20_000)
     assert sum(longer) / 20_000 == pytest.approx(sum(once) / 1000, rel=0.03)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "plateau"])  # which observes, and cannot stretch
+def test_stretching_it_is_the_same_as_a_longer_budget(name):
+    longer = table(configured(name, "max_steps=4000"), 4000)
+    again = table(stretched(configured(name, "max_steps=1000"), 4), 4000)
+    off = sum(abs(a - b) for a, b in zip(longer, again, strict=True)) / 4000
+    assert off <= 0.01 * 0.5
 
 
 @pytest.mark.parametrize("name", NAMES)

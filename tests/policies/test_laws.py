@@ -18,10 +18,13 @@ from lrbench_pl.policies import (
     Polynomial,
     Sequential,
     Sigmoid,
+    SqrtDecay,
     Step,
+    cut,
     from_config,
     policy_id,
     segments,
+    stretched,
     table,
     to_config,
 )
@@ -48,6 +51,7 @@ simple = st.one_of(
     st.builds(Exponential, rates, gammas),
     st.builds(InverseTime, rates, rates, rates),
     st.builds(Polynomial, rates, counts, st.floats(0.1, 5), rates),
+    st.builds(SqrtDecay, rates, counts, rates),
     st.builds(Sigmoid, rates, st.floats(-10, 10), st.integers(0, 500)),
     cycles(),
 )
@@ -117,3 +121,56 @@ def test_a_table_is_the_whole_budget():
     assert table(Constant(0.1), 0) == []
     with pytest.raises(ValueError, match="n must be an integer of at least 0, got -1"):
         table(Constant(0.1), -1)
+
+
+@given(policies, st.integers(1, 20), st.integers(0, 2000))
+def test_stretched_gives_the_same_rate_later(policy, factor, t):
+    assert stretched(policy, factor)(factor * t) == pytest.approx(policy(t), rel=1e-6, abs=1e-9)
+
+
+@given(policies, st.integers(1, 20), st.integers(0, 2000))
+def test_squeezed_back_it_is_what_it_was(policy, factor, t):
+    assert stretched(stretched(policy, factor), 1 / factor)(t) == pytest.approx(policy(t), rel=1e-6, abs=1e-9)
+    assert stretched(policy, 1) == policy
+
+
+@given(policies, st.floats(1e-4, 1e4), times)
+def test_any_factor_gives_a_policy_between_the_same_bounds(policy, factor, t):
+    other = stretched(policy, factor)
+    assert from_config(to_config(other)) == other
+    assert math.isfinite(other(t))
+    if isinstance(policy, Step | MultiStep | Exponential | InverseTime):
+        assert other(0) == policy(0)
+        assert 0 <= other(t) <= policy(0)
+
+
+def test_it_stretches_by_what_is_no_whole_number():
+    policy = Sequential((Cyclic(0.0, 1.0, 200, "triangle"), Polynomial(1.0, 400)), (600,))
+    longer = table(stretched(policy, 1.37), 1370)
+    assert [longer[round(1.37 * t)] for t in range(0, 1000, 50)] == pytest.approx(table(policy, 1000)[::50], abs=0.02)
+    assert stretched(MultiStep(1.0, 0.5, (10, 11, 30)), 0.1).milestones == (1, 2, 3)
+
+
+@pytest.mark.parametrize("factor", [0, -1, math.inf, math.nan, True, "2"])
+def test_a_factor_is_a_number_above_0(factor):
+    with pytest.raises(ValueError, match="factor must be a finite number above 0, got"):
+        stretched(Constant(0.1), factor)
+
+
+def test_a_policy_of_somebody_else_is_not_stretched():
+    class Mine(Constant):
+        pass
+
+    with pytest.raises(TypeError, match=r"expected a policy of lrbench_pl\.policies, got"):
+        stretched(Sequential((Mine(0.1),)), 2)
+
+
+@given(policies, st.integers(1, 600))
+def test_cut_changes_nothing_before_the_cut_and_has_nothing_after_it(policy, n):
+    shorter = cut(policy, n)
+    assert table(shorter, n) == table(policy, n)
+    for start, part in segments(shorter):
+        assert start < n
+        assert all(start + stone < n for stone in getattr(part, "milestones", ()))
+    with pytest.raises(ValueError, match="max_steps must be an integer of at least 1, got 0"):
+        cut(policy, 0)

@@ -10,9 +10,9 @@ from lrbench_pl.tuning.legs import Outcome
 from lrbench_pl.tuning.range_test import Sweep, analyse
 
 
-def play(settings, max_steps=1000, interval=10, limit=0.4, lr=0.1, value=None):
+def play(settings, max_steps=1000, interval=10, limit=0.4, lr=0.1, value=None, target=2.0):
     """Run the plan on a training that diverges above ``limit`` and gains with the steps of its policy."""
-    plan = compose(settings, lr, max_steps, interval)
+    plan = compose(settings, lr, max_steps, interval, target)
     legs, spent, sent = [], 0, None
     while True:
         try:
@@ -53,7 +53,7 @@ def test_a_trunk_that_diverges_goes_back_to_half_the_rate():
 
 
 def test_branches_start_from_the_trunk_and_end_at_zero():
-    legs, _, _ = play(Settings())
+    legs, _, _ = play(Settings(average=0.0, growth=1.5))
     branches = [leg for leg in legs if leg.kind == "branch"]
     assert len(branches) >= 4
     assert len({leg.start for leg in branches}) == len(branches)
@@ -65,9 +65,39 @@ def test_branches_start_from_the_trunk_and_end_at_zero():
 
 
 def test_a_standstill_changes_the_trunk():
-    legs, _, found = play(Settings(trunks=("constant", "sine")), value=lambda t: 0.5)
+    legs, _, found = play(Settings(trunks=("constant", "sine"), average=0.0, growth=1.5), value=lambda t: 0.5)
     assert any("going on at" in words for words in found.avoided)
     assert len({leg.note for leg in legs if leg.kind == "trunk"}) > 1
+
+
+def test_a_branch_leaves_when_the_forecast_meets_the_target():
+    """The averaged trunk and a branch are worth the same here: the first branch is the one that succeeds."""
+
+    def value(t):
+        return 1 - 40 / (40 + t)
+
+    legs, _, _ = play(Settings(repeats=0), max_steps=5000, value=value, target=0.9)  # met at 360
+    forecasts = [leg for leg in legs if leg.averaged]
+    branches = [leg for leg in legs if leg.kind == "branch"]
+    assert {leg.steps for leg in forecasts} == {10}
+    assert branches[0].start < 360 <= branches[0].start + branches[0].steps
+    assert branches[0].start > 250  # no dead end came before it
+
+
+def test_a_branch_that_ends_near_the_target_is_held_there():
+    def value(t):
+        return 0.9 if t < 400 else 0.9 + 0.001 * (t // 10 % 2)
+
+    legs, _, _ = play(Settings(repeats=0), max_steps=3000, value=value, target=0.9015)
+    held = [leg for leg in legs if leg.note.startswith("held")]
+    assert held
+    for leg in held:
+        before = legs[legs.index(leg) - 1]
+        before = legs[legs.index(leg) - 2] if before.kind == "keep" else before
+        assert leg.start == before.start + before.steps
+        assert leg.restore is None
+        assert leg.steps == 10
+        assert leg.policy(leg.start) > 0
 
 
 def test_the_tuning_budget_bounds_the_dead_ends():
@@ -87,11 +117,12 @@ def test_the_best_comes_back_when_the_last_is_worse():
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ({"trunks": ("cube",)}, "trunks must be a list of constant, triangle, sine, got"),
+        ({"trunks": ("cube",)}, "trunks must be a list of constant, inverse_sqrt, triangle, sine, got"),
         ({"trunks": ()}, "trunks must be a list"),
         ({"decay": "no"}, "decay must be one of linear, cosine, sqrt, got 'no'"),
         ({"growth": 1.0}, "growth must be a finite number above 1, got 1.0"),
         ({"first_branch": 0.0}, r"first_branch must lie in \(0, 1\)"),
+        ({"average": 1.0}, r"average must lie in \[0, 1\)"),
         ({"tuning_budget": 2.0}, r"tuning_budget must lie in \[0, 1\]"),
     ],
 )

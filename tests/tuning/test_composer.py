@@ -52,7 +52,7 @@ def test_the_composed_policy_alone_repeats_the_training_bit_for_bit(tmp_path, op
     from lrbench_pl.policies import to_config
 
     common = ["model=mlp", *OWN, "~model.hidden", "~model.input_shape", f"optimizer={optimizer}", "dataset.flip=true"]
-    composed = fit(*common, "lr_policy=auto", f"target_accuracy={target}")
+    composed = fit(*common, "lr_policy=auto", f"target_accuracy={target}", "lr_policy.growth=1.5", "max_steps=700")
     composer = composed.verifier
     if target == "1.0":
         assert composer.tuning_steps > 60  # branches were given up before it ended
@@ -126,3 +126,76 @@ def test_what_cannot_be_composed_is_refused():
         tiny_trainer(LRPolicyComposer(1.0, max_steps=1)).fit(TinyModule())
     with pytest.raises(LRPolicyError, match="cannot be resumed"):
         LRPolicyComposer(1.0).load_state_dict({})
+
+
+def test_averaged_weights_are_looked_at_and_put_back():
+    """A check of the average is a forecast: it is no check of the verdict, and it leaves nothing behind."""
+    parts = fit("lr_policy=auto", "target_accuracy=1.0", "lr_policy.growth=1.5", "+lr_policy.repeats=0")
+    composer = parts.verifier
+    averaged = [record for record in composer.records if record["averaged"]]
+    assert len(averaged) == len(composer.forecasts) > 3
+    steps = {check.step for check in composer.verdict.checks}
+    assert not steps & {check.step for check in composer.forecasts}
+    assert max(steps) == composer.verdict.steps_run
+    again = parts.trainer.validate(parts.module, parts.data, verbose=False)[0]["val/accuracy"]
+    kept = max(record["value"] for record in composer.records if record["kind"] == "branch")
+    assert again == pytest.approx(kept, abs=1e-6)
+
+
+def test_an_average_that_meets_the_target_does_not_reach_it(monkeypatch):
+    from lrbench_pl.tuning.composer import LRPolicyComposer as Composer
+
+    read = Composer._read_monitor
+    seen = []
+
+    def generous(self, trainer):
+        seen.append(self._leg.averaged)
+        return 1.0 if self._leg.averaged else min(0.5, read(self, trainer))
+
+    monkeypatch.setattr(Composer, "_read_monitor", generous)
+    composer = fit("lr_policy=auto", "target_accuracy=0.9", "+lr_policy.repeats=0").verifier
+    assert any(seen)
+    assert composer.verdict.status == "missed"
+    assert composer.verdict.best_value == 0.5
+
+
+def test_the_range_test_ends_between_two_checks(tmp_path):
+    composer = fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=700", "check_every=50").verifier
+    kinds = [(record["kind"], record["policy_step"], record["steps"]) for record in composer.records]
+    assert kinds[:2] == [("range", 0, 50), ("range", 0, 50)]
+    assert kinds[2][:2] == ("trunk", 0)
+    composer = fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=2000", "check_every=80", "model=mlp").verifier
+    assert [record["steps"] for record in composer.records[:2]] == [80, 80]
+    composer = fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=1100", "check_every=150").verifier
+    assert [record["steps"] for record in composer.records[:2]] == [75, 75]
+    assert composer.records[2]["spent"] == 150
+
+
+@pytest.mark.slow
+def test_two_processes_compose_together(tmp_path):
+    """Each decides by the same numbers, so that they take the same legs and end with the same weights."""
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(root / "run.py"),
+            *("trainer=ddp", "trainer.accelerator=cpu", "lr_policy=auto", "dataset=synthetic", "lr_policy.growth=1.5"),
+            *("max_steps=300", "check_every=10", "target_accuracy=1.0", f"hydra.run.dir={tmp_path}/run"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert row["status"] == "missed"
+    legs = json.loads((tmp_path / "run" / "tuning.json").read_text())
+    assert sum(leg["kind"] == "branch" for leg in legs) > 1
+    assert sum(leg["steps"] for leg in legs) == row["steps_run"] == 300

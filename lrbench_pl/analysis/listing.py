@@ -1,0 +1,72 @@
+"""What a policy database knows, as a table: one row for each policy on each workload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import polars as pl
+
+from lrbench_pl.analysis.ranking import rank
+
+_WHAT = {
+    "dataset": pl.String,
+    "model": pl.String,
+    "optimizer": pl.String,
+    "batch_size": pl.Int64,
+    "max_steps": pl.Int64,
+    "target_accuracy": pl.Float64,
+    "monitor": pl.String,
+    "check_on": pl.String,
+}
+
+_OUTCOME = {
+    "policy": pl.String,
+    "policy_id": pl.String,
+    "lr": pl.Float64,
+    "status": pl.String,
+    "seed": pl.Int64,
+    "steps_to_target": pl.Int64,
+    "best_accuracy": pl.Float64,
+    "test_accuracy": pl.Float64,
+}
+
+
+def listing(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
+    """One row for each policy on each workload, the best first; a seed counts once.
+
+    Args:
+        rows: Rows as :meth:`lrbench_pl.results.RunResult.to_dict` gives them.
+
+    Returns:
+        Columns of the workload, ``policy``, ``lr``, and those of :func:`lrbench_pl.analysis.ranking.rank`.
+
+    Example:
+        >>> row = {"dataset": "digits", "model": "mlp", "optimizer": "momentum", "batch_size": 64, "max_steps": 100,
+        ...     "target_accuracy": 0.9, "policy": "tri", "status": "reached", "seed": 0, "steps_to_target": 40}
+        >>> table = listing([row, {**row, "seed": 1, "steps_to_target": 60}, row])
+        >>> table.select("policy", "runs", "median_steps").rows()
+        [('tri', 2, 50.0)]
+    """
+    schema = _WHAT | _OUTCOME
+    table = pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
+    keys = [*_WHAT, "policy", "lr", "policy_id"]
+    ranked = rank(table.unique([*keys, "seed"], maintain_order=True, keep="first"), by=keys)
+    return ranked.sort([*_WHAT, "rank"], nulls_last=True, maintain_order=True).drop("rank", "policy_id")
+
+
+def sections(table: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    """The table of :func:`listing` cut by workload and budget: a heading and the policies of each.
+
+    Example:
+        >>> row = {"dataset": "digits", "model": "mlp", "optimizer": "momentum", "batch_size": 64, "max_steps": 100,
+        ...     "target_accuracy": 0.9, "policy": "tri", "status": "missed", "seed": 0, "monitor": "val/accuracy"}
+        >>> [heading for heading, rows in sections(listing([row]))]
+        ['digits, mlp, momentum, batch 64: val/accuracy 0.9 within 100 steps']
+    """
+    for rows in table.partition_by(list(_WHAT), maintain_order=True):
+        at = rows.row(0, named=True)
+        target = "no target" if at["target_accuracy"] is None else f"{at['target_accuracy']:g}"
+        on = " (test)" if at["check_on"] == "test" else ""
+        where = f"{at['dataset']}, {at['model']}, {at['optimizer']}, batch {at['batch_size']}"
+        yield f"{where}: {at['monitor']}{on} {target} within {at['max_steps']} steps", rows.drop(list(_WHAT))

@@ -1,0 +1,108 @@
+"""How many seeds it takes to be sure: a test of a share that may be looked at after every seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy.special import betaln
+from scipy.stats import beta
+
+_A = _B = 0.5  # Jeffreys' prior, restricted to the side that is betted on
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is known of the share of seeds that reach the target.
+
+    Args:
+        verdict: ``confirmed``: it is at least the share asked for; ``refuted``: it is below; ``undecided``.
+        seeds: Seeds looked at until then.
+        reached: Those of them that reached the target.
+    """
+
+    verdict: Literal["confirmed", "refuted", "undecided"]
+    seeds: int
+    reached: int
+
+
+def evidence(reached: int, seeds: int, share: float) -> tuple[float, float]:
+    """Logarithms of the evidence that the probability of a success lies above ``share``, and that it lies below.
+
+    Each is the fortune of a gambler who starts with 1 and bets that way against the hypothesis of the other side, which
+    makes the bets fair or worse: the likelihood, averaged over the probabilities of that side (Beta(1/2, 1/2)), over
+    that of ``share``. If the hypothesis betted against is true, the chance that the fortune *ever* reaches ``x`` is at
+    most ``1 / x`` (Ville 1939), however often one looks and whenever one stops.
+
+    Args:
+        reached: Successes.
+        seeds: Trials.
+        share: The probability in question, in (0, 1).
+
+    Example:
+        >>> [round(value, 2) for value in evidence(reached=0, seeds=0, share=0.8)]
+        [0.0, 0.0]
+        >>> for_it, against_it = evidence(reached=17, seeds=17, share=0.8)
+        >>> for_it > math.log(20), against_it < 0
+        (True, True)
+
+    Source: Robbins 1970, Ann. Math. Stat. 41, 1397 (mixtures); Howard, Ramdas, McAuliffe & Sekhon 2021, arXiv
+    1810.08240; Waudby-Smith & Ramdas 2024, arXiv 2010.09686.
+    """
+    missed = seeds - reached
+    a, b = _A + reached, _B + missed
+    whole = betaln(a, b) - betaln(_A, _B) - reached * math.log(share) - missed * math.log1p(-share)
+    above = whole + beta.logsf(share, a, b) - beta.logsf(share, _A, _B)
+    below = whole + beta.logcdf(share, a, b) - beta.logcdf(share, _A, _B)
+    return float(above), float(below)
+
+
+def decide(outcomes: Iterable[bool], share: float = 0.8, confidence: float = 0.95) -> Decision:
+    """Look at one seed after the other until it is decided whether at least ``share`` of all seeds reach the target.
+
+    The chance of a wrong decision is at most ``1 - confidence``, though one looks after every seed.
+
+    Args:
+        outcomes: Whether each seed reached the target, in an order that does not depend on them.
+        share: The share in question, in (0, 1).
+        confidence: In (0, 1).
+
+    Raises:
+        ValueError: If ``share`` or ``confidence`` is out of its range.
+
+    Example:
+        >>> decide([True] * 30)
+        Decision(verdict='confirmed', seeds=17, reached=17)
+        >>> decide([True, False, False, False, False])
+        Decision(verdict='refuted', seeds=5, reached=1)
+        >>> decide([True] * 5)
+        Decision(verdict='undecided', seeds=5, reached=5)
+    """
+    for name, value in (("share", share), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must lie in (0, 1), got {value}")
+    enough = -math.log1p(-confidence)
+    seeds = reached = 0
+    for outcome in outcomes:
+        seeds += 1
+        reached += bool(outcome)
+        above, below = evidence(reached, seeds, share)
+        if max(above, below) >= enough:
+            return Decision("confirmed" if above > below else "refuted", seeds, reached)
+    return Decision("undecided", seeds, reached)
+
+
+def seeds_to_confirm(reached: int, seeds: int, share: float = 0.8, confidence: float = 0.95) -> int:
+    """How many more seeds would confirm it if all of them reached the target.
+
+    Example:
+        >>> seeds_to_confirm(0, 0), seeds_to_confirm(4, 5)
+        (17, 26)
+    """
+    enough = -math.log1p(-confidence)
+    more = 0
+    while evidence(reached + more, seeds + more, share)[0] < enough:
+        more += 1
+    return more

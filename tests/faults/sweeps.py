@@ -1,0 +1,120 @@
+"""Sweeps as a user starts them, killed and started again. Whatever hangs is ended after a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMES = ("seconds_to_target", "wall_time_s")
+LIMIT_S = 120
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def command(folder: Path, launcher: str, *overrides: str) -> list[str]:
+    sweep = ["-m", "trainer=cpu", f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}", *overrides]
+    return [sys.executable, str(ROOT / "run.py"), *sweep]
+
+
+def sweep(
+    folder: Path, launcher: str, *overrides: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a sweep to its end."""
+    return subprocess.run(
+        command(folder, launcher, *overrides),
+        cwd=folder.parent,
+        env={**ENVIRONMENT, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+
+
+def start(folder: Path, launcher: str, *overrides: str) -> subprocess.Popen[bytes]:
+    """Start a sweep in a process group of its own."""
+    return subprocess.Popen(
+        command(folder, launcher, *overrides),
+        cwd=folder.parent,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [record for path in folder.glob("*/run.json") if (record := _json(path))]
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [row for path in folder.glob("*/result.json") if (row := _json(path))]
+
+
+def numbers(folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Every row without its times, in an order of their own."""
+    kept = [{name: value for name, value in row.items() if name not in TIMES} for row in rows(folder)]
+    return sorted((str(row["run_id"]), row) for row in kept)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def wait_for(condition: Any, limit_s: float = 60.0) -> bool:
+    """Look every twentieth of a second."""
+    deadline = time.monotonic() + limit_s
+    while not (met := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(met)
+
+
+def kill_in_the_middle(process: subprocess.Popen[bytes], folder: Path, how: str, chance: random.Random) -> None:
+    """Kill a sweep at a random moment after one of its jobs has begun: the parent, a worker before it, or all."""
+    begun = time.time()
+    wait_for(lambda: process.poll() is not None or any(_mtime(path) > begun for path in folder.glob("*/run.json")))
+    time.sleep(chance.uniform(0.1, 2.0))
+    if how == "worker":
+        fresh = [path for path in folder.glob("*/run.json") if _mtime(path) > begun]
+        pids = {int(record["pid"]) for path in fresh if (record := _json(path))} - {process.pid}
+        if pids:
+            _kill(chance.choice(sorted(pids)))
+            time.sleep(chance.uniform(0.1, 1.0))
+    if how == "all":
+        _kill_group(process)
+    process.kill()
+    process.wait(timeout=30)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Leave nothing behind."""
+    _kill_group(process)
+    process.wait(timeout=30)
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

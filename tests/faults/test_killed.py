@@ -1,0 +1,121 @@
+"""Sweeps that are killed and started again end as if nothing had happened."""
+
+import importlib.util
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.faults.sweeps import (
+    ENVIRONMENT,
+    command,
+    end,
+    kill_in_the_middle,
+    numbers,
+    records,
+    rows,
+    start,
+    sweep,
+    wait_for,
+)
+
+pytestmark = pytest.mark.slow
+
+LONG = ("max_steps=1200", "check_every=200", "checkpoint_every=100", "target_accuracy=null")
+TWELVE = (*LONG, "lr_policy=fix,tri", "seed=0,1,2,3,4,5")
+FOUR = (*LONG, "lr_policy=fix,tri", "seed=0,1")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "sweep"
+    done = sweep(folder, "joblib", *TWELVE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(rows(folder)) == 12
+    return numbers(folder)
+
+
+def needs(package):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+
+
+def go_through(folder, launcher, jobs, kinds, seed):
+    chance = random.Random(seed)
+    resumed = 0
+    for how in kinds:
+        process = start(folder, launcher, *jobs)
+        try:
+            kill_in_the_middle(process, folder, how, chance)
+        finally:
+            end(process)
+        resumed += bool(list(folder.glob("*/checkpoints/*.ckpt")))
+    done = sweep(folder, launcher, *jobs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return resumed
+
+
+def test_joblib_killed_ten_times(tmp_path, undisturbed):
+    """Parent and workers by SIGKILL at random moments: every row is there once and equals the undisturbed one."""
+    kinds = ("parent", "worker", "all", "parent", "worker", "all", "parent", "worker", "parent", "all")
+    resumed = go_through(tmp_path / "sweep", "joblib", TWELVE, kinds, seed=0)
+    assert resumed >= 5  # most kills left a training half done
+    assert numbers(tmp_path / "sweep") == undisturbed
+
+
+@pytest.mark.parametrize("launcher", ["basic", "ray", "submitit_local"])
+def test_others_killed(tmp_path, undisturbed, launcher):
+    if launcher != "basic":
+        needs(launcher.split("_")[0])
+    go_through(tmp_path / "sweep", launcher, FOUR, ("worker",), seed=1)
+    wanted = {run_id for run_id, _ in numbers(tmp_path / "sweep")}
+    assert len(wanted) == 4
+    assert numbers(tmp_path / "sweep") == [row for row in undisturbed if row[0] in wanted]
+
+
+def test_a_preempted_job_is_queued_again(tmp_path):
+    """SIGUSR2 is what SLURM sends through submitit: the job writes a checkpoint, goes, and comes back."""
+    needs("submitit")
+    folder = tmp_path / "sweep"
+    jobs = ("max_steps=6000", "check_every=1000", "checkpoint_every=null", "target_accuracy=null", "lr_policy=fix")
+    process = start(folder, "submitit_local", *jobs)
+    try:
+        assert wait_for(lambda: [p for p in folder.glob("0/metrics.csv") if p.stat().st_size > 2000])
+        os.kill(records(folder)[0]["pid"], signal.SIGUSR2)
+        assert wait_for(lambda: list(folder.glob("0/checkpoints/step=*.ckpt")))
+        assert process.wait(timeout=90) == 0
+    finally:
+        end(process)
+    (row,) = rows(folder)
+    assert (row["status"], row["steps_run"]) == ("missed", 6000)
+    undisturbed = sweep(tmp_path / "other", "basic", *jobs)
+    assert undisturbed.returncode == 0
+    assert numbers(folder) == numbers(tmp_path / "other")
+
+
+def test_two_at_once_share_no_work(tmp_path):
+    """The same sweep started twice: the second waits for what the first is at, and repeats nothing."""
+    folder = tmp_path / "sweep"
+    jobs = (*LONG, "lr_policy=fix", "seed=0,1")
+    first = start(folder, "basic", *jobs)
+    try:
+        assert wait_for(lambda: records(folder))
+        time.sleep(0.5)
+        second = sweep(folder, "basic", *jobs)
+        assert second.returncode == 0, second.stdout + second.stderr
+        assert first.wait(timeout=60) == 0
+    finally:
+        end(first)
+    assert len(rows(folder)) == 2
+    assert "finished before" not in second.stdout  # it began while the first was under way
+
+
+def test_two_sweeps_of_one_second_have_two_folders(tmp_path):
+    jobs = [word for word in command(tmp_path, "basic", "max_steps=20") if not word.startswith("hydra.sweep.dir")]
+    both = [subprocess.Popen(jobs, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert len(list(tmp_path.glob("multirun/*/*/0/result.json"))) == 2

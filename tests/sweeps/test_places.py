@@ -1,0 +1,161 @@
+"""Where jobs run, and what a sweep does with folders that are there."""
+
+import os
+import stat
+import sys
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from lrbench_pl.sweeps.folder import refuse_unwritable
+from lrbench_pl.sweeps.local import slots_for, visible_gpus
+from tests.faults.sweeps import ENVIRONMENT, numbers, rows, sweep
+
+SHORT = ("max_steps=20", "check_every=10", "target_accuracy=null")
+
+
+def job(accelerator="auto", threads=1):
+    return SimpleNamespace(config=OmegaConf.create({"threads": threads, "trainer": {"accelerator": accelerator}}))
+
+
+@pytest.fixture
+def four_cores(monkeypatch):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 4)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "accelerator", "threads", "n_jobs", "jobs_per_gpu", "seen"),
+    [
+        pytest.param("", "auto", 1, None, 1, [None] * 4, id="one-per-core"),
+        pytest.param("", "auto", 3, None, 1, [None], id="three-threads-each"),
+        pytest.param("", "auto", 1, 2, 1, [None] * 2, id="as-many-as-said"),
+        pytest.param("0,1", "auto", 1, None, 1, ["0", "1"], id="one-per-gpu"),
+        pytest.param("0,1", "auto", 1, -1, 2, ["0", "1", "0", "1"], id="two-per-gpu"),
+        pytest.param("0,1", "cpu", 1, None, 1, [None] * 4, id="gpus-not-asked-for"),
+    ],
+)
+def test_slots(monkeypatch, four_cores, gpus, accelerator, threads, n_jobs, jobs_per_gpu, seen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    slots = slots_for(job(accelerator, threads), n_jobs, jobs_per_gpu)
+    assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in slots] == seen
+    assert {slot["OMP_NUM_THREADS"] for slot in slots} == {str(threads)}
+
+
+@pytest.mark.parametrize(
+    ("n_jobs", "jobs_per_gpu", "message"),
+    [
+        (0, 1, "hydra.launcher.n_jobs must be at least 1, or -1 or null for all, got 0"),
+        (-2, 1, "hydra.launcher.n_jobs must be at least 1, or -1 or null for all, got -2"),
+        (1, 0, "hydra.launcher.jobs_per_gpu must be at least 1, got 0"),
+    ],
+)
+def test_slots_are_checked(n_jobs, jobs_per_gpu, message):
+    with pytest.raises(ValueError, match=message):
+        slots_for(job(), n_jobs, jobs_per_gpu)
+
+
+def test_a_launcher_that_cannot_be_is_one_line(tmp_path):
+    done = sweep(tmp_path / "sweep", "joblib", *SHORT, "hydra.launcher.n_jobs=0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("hydra.launcher.n_jobs must be at least 1, or -1 or null for all, got 0\n")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("launcher", "extra"), [("ray", "ray"), ("submitit_local", "submitit")])
+def test_what_is_not_installed_is_named(tmp_path, launcher, extra):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / f"{extra}.py").write_text(f"raise ModuleNotFoundError('no {extra}')")
+    path = {"PYTHONPATH": f"{hidden}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
+    done = sweep(tmp_path / "sweep", launcher, *SHORT, environment=path)
+    assert done.returncode == 1
+    assert f"pip install 'lrbench_pl[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_gpus_are_listed_without_torch(monkeypatch, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert visible_gpus() == ["1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert visible_gpus() == []
+
+
+def test_a_sweep_that_grows_keeps_what_is_done_and_a_changed_one_is_refused(tmp_path):
+    folder = tmp_path / "sweep"
+    assert sweep(folder, "basic", *SHORT, "lr_policy=fix,tri", "seed=0").returncode == 0
+    first = {row["run_id"]: row for row in rows(folder)}
+    grown = sweep(folder, "basic", *SHORT, "lr_policy=fix,tri", "seed=0,1")
+    assert grown.returncode == 0, grown.stderr
+    assert "4 jobs in " in grown.stdout
+    assert "2 finished before" in grown.stdout
+    found = {row["run_id"]: row for row in rows(folder)}
+    assert len(numbers(folder)) == len(found) == 4
+    assert {name: found[name] for name in first} == first  # times included: they were not run again
+    changed = sweep(folder, "basic", *SHORT, "lr_policy=fix,tri", "seed=0", "lr=0.3")
+    assert changed.returncode == 1
+    assert f"{folder}/0 holds a run of another configuration: " in changed.stderr
+    assert "lr: 0.05 -> 0.3" in changed.stderr
+    assert "Traceback" not in changed.stderr
+    assert {row["run_id"]: row for row in rows(folder)} == found
+
+
+def test_a_folder_that_cannot_be_made_ends_the_program(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as ended:
+        refuse_unwritable(tmp_path / "file" / "sweep")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"cannot write into {tmp_path}/file/sweep: Not a directory\n"
+
+
+SBATCH = """#!{python}
+import os, re, shutil, subprocess, sys
+shutil.copy(sys.argv[-1], {script!r})
+size = int(re.search("--array=0-([0-9]+)", open({script!r}).read()).group(1)) + 1
+for task in range(size):
+    slurm = dict(SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID=str(task), SLURM_JOB_ID=str(8 + task))
+    slurm.update(SLURM_PROCID="0", SLURM_LOCALID="0", SLURM_NODEID="0", SLURM_JOB_NUM_NODES="1", SLURM_NTASKS="1")
+    output = open({script!r} + str(task), "w")
+    later = "sleep 1; exec bash " + {script!r}
+    subprocess.Popen(["sh", "-c", later], env={{**os.environ, **slurm}}, stdout=output, stderr=output)
+print("Submitted batch job 7")
+"""
+SRUN = """#!/bin/bash
+while [[ "$1" == -* ]]; do case "$1" in --output|--error) shift 2;; *) shift;; esac; done
+exec "$@"
+"""
+
+
+@pytest.mark.slow
+def test_slurm_gets_an_array_that_is_queued_again(tmp_path):
+    """A stand-in for sbatch, srun and sacct: what the array asks for, and that its rows come back."""
+    pytest.importorskip("submitit.slurm.slurm")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    script = tmp_path / "submitted.sh"
+    sacct = "#!/bin/sh\nprintf 'JobID|State|NodeList\\n7_0|RUNNING|here\\n7_1|RUNNING|here\\n'\n"
+    texts = {"sbatch": SBATCH.format(python=sys.executable, script=str(script)), "srun": SRUN, "sacct": sacct}
+    for name, text in texts.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    done = sweep(
+        tmp_path / "sweep",
+        "submitit_slurm",
+        *SHORT,
+        "lr_policy=fix",
+        "seed=0,1",
+        "hydra.launcher.slurm_partition=gpu",
+        "hydra.launcher.gpus_per_node=1",
+        environment={"PATH": f"{programs}:{os.environ['PATH']}"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row["status"] for row in rows(tmp_path / "sweep")] == ["missed", "missed"]
+    asked = script.read_text()
+    for line in ("--partition=gpu", "--gpus-per-node=1", "--cpus-per-task=1", "--array=0-1%", "--signal=USR2@120"):
+        assert line in asked

@@ -1,0 +1,78 @@
+"""What a person sees of a sweep."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from lrbench_pl.results import RunResult
+from lrbench_pl.sweeps.records import claim, note
+from lrbench_pl.sweeps.view import SweepView, in_words, look
+
+
+def row(seed, status="missed", best=0.9):
+    return RunResult(
+        run_id=str(seed), policy="tri", seed=seed, status=status, max_steps=10, best_accuracy=best, steps_run=10
+    )
+
+
+def fill(folder, done):
+    with claim(folder, done.run_id, {"names": {"policy": "tri"}, "seed": done.seed}):
+        done.write(folder)
+    return done
+
+
+def show(folders, terminal, work):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120, highlight=False)
+    with SweepView(folders, "sweep", console=console) as view:
+        work(view)
+    return console.file.getvalue()
+
+
+def test_plain_lines_where_there_is_no_terminal(tmp_path):
+    folders = [tmp_path / str(i) for i in range(3)]
+    fill(folders[0], row(0))
+
+    def work(view):
+        view.ended(folders[1], fill(folders[1], row(1)))
+        failed = fill(folders[2], row(2, "failed"))
+        note(folders[2], "going on from step=000000010.ckpt")
+        view.ended(folders[2], failed)
+
+    text = show(folders, terminal=False, work=work)
+    assert "\x1b" not in text
+    lines = text.splitlines()
+    assert lines[0] == "3 jobs in sweep: 1 finished before, 0 begun"
+    assert lines[1].startswith("2 of 3: tri: ran 10 steps without a target, best 0.900 (")
+    assert lines[2] == "2: going on from step=000000010.ckpt"
+    assert lines[3].startswith("3 of 3: tri: failed: ")
+    assert lines[4].startswith("3 jobs: 2 missed, 1 failed; ")
+
+
+def test_a_live_view_on_a_terminal_reads_the_folders(tmp_path):
+    """Nobody tells it of the second job: it is seen in its folder."""
+    folders = [tmp_path / str(i) for i in range(3)]
+
+    def work(view):
+        fill(folders[0], row(0, best=0.8))
+        with claim(folders[1], "1", {"names": {"policy": "exp"}, "seed": 7}):
+            time.sleep(1.5)
+
+    text = show(folders, terminal=True, work=work)
+    for words in ("1 of 3 done, 1 running", "best so far: tri: ", "running: 1 (exp, seed 7)"):
+        assert words in text
+
+
+def test_the_best_row_by_mode(tmp_path):
+    folders = [tmp_path / str(i) for i in range(3)]
+    for i, best in enumerate((0.5, 0.7, None)):
+        fill(folders[i], row(i, best=best))
+    seen = look(folders)
+    assert (seen.ended, seen.best("max").seed, seen.best("min").seed) == (3, 1, 0)
+    assert look([tmp_path / "nothing"]).best() is None
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (3600, "1 h 0 min")])
+def test_durations(seconds, words):
+    assert in_words(seconds) == words

@@ -1,0 +1,171 @@
+"""Going on from a checkpoint in mid-epoch, running out of time, and what is refused."""
+
+import csv
+
+import pytest
+import torch
+
+from lrbench_pl import experiment
+from lrbench_pl.checkpoints import CheckpointError, Checkpoints, TrainingPaused, check_intact, pause_all
+from lrbench_pl.config import compose
+from lrbench_pl.sweeps.records import Record, state_of
+from tests.helpers import TinyModule, tiny_trainer
+
+TIMES = ("seconds_to_target", "wall_time_s")
+
+
+class Killed(BaseException):
+    """Ends a run where it stands, as a power cut does."""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run in a folder, and die before batch ``dies_at``."""
+    step, evaluate = experiment.Classifier.training_step, experiment._evaluate
+    weights = {}
+
+    def go(name, *overrides, dies_at=None):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+
+        def training_step(self, batch, batch_idx):
+            if batch_idx == dies_at:
+                raise Killed
+            return step(self, batch, batch_idx)
+
+        def keep(parts):
+            weights[name] = [parameter.detach().clone() for parameter in parts.module.parameters()]
+            return evaluate(parts)
+
+        monkeypatch.setattr(experiment.Classifier, "training_step", training_step)
+        monkeypatch.setattr(experiment, "_evaluate", keep)
+        common = ("max_steps=80", "check_every=10", "trainer=cpu", "target_accuracy=1.0", "checkpoint_every=20")
+        cfg = compose([*common, f"logger.csv.save_dir={folder}", *overrides])
+        if dies_at is None:
+            return experiment.run(cfg, folder)
+        with pytest.raises(Killed):
+            experiment.run(cfg, folder)
+        (folder / "result.json").unlink(missing_ok=True)  # a killed process writes none
+        return None
+
+    go.weights = weights
+    return go
+
+
+def without_times(result):
+    return {name: value for name, value in result.to_dict().items() if name not in TIMES}
+
+
+def history(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{name: value for name, value in row.items() if name != "check/seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "dies_at"),
+    [
+        pytest.param((), 20, id="right-after-a-checkpoint-at-a-check"),
+        pytest.param((), 55, id="in-mid-epoch"),
+        pytest.param(("lr_policy=plateau", "optimizer=adam"), 47, id="adaptive-policy"),
+        pytest.param(("trainer.accumulate_grad_batches=2",), 95, id="accumulation"),
+        pytest.param(("checkpoint_every=15", "logger=csv"), 50, id="between-checks"),
+        pytest.param((), 5, id="before-the-first-checkpoint"),
+    ],
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(run, tmp_path, overrides, dies_at):
+    whole = run("whole", *overrides)
+    run("killed", *overrides, dies_at=dies_at)
+    resumed = run("killed", *overrides)
+    assert without_times(resumed) == without_times(whole)
+    assert all(torch.equal(a, b) for a, b in zip(run.weights["whole"], run.weights["killed"], strict=True))
+    assert history(tmp_path / "killed") == history(tmp_path / "whole")
+    assert not (tmp_path / "killed" / "checkpoints").exists()  # of no use once it has ended
+
+
+def test_a_finished_run_is_not_repeated_and_another_is_refused(run, tmp_path):
+    first = run("a")
+    written = (tmp_path / "a" / "result.json").stat().st_mtime_ns
+    assert run("a", "checkpoint_every=7", "max_time=100") == first  # which change no number
+    other = run("a", "lr=0.01", "lr_policy=fix")
+    assert other.status == "failed"
+    assert "holds a run of another configuration: " in other.message
+    assert "lr: 0.05 -> 0.01" in other.message
+    assert (tmp_path / "a" / "result.json").stat().st_mtime_ns == written
+
+
+def test_out_of_time_is_stopped_and_goes_on(run, tmp_path):
+    whole = run("whole")
+    stopped = run("short", "max_time=1e-9")
+    assert (stopped.status, stopped.steps_run) == ("stopped", 1)
+    assert stopped.message == "out of time (max_time=1e-09 s) at step 1; the same command goes on from there"
+    assert state_of(tmp_path / "short") == "stopped"
+    resumed = run("short")
+    assert without_times(resumed) == without_times(whole)
+    assert Record.read(tmp_path / "short").notes == ("going on from step=000000001.ckpt",)
+
+
+def test_a_callback_that_cannot_resume_starts_from_the_beginning(run, tmp_path, monkeypatch):
+    whole = run("whole")
+    run("killed", dies_at=70)
+
+    def refuse(self, state):
+        raise RuntimeError("no resuming here")
+
+    monkeypatch.setattr(experiment.LRPolicyCallback, "load_state_dict", refuse)
+    resumed = run("killed")
+    assert without_times(resumed) == without_times(whole)
+    notes = Record.read(tmp_path / "killed").notes
+    assert "cannot go on from step=000000060.ckpt: no resuming here" in notes
+    assert notes[-1] == "starting from the beginning"
+
+
+def test_pause_ends_a_training_between_two_steps(tmp_path):
+    class Pausing(TinyModule):
+        def on_train_batch_end(self, *args):
+            if self.trainer.global_step == 3:
+                assert pause_all("pre-empted")
+
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(TrainingPaused, match="pre-empted at step 4"):
+        tiny_trainer(checkpoints).fit(Pausing())
+    assert [path.name for path in checkpoints.found()] == ["step=000000004.ckpt"]
+    assert not pause_all("nobody trains")
+
+
+def test_only_the_last_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, every=2, kept=2)
+    tiny_trainer(checkpoints).fit(TinyModule())
+    assert [path.name for path in checkpoints.found()] == ["step=000000008.ckpt", "step=000000006.ckpt"]
+    for path in checkpoints.found():
+        check_intact(path)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-200], lambda b: b"", lambda b: b[:2000] + b"?" + b[2001:]])
+def test_damage_is_seen(tmp_path, damage):
+    checkpoints = Checkpoints(tmp_path, every=2)
+    tiny_trainer(checkpoints).fit(TinyModule())
+    (path,) = checkpoints.found()
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError):
+        check_intact(path)
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path):
+    trainer = tiny_trainer()
+    trainer.fit(TinyModule())
+    trainer.save_checkpoint(tmp_path / "foreign.ckpt")
+    with pytest.raises(CheckpointError, match="not one of this program's runs"):
+        tiny_trainer(Checkpoints(tmp_path)).fit(TinyModule(), ckpt_path=tmp_path / "foreign.ckpt", weights_only=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"every": 0}, "every must be at least 1 step or None, got 0"),
+        ({"kept": 0}, "kept must be at least 1, got 0"),
+        ({"max_time": 0}, "max_time must be above 0 seconds or None, got 0"),
+    ],
+)
+def test_arguments_are_checked(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Checkpoints("x", **arguments)

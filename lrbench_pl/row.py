@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from lrbench_pl.experiment import Parts
 
 # what says where, how and for how long a run takes place, and changes none of its numbers
-_WITHOUT = ("hydra", "logger", "study", "require_target", "threads", "checkpoint_every", "checkpoints_kept", "max_time")
-_WITHOUT += ("share_equal",)
+_WITHOUT = (
+    *("hydra", "logger", "study", "require_target", "threads"),
+    *("checkpoint_every", "checkpoints_kept", "max_time", "share_equal"),
+)
 
 
 def run_id(cfg: DictConfig, policy: Mapping[str, Any] | None = None) -> str:

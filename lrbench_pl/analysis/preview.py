@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrbench_pl.analysis.lint import Plan, plan
-from lrbench_pl.config import UserError, build_policy, compose, expand, one_line
+from lrbench_pl.config import build_policy, compose, expand
+from lrbench_pl.knobs import UserError, one_line
 from lrbench_pl.policies import AdaptivePolicy, policy_id, table
 
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # of a Braille sign: column by row

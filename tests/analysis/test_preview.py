@@ -8,7 +8,8 @@ import pytest
 
 import lrbench_pl.experiment  # noqa: F401 - Lightning sets environment variables when it is first imported
 from lrbench_pl.analysis.preview import Curve, curve, draw, equal_curves, jobs, write_png
-from lrbench_pl.config import UserError, build_policy, compose
+from lrbench_pl.config import build_policy, compose
+from lrbench_pl.knobs import UserError
 from lrbench_pl.policies import table
 from tests.test_cli import call
 

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import time
 
 import pytest
 
@@ -47,7 +48,15 @@ def records(data):
 
 
 def read_back(folder):
-    """The one offline run below a folder: its description, history, summary and exit code."""
+    """The one offline run below a folder; W&B's own process may write on for a moment."""
+    deadline = time.monotonic() + 20
+    while (found := read(folder))[3] is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+def read(folder):
+    """Its description, history, summary and exit code, as far as they are written."""
     from wandb.proto import wandb_internal_pb2
 
     (file,) = folder.rglob("*.wandb")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,13 +134,3 @@ def read_tuning(folder: str | Path) -> list[dict[str, Any]] | None:
     if not isinstance(records, list) or not all(isinstance(leg, Mapping) and needed <= leg.keys() for leg in records):
         return None
     return [dict(leg) for leg in records] or None
-
-
-def by_group(folders: Iterable[str], monitor: str) -> list[History]:
-    """The histories that can be read.
-
-    Args:
-        folders: Folders of runs.
-        monitor: The metric that was checked.
-    """
-    return [history for folder in folders if (history := read_history(folder, monitor)) is not None]

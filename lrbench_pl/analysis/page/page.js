@@ -20,7 +20,7 @@
         result[name] = { ...result[name], gridcolor: grid, linecolor: grid };
         if (small && name[0] === "y" && result.meta && result.meta.rows) {
           result[name].ticklabelposition = "inside top";
-          result[name].ticklabelshift = -9;
+          result[name].ticklabelshift = 7;
         }
       }
     }

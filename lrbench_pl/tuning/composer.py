@@ -256,6 +256,8 @@ class LRPolicyComposer(LRPolicyCallback):
         """Begin a leg; one without steps is over at once."""
         if leg.restore is not None:
             self._restore(trainer, module, leg.restore)
+            if leg.skip and hasattr(trainer.train_dataloader, "position"):
+                trainer.train_dataloader.position += leg.skip * trainer.accumulate_grad_batches  # type: ignore[union-attr]
         if leg.steps == 0:
             if leg.save is not None:
                 self._snapshots[leg.save] = self._snapshot(trainer, module)

@@ -21,6 +21,7 @@ class Leg:
         start: The policy's own clock at the first step.
         steps: Optimizer steps; the leg ends at the first check at or after them. 0: nothing is trained.
         restore: Name of the snapshot to go back to before it.
+        skip: Steps whose batches are passed over after that.
         save: Name under which the state after it is kept.
         averaged: Whether the check at its end looks at the averaged weights; it can then not reach the target.
         note: Why it is taken, for the record.
@@ -31,6 +32,7 @@ class Leg:
     start: int
     steps: int
     restore: str | None = None
+    skip: int = 0
     save: str | None = None
     averaged: bool = False
     note: str = ""

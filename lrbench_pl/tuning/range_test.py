@@ -11,6 +11,7 @@ from lrbench_pl.tuning.legs import Leg, Outcome
 
 _WINDOWS = 12  # the running mean of the loss looks back over this part of a sweep
 _BLOWN = 1.25  # a smoothed loss this many times that of the start has diverged
+_MARGIN = 5.0  # between the largest usable rate and one that holds for a whole training
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class RangeTest:
         losses: The smoothed loss at each, mean of the repeats, as far as all of them went.
         low: The least rate at which the loss fell by a tenth of its whole fall.
         high: The largest usable rate: below any that diverged in any repeat.
-        peak: The suggested peak: where the loss is lowest, the lag of its running mean taken off.
+        peak: The suggested peak: a fifth of the largest usable rate, and not above that where the loss is lowest. The
+            first varies far less from sample to sample than the second.
         diverged_at: The least rate that diverged in any repeat; None if none did.
         steps: Optimizer steps that it took.
     """
@@ -115,7 +117,7 @@ def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]]) -> RangeTest:
     best = min(range(shortest), key=mean.__getitem__)
     fall = mean[0] - mean[best]
     low = next(rate for rate, loss in zip(rates, mean, strict=True) if loss <= mean[0] - 0.1 * fall)
-    peak = rates[max(0, best - window)]  # by which the running mean lags behind
+    peak = min(rates[best], rates[-1] / _MARGIN)
     return RangeTest(
         rates=tuple(rates),
         losses=tuple(mean),
@@ -141,10 +143,10 @@ def range_test(
     curves = []
     spent = 0
     spare = 0 if steps is None else steps - repeats * sweep.steps
-    for number in range(1, repeats + 1):
-        note = f"range test {number} of {repeats}: {sweep.low:.2g} to {sweep.high:.2g}"
-        length = sweep.steps + (spare if number == repeats else 0)
-        outcome = yield Leg("range", sweep, 0, length, restore=restore, note=note)
+    for number in range(repeats):
+        note = f"range test {number + 1} of {repeats}: {sweep.low:.2g} to {sweep.high:.2g}"
+        length = sweep.steps + (spare if number == repeats - 1 else 0)
+        outcome = yield Leg("range", sweep, 0, length, restore=restore, skip=spent, note=note)
         curves.append(outcome.losses[: sweep.steps])
         spent += outcome.steps
     return replace(analyse(sweep, curves), steps=spent)

@@ -84,13 +84,13 @@ def kill_in_the_middle(process: subprocess.Popen[bytes], folder: Path, how: str,
     """Kill a sweep at a random moment after one of its jobs has begun: the parent, a worker before it, or all."""
     begun = time.time()
     wait_for(lambda: process.poll() is not None or any(_mtime(path) > begun for path in folder.glob("*/run.json")))
-    time.sleep(chance.uniform(0.1, 2.0))
+    time.sleep(chance.uniform(0.1, 1.2))
     if how == "worker":
         fresh = [path for path in folder.glob("*/run.json") if _mtime(path) > begun]
         pids = {int(record["pid"]) for path in fresh if (record := _json(path))} - {process.pid}
         if pids:
             _kill(chance.choice(sorted(pids)))
-            time.sleep(chance.uniform(0.1, 1.0))
+            time.sleep(chance.uniform(0.1, 0.5))
     if how == "all":
         _kill_group(process)
     process.kill()

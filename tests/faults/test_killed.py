@@ -24,7 +24,7 @@ from tests.faults.sweeps import (
 
 pytestmark = pytest.mark.slow
 
-LONG = ("max_steps=1200", "check_every=200", "checkpoint_every=100", "target_accuracy=null")
+LONG = ("max_steps=800", "check_every=100", "checkpoint_every=50", "target_accuracy=null")
 TWELVE = (*LONG, "lr_policy=fix,tri", "seed=0,1,2,3,4,5")
 FOUR = (*LONG, "lr_policy=fix,tri", "seed=0,1")
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-HISTORY = "metrics.csv"
-TUNING = "tuning.json"
+from lrbench_pl.analysis import history
+from lrbench_pl.analysis.load import METRICS_FILE
 
 
 @dataclass(frozen=True)
@@ -55,21 +55,26 @@ class Band:
 def read_history(folder: str | Path, monitor: str) -> History | None:
     """The history of a run, as far as it is written; None if there is none or it cannot be read.
 
+    Its checks are those by which a target is judged: of a composition neither those of its range test nor those of
+    averaged weights.
+
     Args:
         folder: Folder of the run.
         monitor: The metric that was checked.
     """
     try:
-        table = pl.read_csv(Path(folder) / HISTORY, infer_schema=False, truncate_ragged_lines=True)
-    except (OSError, pl.exceptions.PolarsError):
+        judged = history.read_history(folder, monitor)
+        table = pl.read_csv(Path(folder) / METRICS_FILE, infer_schema=False, truncate_ragged_lines=True)
+    except (OSError, history.HistoryError, pl.exceptions.PolarsError):
         return None
-    checks = _numbers(table, "check/step", monitor)
     rates = _numbers(table, "step", "lr")
-    if not len(checks):
+    checks = {step: value for step, value in zip(judged.steps, judged.values, strict=True) if math.isfinite(value)}
+    if not checks:
         return None
+    steps = sorted(checks)  # a resumed run repeats some
     return History(
-        tuple(int(step) for step in checks[:, 0]),
-        tuple(checks[:, 1].tolist()),
+        tuple(steps),
+        tuple(checks[step] for step in steps),
         tuple(int(step) for step in rates[:, 0]),
         tuple(rates[:, 1].tolist()),
     )
@@ -99,12 +104,12 @@ def band(histories: Sequence[History]) -> Band:
     """
     if not histories:
         raise ValueError("expected at least one history, got none")
-    steps = sorted({step for history in histories for step in history.steps})
+    steps = sorted({step for one in histories for step in one.steps})
     values = np.full((len(histories), len(steps)), math.nan)
-    for row, history in enumerate(histories):
-        at = np.searchsorted(history.steps, steps, side="right") - 1
+    for row, one in enumerate(histories):
+        at = np.searchsorted(one.steps, steps, side="right") - 1
         known = at >= 0
-        values[row, known] = np.asarray(history.values)[at[known]]
+        values[row, known] = np.asarray(one.values)[at[known]]
     edges = (0.0, 1.0) if len(histories) < 4 else (0.25, 0.75)
     low, median, high = np.nanquantile(values, [edges[0], 0.5, edges[1]], axis=0)
     middle, least, most = (tuple(np.round(each, 6).tolist()) for each in (median, low, high))
@@ -127,7 +132,7 @@ def thin(steps: Sequence[int], values: Sequence[float], most: int = 300) -> tupl
 def read_tuning(folder: str | Path) -> list[dict[str, Any]] | None:
     """The legs of a composition, as its run wrote them; None if there are none or they cannot be read."""
     try:
-        records = json.loads((Path(folder) / TUNING).read_text(encoding="utf-8"))
+        records = json.loads((Path(folder) / history.TUNING_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     needed = {"kind", "spent", "steps", "first_rate", "last_rate"}

@@ -19,7 +19,8 @@ from lrbench_pl.policies import (
     warmup,
 )
 
-POLICIES = sorted(path.stem for path in (conf_dir() / "lr_policy").glob("*.yaml") if path.stem != "auto")
+FOUND_LATER = ("auto", "best")  # composed while training, and looked up
+POLICIES = sorted({path.stem for path in (conf_dir() / "lr_policy").glob("*.yaml")} - set(FOUND_LATER))
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
 
 

@@ -1,0 +1,41 @@
+"""``hydra/sweeper=lrbench``: Hydra takes a sweeper only from this namespace; the work is in ``lrbench_pl.tuning``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, read_write
+
+
+class LRBenchSweeper(Sweeper):
+    """Selects a policy from a pool; the options are those of ``conf/hydra/sweeper/lrbench.yaml``."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self.launcher: Launcher | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take the configured launcher; its line for each job would drown the one for each rung."""
+        if not config.hydra.verbose:
+            with read_write(config):
+                config.hydra.hydra_logging.root.level = "WARNING"
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Select."""
+        from lrbench_pl import experiment  # not above: Hydra imports this module for --help too
+        from lrbench_pl.tuning.sweeper import Race
+
+        assert self.hydra_context is not None
+        assert self.config is not None
+        assert self.launcher is not None
+        loader = self.hydra_context.config_loader
+        known = experiment.configuration, experiment.run_id, experiment.read_policy
+        return Race(loader, self.launcher, self.config, *known).run(arguments, self.options)

@@ -8,7 +8,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 
 
 class LRBenchSweeper(Sweeper):
@@ -20,7 +20,7 @@ class LRBenchSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take the configured launcher; its line for each job would drown the one for each rung."""
-        if not config.hydra.verbose:
+        if not config.hydra.verbose and OmegaConf.select(config, "hydra.hydra_logging.root.level") == "INFO":
             with read_write(config):
                 config.hydra.hydra_logging.root.level = "WARNING"
         self.hydra_context, self.config = hydra_context, config

@@ -77,6 +77,9 @@ class Task:
         mode: Whether a larger or a smaller value is better.
         files: Paths of policies from elsewhere; they have their own rates and come first.
         rates: Peak rates to try instead of those around a range test's peak.
+
+    Raises:
+        ValueError: If no check fits the budget, or a rate is not above 0.
     """
 
     max_steps: int
@@ -86,6 +89,15 @@ class Task:
     mode: Literal["max", "min"] = "max"
     files: tuple[str, ...] = ()
     rates: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.interval > self.max_steps:
+            raise ValueError(
+                f"check_every must not exceed max_steps ({self.max_steps}), got {self.interval}: "
+                "nothing would be checked"
+            )
+        for rate in self.rates:
+            check.number("lr", rate, "be finite numbers above 0", lambda v: v > 0)
 
 
 @dataclass(frozen=True)
@@ -240,9 +252,6 @@ def select(settings: Settings, task: Task, found: Selection | None = None) -> Pl
         task: For what.
         found: Filled while it goes on; returned in the end.
 
-    Raises:
-        ValueError: If no check fits the budget.
-
     Example:
         >>> settings = Settings(shapes=("fix", "linear"), rates=(1.0,), repeats=0, confirm=1, bisections=0)
         >>> plan = select(settings, Task(max_steps=320, interval=10, optimizers={"sgd": 0.1}))
@@ -253,10 +262,6 @@ def select(settings: Settings, task: Task, found: Selection | None = None) -> Pl
         [('confirm', 'linear at 0.1 (sgd)', 1)]
     """
     found = Selection() if found is None else found
-    if task.interval > task.max_steps:
-        raise ValueError(
-            f"check_every must not exceed max_steps ({task.max_steps}), got {task.interval}: nothing would be checked"
-        )
     budget = math.floor(settings.tuning_budget * task.max_steps)
     alive = yield from _candidates(settings, task, found, budget)
     rungs = horizons(settings, task.max_steps, task.interval)
@@ -272,21 +277,26 @@ def select(settings: Settings, task: Task, found: Selection | None = None) -> Pl
         jobs = [Job("rung", candidate, horizon, seed) for candidate in alive for seed in task.seeds]
         rows = yield jobs
         _count(found, rows)
-        standings = _standings(jobs, rows, task)
-        kept = standings[: math.ceil(len(standings) / settings.eta)]
-        kept = [standing for standing in kept if standing.diverged < standing.runs]
-        _note_left_behind(found, standings, kept, jobs, rows, last=number == len(rungs))
+        of: dict[Candidate, list[Row]] = {candidate: [] for candidate in alive}
+        for job, row in zip(jobs, rows, strict=True):
+            of[job.candidate].append(row)
+        standings = _standings(of, horizon, task.mode)
         _rank(found, standings)
-        good = [standing for standing in kept if standing.steps is not None]
+        _say_rung(found, f"rung {number} of {len(rungs)}", standings)
         missed_at |= {standing.candidate: horizon for standing in standings if standing.steps is None}
-        _say_rung(found, f"rung {number} of {len(rungs)}", standings, kept)
-        for standing in good:
-            sure = yield from _confirmed(settings, task, found, standing.candidate, horizon, budget)
-            if sure:
-                below = missed_at.get(standing.candidate, 0)
-                yield from _shorten(settings, task, found, standing.candidate, below, budget)
+        for standing in _better(standings, settings):
+            if standing.steps is None:
+                break
+            fresh = yield from _confirmed(settings, task, found, standing.candidate, horizon, budget)
+            if found.steps_to_confirmed is not None:
+                yield from _shorten(settings, task, found, missed_at.get(standing.candidate, 0), budget)
                 return found
+            of[standing.candidate] += fresh
             missed_at[standing.candidate] = horizon
+        standings = _standings(of, horizon, task.mode)  # those that were lucky have moved
+        _rank(found, standings)
+        kept = _better(standings, settings)
+        _note_left_behind(found, standings, kept, of, last=number == len(rungs))
         alive = [standing.candidate for standing in kept]
     return found
 
@@ -330,8 +340,8 @@ def _candidates(
 
 def _confirmed(
     settings: Settings, task: Task, found: Selection, candidate: Candidate, horizon: int, budget: int
-) -> Generator[list[Job], Sequence[Row], bool]:
-    """Whether a candidate that reached the target does so on fresh seeds too; it is the answer until a better one."""
+) -> Generator[list[Job], Sequence[Row], Sequence[Row]]:
+    """The rows of a candidate that reached the target on fresh seeds; if all of them did, that is the answer."""
     if found.status != "reached":
         found.winner, found.horizon, found.status = candidate, horizon, "reached"
     seeds = _fresh(settings, task)
@@ -345,49 +355,46 @@ def _confirmed(
         rows = yield [Job("confirm", candidate, horizon, seed) for seed in seeds[:fits]]
         _count(found, rows)
     good = sum(row.status == "reached" for row in rows)
-    if seeds:
+    if rows:
+        on = f"on {good} of {len(rows)}"
         found.lines.append(
-            f"fresh seeds: {candidate} reaches the target within {horizon} steps on {good} of {len(rows)}; "
-            f"{found.steps} steps spent"
+            f"fresh seeds: {candidate} reaches the target within {horizon} steps {on}; {found.steps} steps spent"
         )
-    if good < len(rows):
-        found.avoided.append(
-            f"{candidate} over {horizon} steps: reached the target on {good} of {len(rows)} fresh seeds"
-        )
-    share = good / len(rows) if rows else 0.0
-    if good == len(rows) or share > (found.confirmed / found.asked if found.asked else -1.0):
-        found.winner, found.horizon, found.confirmed, found.asked = candidate, horizon, good, len(rows)
-    if good == len(rows):
+        if good < len(rows):
+            found.avoided.append(f"{candidate} over {horizon} steps: reached the target {on} fresh seeds")
+        if good / len(rows) >= (found.confirmed / found.asked if found.asked else 0.0):
+            found.winner, found.horizon, found.confirmed, found.asked = candidate, horizon, good, len(rows)
+    if good == len(seeds):
         found.steps_to_confirmed = found.steps
-    return good == len(rows)
+    return rows
 
 
 def _shorten(
-    settings: Settings, task: Task, found: Selection, candidate: Candidate, below: int, budget: int
+    settings: Settings, task: Task, found: Selection, below: int, budget: int
 ) -> Generator[list[Job], Sequence[Row], None]:
-    """Bisect the horizon between the longest known to miss and the shortest known to do."""
+    """Bisect the winner's horizon between the longest known to miss and the shortest known to do."""
+    assert found.winner is not None
     seeds = _fresh(settings, task) or list(task.seeds)
     for _ in range(settings.bisections):
         middle = (below + found.horizon) // 2 // task.interval * task.interval
         if middle <= below:
             return
+        over = f"{found.winner} over {middle} steps"
         if middle * len(seeds) > budget - found.steps:
-            found.avoided.append(f"{candidate} over {middle} steps: not tried, the tuning budget of {budget} is spent")
+            found.avoided.append(f"{over}: not tried, the tuning budget of {budget} is spent")
             return
-        rows = yield [Job("shorten", candidate, middle, seed) for seed in seeds]
+        rows = yield [Job("shorten", found.winner, middle, seed) for seed in seeds]
         _count(found, rows)
         good = sum(row.status == "reached" for row in rows)
+        on = f"on {good} of {len(rows)}"
         found.lines.append(
-            f"shorter: {candidate} reaches the target within {middle} steps on {good} of {len(rows)}; "
-            f"{found.steps} steps spent"
+            f"shorter: {found.winner} reaches the target within {middle} steps {on}; {found.steps} steps spent"
         )
         if good == len(rows):
             found.horizon = middle
-            if settings.confirm:
-                found.confirmed, found.asked = good, len(rows)
         else:
             below = middle
-            found.avoided.append(f"{candidate} over {middle} steps: reached the target on {good} of {len(rows)} seeds")
+            found.avoided.append(f"{over}: reached the target {on} seeds")
 
 
 def _fresh(settings: Settings, task: Task) -> list[int]:
@@ -404,12 +411,12 @@ def _count(found: Selection, rows: Sequence[Row]) -> None:
             found.steps_to_first = found.steps
 
 
-def _standings(jobs: Sequence[Job], rows: Sequence[Row], task: Task) -> list[Standing]:
-    """The candidates of a rung, best first: by share of seeds that reached, median steps to it, then best value."""
-    sign = 1.0 if task.mode == "max" else -1.0
-    of: dict[Candidate, list[Row]] = {}
-    for job, row in zip(jobs, rows, strict=True):
-        of.setdefault(job.candidate, []).append(row)
+def _standings(of: Mapping[Candidate, Sequence[Row]], horizon: int, mode: str) -> list[Standing]:
+    """The candidates of a rung, best first: by share of seeds that reached, median steps to it, mean value.
+
+    To reach on half of the seeds or fewer counts as a miss.
+    """
+    sign = 1.0 if mode == "max" else -1.0
     standings = []
     for candidate, mine in of.items():
         steps = statistics.median(math.inf if r.steps_to_target is None else r.steps_to_target for r in mine)
@@ -417,7 +424,7 @@ def _standings(jobs: Sequence[Job], rows: Sequence[Row], task: Task) -> list[Sta
         standings.append(
             Standing(
                 candidate=candidate,
-                horizon=jobs[0].horizon,
+                horizon=horizon,
                 reached=sum(row.status == "reached" for row in mine),
                 runs=len(mine),
                 steps=steps if math.isfinite(steps) else None,
@@ -427,11 +434,18 @@ def _standings(jobs: Sequence[Job], rows: Sequence[Row], task: Task) -> list[Sta
         )
 
     def key(standing: Standing) -> tuple[float, ...]:
-        steps = math.inf if standing.steps is None else standing.steps
         value = math.inf if standing.value is None else -sign * standing.value
-        return -standing.reached, standing.diverged, steps, value
+        if standing.steps is None:
+            return 0.0, standing.diverged, math.inf, value
+        return -standing.reached / standing.runs, standing.diverged, standing.steps, value
 
     return sorted(standings, key=key)
+
+
+def _better(standings: Sequence[Standing], settings: Settings) -> list[Standing]:
+    """Those that go on: one in ``eta``, and none that diverged with every seed."""
+    kept = standings[: math.ceil(len(standings) / settings.eta)]
+    return [standing for standing in kept if standing.diverged < standing.runs]
 
 
 def _rank(found: Selection, standings: list[Standing]) -> None:
@@ -447,19 +461,16 @@ def _note_left_behind(
     found: Selection,
     standings: Sequence[Standing],
     kept: Sequence[Standing],
-    jobs: Sequence[Job],
-    rows: Sequence[Row],
+    of: Mapping[Candidate, Sequence[Row]],
     last: bool,
 ) -> None:
-    why = {
-        job.candidate: row.message for job, row in zip(jobs, rows, strict=True) if row.status in ("diverged", "failed")
-    }
     for standing in standings:
         over = f"{standing.candidate} over {standing.horizon} steps"
-        if standing.diverged:
-            found.avoided.append(f"{over}: {why[standing.candidate] or 'diverged'}")
+        bad = [row for row in of[standing.candidate] if row.status in ("diverged", "failed")]
+        if bad:
+            found.avoided.append(f"{over}: {bad[0].message or bad[0].status}")
         elif standing not in kept and not last:
-            found.avoided.append(f"{over}: {_did(standing)}, the last to go on {_did(kept[-1]) if kept else 'none'}")
+            found.avoided.append(f"{over}: {_did(standing)}" + (f", the last kept {_did(kept[-1])}" if kept else ""))
 
 
 def _did(standing: Standing) -> str:
@@ -468,11 +479,11 @@ def _did(standing: Standing) -> str:
     return "no value" if standing.value is None else f"{standing.value:.4g}"
 
 
-def _say_rung(found: Selection, name: str, standings: Sequence[Standing], kept: Sequence[Standing]) -> None:
+def _say_rung(found: Selection, name: str, standings: Sequence[Standing]) -> None:
     best = standings[0]
     reached = sum(standing.steps is not None for standing in standings)
     candidates = f"{len(standings)} candidate{'s' if len(standings) > 1 else ''}"
     found.lines.append(
-        f"{name}, {best.horizon} steps each: {candidates}, {reached} reached, {len(kept)} kept; "
-        f"best {best.candidate}: {_did(best)}; {found.steps} steps spent"
+        f"{name}, {best.horizon} steps each: {candidates}, {reached} reached; best {best.candidate}: {_did(best)}; "
+        f"{found.steps} steps spent"
     )

@@ -303,7 +303,7 @@ def summary(found: Selection, target: float) -> list[str]:
         tuning cost: 900 steps in 21 trainings, 7.5 s
     """
     if found.winner is None:
-        lines = [f"nothing selected: no training could be run; target {target:g}"]
+        lines = [f"nothing selected: no training fits the tuning budget; target {target:g}"]
     elif found.status == "missed":
         best = next(standing for standing in found.ranking if standing.candidate == found.winner)
         value = "no value" if best.value is None else f"{best.value:.4g}"

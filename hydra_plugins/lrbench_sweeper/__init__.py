@@ -8,7 +8,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig
 
 
 class LRBenchSweeper(Sweeper):
@@ -19,10 +19,7 @@ class LRBenchSweeper(Sweeper):
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take the configured launcher; its line for each job would drown the one for each rung."""
-        if not config.hydra.verbose and OmegaConf.select(config, "hydra.hydra_logging.root.level") == "INFO":
-            with read_write(config):
-                config.hydra.hydra_logging.root.level = "WARNING"
+        """Take the configured launcher."""
         self.hydra_context, self.config = hydra_context, config
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -30,12 +27,16 @@ class LRBenchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Select."""
-        from lrbench_pl import experiment  # not above: Hydra imports this module for --help too
-        from lrbench_pl.tuning.sweeper import Race
+        from lrbench_pl.tuning.sweeper import Race  # not above: Hydra imports this module for --help too
 
         assert self.hydra_context is not None
         assert self.config is not None
         assert self.launcher is not None
-        loader = self.hydra_context.config_loader
-        known = experiment.configuration, experiment.run_id, experiment.read_policy
-        return Race(loader, self.launcher, self.config, *known).run(arguments, self.options)
+        race = Race(self.hydra_context.config_loader, self.launcher, self.config, _read_policy)
+        return race.run(arguments, self.options)
+
+
+def _read_policy(path: str) -> Any:
+    from lrbench_pl.experiment import read_policy  # torch takes seconds, and most selections have no files
+
+    return read_policy(path)

@@ -22,8 +22,11 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lrbench_pl.knobs import one_line
 from lrbench_pl.policies import Policy, stretched, to_config
 from lrbench_pl.results import RESULT_FILE, ResultError, RunResult, write_atomically
+from lrbench_pl.row import identity, run_id
+from lrbench_pl.sweeps.records import finished_row
 from lrbench_pl.tuning.select import Candidate, Job, Row, Selection, Settings, Task, select
 
 SELECTION_FILE = "selection.json"
@@ -34,7 +37,7 @@ _POOL = (
     "lr_policy_file",
     "seed",
 )  # what may have several values, and is given by the plan
-_FORCED = ("max_steps", "check_every", "stop_at_target")  # what else is given by the plan
+_FORCED = ("max_steps", "check_every", "checkpoint_every", "stop_at_target")  # what else is given by the plan
 _EXIT_MISSED, _EXIT_STOPPED = 3, 130
 
 
@@ -49,8 +52,6 @@ class Race:
         loader: Hydra's, which composes jobs.
         launcher: Runs batches of jobs.
         config: The configuration of the sweep.
-        configuration: Everything in a job's configuration that can change its numbers, as data.
-        run_id: A hash of the same, by which a finished job is known.
         read_policy: Reads a ``policy.yaml``.
     """
 
@@ -59,16 +60,15 @@ class Race:
         loader: ConfigLoader,
         launcher: Launcher,
         config: DictConfig,
-        configuration: Callable[[DictConfig], dict[str, Any]],
-        run_id: Callable[[DictConfig], str],
         read_policy: Callable[[str], Policy],
     ) -> None:
         self._loader, self._launcher, self._config = loader, launcher, config
-        self._configuration, self._run_id, self._read_policy = configuration, run_id, read_policy
+        self._read_policy = read_policy
         self.folder = Path(str(config.hydra.sweep.dir))
         self._lines: dict[str, str] = {}  # overrides that every job gets
         self._pools_optimizers = False
         self._max_steps = self._interval = 0
+        self._checkpoint_every = "null"  # as for the whole budget: a short training needs none
         self._files: dict[str, Policy] = {}
         self._launched = 0
         self._asked: dict[str, Any] = {}
@@ -98,7 +98,7 @@ class Race:
         except (ValueError, ResultError, OmegaConfBaseException, HydraException) as error:
             if isinstance(error, SelectionError):
                 raise
-            raise SelectionError(_one_line(error)) from error
+            raise SelectionError(one_line(error)) from error
         self._end(found)
         if found.status != "reached" and self._config.require_target:
             sys.exit(_EXIT_MISSED)
@@ -134,6 +134,7 @@ class Race:
         if base.target_accuracy is None:
             raise SelectionError("selecting needs a target; give target_accuracy=")
         self._max_steps, self._interval = int(base.max_steps), int(base.check_every)
+        self._checkpoint_every = "null" if base.checkpoint_every is None else str(base.checkpoint_every)
         self._files = {path: self._read_policy(path) for path in pool.get("lr_policy_file", ())}
         settings = Settings(**{**given, **({"shapes": tuple(pool["lr_policy"])} if "lr_policy" in pool else {})})
         task = Task(
@@ -152,7 +153,7 @@ class Race:
         self._asked = {
             "settings": _plain(asdict(settings)),
             "task": _plain(asdict(task)),
-            "configuration": _plain(self._configuration(plain)),
+            "configuration": _plain(identity(plain)),
         }
         for key in _FORCED:
             self._lines.pop(key, None)
@@ -203,8 +204,8 @@ class Race:
     def _run(self, jobs: Sequence[Job]) -> list[Row]:
         """The rows of a batch; jobs that are finished already are not run again."""
         overrides = [self.overrides(job) for job in jobs]
-        ids = [self._run_id(self._compose(lines)) for lines in overrides]
-        due = [index for index, job in enumerate(jobs) if self._finished(job, ids[index]) is None]
+        ids = [run_id(self._compose(lines)) for lines in overrides]
+        due = [index for index, job in enumerate(jobs) if finished_row(self._job_folder(job), ids[index]) is None]
         errors: dict[int, Any] = {}
         if due:
             returns = self._launcher.launch([overrides[index] for index in due], initial_job_idx=self._launched)
@@ -214,7 +215,7 @@ class Race:
         for index, job in enumerate(jobs):
             path = self._job_folder(job) / RESULT_FILE
             if not path.exists():
-                raise SelectionError(f"{path.parent}: the job left no row ({_one_line(errors.get(index))})")
+                raise SelectionError(f"{path.parent}: the job left no row ({errors.get(index)})")
             result = RunResult.read(path)
             if result.status == "stopped":
                 raise KeyboardInterrupt
@@ -240,6 +241,7 @@ class Race:
             lines["target_accuracy"] = "target_accuracy=null"
         every = job.horizon if job.kind == "range" else self._interval
         given = [f"max_steps={job.horizon}", f"check_every={every}", "stop_at_target=true", f"seed={job.seed}"]
+        given.append(f"checkpoint_every={self._checkpoint_every}")
         return [*lines.values(), *given, f"hydra.sweep.subdir={_quoted(self._subdir(job))}"]
 
     def _subdir(self, job: Job) -> str:
@@ -255,15 +257,6 @@ class Race:
 
     def _job_folder(self, job: Job) -> Path:
         return self.folder / self._subdir(job)
-
-    def _finished(self, job: Job, identity: str) -> RunResult | None:
-        """The row of a job that ran to its end with this configuration."""
-        try:
-            result = RunResult.read(self._job_folder(job) / RESULT_FILE)
-        except ResultError:
-            return None
-        done = result.status in ("reached", "missed", "diverged") and result.run_id == identity
-        return result if done else None
 
     def _compose(self, lines: Sequence[str]) -> DictConfig:
         """The configuration that a job of these overrides gets."""
@@ -403,7 +396,3 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, inner in value.items():
         flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
     return flat
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())

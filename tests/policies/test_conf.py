@@ -21,14 +21,8 @@ from lrbench_pl.policies import (
     to_config,
 )
 
-<<<<<<< HEAD
-NAMES = sorted(
-    path.stem for path in (conf_dir() / "lr_policy").glob("*.yaml") if path.stem not in ("auto", "best")
-)  # those name no policy
-=======
-NO_POLICIES = ("auto", "range")
+NO_POLICIES = ("auto", "best", "range")
 NAMES = sorted(path.stem for path in (conf_dir() / "lr_policy").glob("*.yaml") if path.stem not in NO_POLICIES)
->>>>>>> 60358d0 (hydra/sweeper=lrbench: a policy selected from a pool by complete short trainings, its tuning counted and resumable)
 
 
 def configured(name: str, *overrides: str):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,13 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 
-from lrbench_pl.config import compose, conf_dir, register_resolvers
-from lrbench_pl.experiment import build_verifier, read_policy, run_id
+from lrbench_pl.config import compose, conf_dir, register_resolvers, use_own_launchers
+from lrbench_pl.experiment import build_verifier, read_policy
 from lrbench_pl.policies import Polynomial, Sequential, table
 from lrbench_pl.results import RunResult
+from lrbench_pl.row import run_id
 from lrbench_pl.tuning.sweeper import SelectionError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +65,7 @@ class Formula:
 def sweep(folder, *overrides, task=None):
     """What ``run.py -m hydra/sweeper=lrbench`` finds with a formula for each job."""
     register_resolvers()
+    use_own_launchers()
     GlobalHydra.instance().clear()
     version.setbase("1.3")
     hydra = Hydra.create_main_hydra2("run", create_config_search_path(str(conf_dir())))
@@ -88,6 +92,19 @@ def rows(folder):
     return {path.parent.relative_to(folder): path.stat().st_mtime_ns for path in Path(folder).rglob("result.json")}
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A selection that ended: its folder, what it found, its jobs."""
+    folder, task = tmp_path_factory.mktemp("whole") / "sweep", Formula()
+    return folder, sweep(folder, task=task), task.jobs
+
+
+@pytest.fixture
+def ended(whole, tmp_path):
+    """A copy of it."""
+    return Path(shutil.copytree(whole[0], tmp_path / "sweep"))
+
+
 def test_it_ends_with_a_policy_a_ranking_and_its_cost(tmp_path, capsys):
     task = Formula()
     found = sweep(tmp_path, "hydra.sweeper.bisections=10", task=task)
@@ -108,31 +125,38 @@ def test_it_ends_with_a_policy_a_ranking_and_its_cost(tmp_path, capsys):
     assert f"lr_policy_file={tmp_path}/policy.yaml max_steps=130 check_every=10" in shown
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 5, 8, 9])
-def test_interrupted_it_goes_on_and_repeats_no_finished_job(tmp_path, stop_at, capsys):
-    whole = Formula()
-    expected = sweep(tmp_path / "whole", task=whole)
+@pytest.mark.parametrize("stop_at", [1, 5, 9])
+def test_interrupted_it_goes_on_and_repeats_no_finished_job(whole, tmp_path, stop_at, capsys):
     first, second = Formula(stop_at=stop_at), Formula()
     with pytest.raises(SystemExit) as left:
-        sweep(tmp_path / "parts", task=first)
+        sweep(tmp_path, task=first)
     assert left.value.code == 130
-    assert f"start it again with hydra.sweep.dir={tmp_path}/parts to go on" in capsys.readouterr().out
-    found = sweep(tmp_path / "parts", task=second)
-    assert found == expected
-    assert first.jobs[:-1] + second.jobs == whole.jobs
-    again = Formula()
-    assert sweep(tmp_path / "parts", task=again) == expected
-    assert again.jobs == []
+    assert f"start it again with hydra.sweep.dir={tmp_path} to go on" in capsys.readouterr().out
+    assert not (tmp_path / "policy.yaml").exists()
+    assert sweep(tmp_path, task=second) == whole[1]
+    assert first.jobs[:-1] + second.jobs == whole[2]
 
 
-@pytest.mark.parametrize("broken", ["{", '{"run_id": "another", "policy": "fix", "status": "missed"}'])
-def test_a_row_that_is_broken_or_of_another_configuration_is_run_again(tmp_path, broken):
-    expected = sweep(tmp_path)
-    job = next(tmp_path.glob("60-steps/*"))
-    (job / "result.json").write_text(broken)
+def test_ended_it_only_says_again_what_it_found(whole, ended, capsys):
     task = Formula()
-    assert sweep(tmp_path, task=task) == expected
+    assert sweep(ended, "logger=none", "study=mine", "threads=2", task=task) == whole[1]  # these change no number
+    assert task.jobs == []
+    assert "selected: cosine" in capsys.readouterr().out
+
+
+def test_a_row_that_is_broken_is_run_again(whole, ended):
+    job = next(ended.glob("60-steps/*"))
+    (job / "result.json").write_text("{")
+    task = Formula()
+    assert sweep(ended, task=task) == whole[1]
     assert task.jobs == [f"60-steps/{job.name}"]
+
+
+def test_a_row_of_another_configuration_is_refused(ended):
+    """As after a change of a file in conf/."""
+    RunResult(run_id="another", policy="fix", status="missed").write(next(ended.glob("60-steps/*")))
+    with pytest.raises(CompactHydraException, match="holds the run another of another configuration"):
+        sweep(ended)
 
 
 @pytest.mark.parametrize(
@@ -144,19 +168,13 @@ def test_a_row_that_is_broken_or_of_another_configuration_is_run_again(tmp_path,
         ("target_accuracy=0.9", "target_accuracy was 0.95, is 0.9"),
     ],
 )
-def test_another_configuration_in_the_same_folder_is_refused(tmp_path, other, message):
-    sweep(tmp_path)
-    before = rows(tmp_path)
+def test_another_configuration_in_the_same_folder_is_refused(whole, other, message):
+    before = rows(whole[0])
     with pytest.raises(SelectionError, match="holds another selection: ") as refused:
-        sweep(tmp_path, other)
+        sweep(whole[0], other)
     assert message in str(refused.value)
     assert str(refused.value).endswith("give another hydra.sweep.dir")
-    assert rows(tmp_path) == before
-
-
-def test_what_changes_no_number_is_no_other_configuration(tmp_path):
-    expected = sweep(tmp_path)
-    assert sweep(tmp_path, "logger=none", "study=mine", "threads=2") == expected
+    assert rows(whole[0]) == before
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path):

@@ -21,9 +21,8 @@ from lrbench_pl.policies import (
     to_config,
 )
 
-NAMES = sorted(
-    path.stem for path in (conf_dir() / "lr_policy").glob("*.yaml") if path.stem not in ("auto", "best")
-)  # those name no policy
+NO_POLICIES = ("auto", "best", "range")
+NAMES = sorted(path.stem for path in (conf_dir() / "lr_policy").glob("*.yaml") if path.stem not in NO_POLICIES)
 
 
 def configured(name: str, *overrides: str):

@@ -1,0 +1,132 @@
+"""What the ways of tuning in this study have in common: a configuration, a training, a row.
+
+Every way is a script, called alike:
+
+    python experiments/tuning_cost/WAY.py experiment=mnist_lenet seed=31 target_accuracy=0.99 … --out rows.csv
+
+Optimizer steps are counted in all, whatever they were for, until a model in training first meets the target at a check.
+A way that has not met it by the cap, in budgets, is cut off there: its row says ``reached`` false.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig
+
+from lrbench_pl import config, experiment
+from lrbench_pl.results import RunResult
+from lrbench_pl.tuning.select import SPAN
+
+__all__ = ["SPAN", "Cost", "Outcome", "RunResult", "main", "pool", "train"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a way of tuning cost.
+
+    Args:
+        method: Its name.
+        steps_in_all: Optimizer steps until a model first met the target, or spent without that.
+        reached: Whether one did.
+        trainings: Trainings begun, range tests among them.
+    """
+
+    method: str
+    steps_in_all: int
+    reached: bool
+    trainings: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One row of the study; steps are optimizer steps."""
+
+    method: str
+    workload: str
+    optimizer: str
+    seed: int
+    budget: int
+    target: float
+    steps_in_all: int
+    reached: bool
+    trainings: int
+    seconds: float
+    command: str
+
+
+Way = Callable[[list[str], DictConfig, int], Sequence[Outcome]]
+
+
+def pool() -> list[str]:
+    """The shapes that ``hydra/sweeper=lrbench`` chooses from."""
+    options = yaml.safe_load((config.conf_dir() / "hydra" / "sweeper" / "lrbench.yaml").read_text(encoding="utf-8"))
+    return [str(shape) for shape in options["shapes"]]
+
+
+def train(overrides: Sequence[str]) -> RunResult:
+    """One training, kept nowhere.
+
+    Raises:
+        SystemExit: If it was interrupted or failed: the row would not be true.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        row = experiment.run(config.compose([*overrides, "logger=none", "checkpoint_every=null"]), Path(folder))
+    if row.status in ("failed", "stopped"):
+        sys.exit(f"{row.status}: {row.message}")
+    return row
+
+
+def main(way: Way, arguments: Sequence[str]) -> None:
+    """Tune once and append the rows to a CSV.
+
+    Args:
+        way: Gets Hydra's overrides, their configuration and the cap in steps.
+        arguments: Those of the command line.
+    """
+    parser = argparse.ArgumentParser(description=sys.modules[way.__module__].__doc__)
+    parser.add_argument("overrides", nargs="*", help="as run.py takes them")
+    parser.add_argument("--out", type=Path, required=True, help="CSV to which rows are appended")
+    parser.add_argument("--cap", type=float, default=4.0, help="steps at most, in budgets (default 4)")
+    given = parser.parse_intermixed_args(arguments)
+    cfg = config.compose(given.overrides)
+    if cfg.target_accuracy is None or not given.cap > 0:
+        parser.error("expected a target_accuracy and a --cap above 0")
+    started = time.perf_counter()
+    outcomes = way(given.overrides, cfg, round(given.cap * cfg.max_steps))
+    seconds = round(time.perf_counter() - started, 1)
+    command = shlex.join(["python", f"experiments/tuning_cost/{Path(sys.argv[0]).name}", *arguments])
+    rows = [
+        Cost(
+            method=outcome.method,
+            workload=f"{cfg.names.dataset}/{cfg.names.model}",
+            optimizer=cfg.names.optimizer,
+            seed=cfg.seed,
+            budget=cfg.max_steps,
+            target=cfg.target_accuracy,
+            steps_in_all=outcome.steps_in_all,
+            reached=outcome.reached,
+            trainings=outcome.trainings,
+            seconds=seconds,
+            command=command,
+        )
+        for outcome in outcomes
+    ]
+    new = not given.out.exists()
+    with given.out.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Cost)], lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    for row in rows:
+        words = "first met after" if row.reached else "not met in"
+        print(f"{row.method}, {row.workload}, seed {row.seed}: {row.target:g} {words} {row.steps_in_all} steps in all")

@@ -1,0 +1,67 @@
+"""The range test as a training of its own: what ``lr_policy=range`` runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lrbench_pl.callback import LRPolicyCallback, Mode
+from lrbench_pl.tuning.range_test import Sweep, analyse
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
+
+
+class LRRangeTest(LRPolicyCallback):
+    """Lets the rate rise exponentially over a training and keeps the loss of each step.
+
+    Args:
+        lr: The middle of the rates, on a logarithmic scale.
+        steps: Optimizer steps.
+        span: The rates go from ``lr / span`` to ``lr * span``; above 1.
+        monitor: Name under which the module logs the metric in validation.
+        mode: Whether a larger (``max``) or a smaller (``min``) value is better.
+
+    Attributes:
+        losses: Training loss of each step.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> round(LRRangeTest(lr=0.1, steps=100).policy(99), 6)
+        10.0
+    """
+
+    def __init__(
+        self, lr: float, steps: int, span: float = 100.0, monitor: str = "val/accuracy", mode: Mode = "max"
+    ) -> None:
+        self._sweep = Sweep(lr / span, lr * span, steps)
+        super().__init__(self._sweep, None, monitor, mode)
+        self.losses: list[float] = []
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """One entry: the losses, and what they say of the rates."""
+        losses = [loss if math.isfinite(loss) else None for loss in self.losses]  # JSON knows no NaN
+        record: dict[str, Any] = {"kind": "range", "losses": losses}
+        try:
+            found = analyse(self._sweep, [self.losses])
+        except ValueError as error:
+            return [{**record, "why": str(error)}]
+        usable = {name: getattr(found, name) for name in ("low", "high", "peak", "diverged_at")}
+        return [{**record, **usable}]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the loss of each step."""
+        step = self._step
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, torch.Tensor) and trainer.global_step > step:  # the last batch of this step
+            number = float(trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
+            self.losses.append(number * trainer.accumulate_grad_batches)  # Lightning hands out the share of one batch

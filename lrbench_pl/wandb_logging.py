@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from lrbench_pl.results import RunResult
+from lrbench_pl.wandb_mode import is_offline
 
 
 class WandbRun(Logger):
@@ -67,7 +67,7 @@ class WandbRun(Logger):
                 tags=self._tags,
                 config=dict(config),
                 reinit="finish_previous",
-                offline="WANDB_MODE" not in os.environ and not _has_key(),
+                offline=is_offline(),
             )
             assert run.experiment is not None  # here, so that a failure is met here
             self._run = run
@@ -102,9 +102,3 @@ class WandbRun(Logger):
         except Exception as error:  # whatever a service can raise
             self._broken = True
             rank_zero_warn(f"W&B failed ({type(error).__name__}: {error}); this run goes on without it")
-
-
-def _has_key() -> bool:
-    import wandb
-
-    return bool(wandb.api.api_key)

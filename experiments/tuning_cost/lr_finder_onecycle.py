@@ -1,6 +1,6 @@
 """Lightning's learning-rate finder, then torch's OneCycleLR at the suggested peak over the budget, in a plain Trainer.
 
-    python experiments/tuning_cost/lr_finder_onecycle.py experiment=mnist_lenet seed=31 target_accuracy=0.99 --out rows.csv
+    python experiments/tuning_cost/lr_finder_onecycle.py experiment=mnist_lenet seed=31 --out rows.csv
 
 The finder is as Lightning makes it (100 steps) over the rates of the range test; its steps count.
 """

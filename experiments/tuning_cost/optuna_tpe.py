@@ -2,8 +2,9 @@
 
     python experiments/tuning_cost/optuna_tpe.py experiment=mnist_lenet seed=31 target_accuracy=0.99 --out rows.csv
 
-A trial is a training for the full budget, pruned at checks. The rate lies within a factor of 100 of the optimizer's own,
-the span of the range test. Sampler and pruner are as Optuna makes them, but for resources in steps, from 1/32 of the budget.
+A trial is a training for the full budget, pruned at checks. The rate lies within a factor of 100 of the optimizer's
+own, the span of the range test. Sampler and pruner are as Optuna makes them, but for resources in steps, from 1/32 of
+the budget.
 """
 
 from __future__ import annotations

@@ -37,6 +37,6 @@ class LRBenchSweeper(Sweeper):
 
 
 def _read_policy(path: str) -> Any:
-    from lrbench_pl.experiment import read_policy  # torch takes seconds, and most selections have no files
+    from lrbench_pl.config import read_policy  # here, for Hydra imports this module for --help too
 
     return read_policy(path)

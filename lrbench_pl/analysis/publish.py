@@ -14,6 +14,7 @@ from lrbench_pl.analysis import plots
 from lrbench_pl.analysis.load import AnalysisError
 from lrbench_pl.analysis.ranking import default_keys, rank
 from lrbench_pl.analysis.report import figures
+from lrbench_pl.wandb_mode import is_offline
 
 
 def publish(runs: pl.DataFrame, project: str, by: Sequence[str] | None = None, folder: str | None = None) -> str:
@@ -60,7 +61,7 @@ def _send(
         group=studies[0] if len(studies) == 1 else None,
         dir=folder,
         config={"folders": sorted({os.path.dirname(each) for each in runs["folder"].to_list()}), "runs": runs.height},
-        mode="offline" if "WANDB_MODE" not in os.environ and not wandb.api.api_key else None,
+        mode="offline" if is_offline() else None,
         reinit="finish_previous",
     )
     failed = 1

@@ -28,7 +28,7 @@ def sweep(folder, policies=("tri", "cos"), optimizers=("sgd", "adam"), rates=(0.
                     lines = ["step,lr,check/step,val/accuracy"]
                     lines += [f"{t},{lr * (1 - t / 200)},," for t in range(0, 200, 20)]
                     lines += [f"{t - 1},,{t},{1 - 1 / (t / 10 + p + seed)}" for t in range(20, 201, 20)]
-                    (at / "metrics.csv").write_text("\n".join(lines))
+                    (at / "metrics.csv").write_text("\n".join(lines) + "\n")
     return load_runs([folder])
 
 

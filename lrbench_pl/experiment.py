@@ -34,6 +34,7 @@ from lrbench_pl.row import describe, describe_parts, headline, identity, judge
 from lrbench_pl.sharing import Pool
 from lrbench_pl.sweeps.records import FINISHED, ChangedConfigurationError, claim, note
 from lrbench_pl.tuning.best import LookedUp
+from lrbench_pl.tuning.ranging import LRRangeTest
 from lrbench_pl.workloads.classifier import Classifier
 
 _BEFORE = "interrupted before the first step"
@@ -257,6 +258,8 @@ def _pool(cfg: DictConfig, row: Mapping[str, Any]) -> Pool | None:
 
 def _say_lint(cfg: DictConfig, verifier: LRPolicyCallback) -> None:
     """What is suspicious about the policy in its budget, in one line, once for all seeds of a sweep."""
+    if isinstance(verifier, LRRangeTest):  # whose rate is meant to rise
+        return
     line = lint.summary(lint.lint(lint.plan(cfg, verifier.policy)))
     if line is not None and line not in _said and _is_first_process():
         _said.add(line)

@@ -1,8 +1,9 @@
-"""The table of this study, from its frozen results, or from folders of new runs.
+"""The tables of this study, from its frozen rows, or from folders of new runs.
 
     python experiments/tuning_cost/table.py [DIR...]
 
-With folders their rows replace ``results.csv``.
+With folders their rows replace ``results.csv``. The rows of the other ways of tuning are in ``ways.csv``, as their
+scripts write them.
 """
 
 from __future__ import annotations
@@ -16,30 +17,34 @@ import polars as pl
 from lrbench_pl.analysis.load import load_runs
 
 RESULTS = Path(__file__).parent / "results.csv"
+WAYS = Path(__file__).parent / "ways.csv"
 COLUMNS = ["study", "dataset", "model", "optimizer", "policy", "lr", "seed", "max_steps", "target_accuracy", "status"]
 COLUMNS += ["steps_to_target", "tuning_steps", "steps_run", "best_accuracy", "test_accuracy", "run_id", "git_sha"]
 
 
-def lines(runs: pl.DataFrame, baseline: str = "inv") -> list[str]:
-    """Steps in all until the target, per policy: median, range, and paired by seed the ratio to the baseline.
+def lines(runs: pl.DataFrame, ways: pl.DataFrame) -> list[str]:
+    """One workload: steps in all until the target, per way of tuning: median, range, and by seed the default's over it.
 
-    A miss counts as more steps than the budget; a ratio with a missed baseline is a lower bound of the gain.
+    A default or composition that misses counts as its budget, a lower bound; a way that is cut off counts as what it
+    spent.
+
+    Args:
+        runs: Rows of runs: those of ``auto`` and of one other policy, the default.
+        ways: Rows of the other ways.
     """
-    shown = ["| policy | reached | steps in all, median [range] | baseline / it, median [range] | test acc., median |"]
-    shown.append("|---|---|---|---|---|")
-    spent = {
-        (policy, seed): float(budget if steps is None else steps)
-        for policy, seed, steps, budget in runs.select("policy", "seed", "steps_to_target", "max_steps").rows()
-    }
-    for policy in sorted({policy for policy, _ in spent}, key=lambda name: (name != baseline, name)):
-        mine = runs.filter(pl.col("policy") == policy)
-        steps = [spent[policy, seed] for seed in mine["seed"]]
-        gains = [spent[baseline, seed] / spent[policy, seed] for seed in mine["seed"] if (baseline, seed) in spent]
-        reached = int(mine["steps_to_target"].is_not_null().sum())
-        shown.append(
-            f"| {policy} | {reached}/{mine.height} | {_spread(steps, '.0f')} | {_spread(gains, '.2f')} "
-            f"| {mine['test_accuracy'].median():.4f} |"
-        )
+    (default,) = set(runs["policy"]) - {"auto"}
+    spent: dict[str, dict[int, tuple[int, bool]]] = {default: {}, "auto": {}}
+    for policy, seed, steps, budget in runs.select("policy", "seed", "steps_to_target", "max_steps").rows():
+        spent[policy][seed] = (budget if steps is None else steps, steps is not None)
+    for method, seed, steps, reached in ways.select("method", "seed", "steps_in_all", "reached").rows():
+        spent.setdefault(method, {})[seed] = (steps, reached)
+    shown = ["| way | reached | steps in all, median [range] | default / it, median [range] |", "|---|---|---|---|"]
+    for way, found in spent.items():
+        steps = [float(steps) for steps, _ in found.values()]
+        gains = [spent[default][seed][0] / steps for seed, (steps, _) in found.items()]
+        reached = sum(reached for _, reached in found.values())
+        name = f"{way}, the default" if way == default else way
+        shown.append(f"| {name} | {reached}/{len(found)} | {_spread(steps, '.0f')} | {_spread(gains, '.2f')} |")
     return shown
 
 
@@ -48,10 +53,15 @@ def _spread(values: list[float], form: str) -> str:
 
 
 def main(folders: list[str]) -> None:
-    """Freeze the rows of the folders, if any; print the table."""
+    """Freeze the rows of the folders, if any; print a table for each workload."""
     if folders:
-        load_runs(folders).table.select(COLUMNS).sort("policy", "seed").write_csv(RESULTS)
-    print("\n".join(lines(pl.read_csv(RESULTS))))
+        load_runs(folders).table.select(COLUMNS).sort("dataset", "policy", "seed").write_csv(RESULTS)
+    runs, ways = pl.read_csv(RESULTS), pl.read_csv(WAYS)
+    for (dataset, model, target, budget), mine in runs.group_by(
+        "dataset", "model", "target_accuracy", "max_steps", maintain_order=True
+    ):
+        print(f"{dataset}/{model}, target {target:.4g}, budget {budget}:\n")
+        print("\n".join(lines(mine, ways.filter(pl.col("workload") == f"{dataset}/{model}"))) + "\n")
 
 
 if __name__ == "__main__":

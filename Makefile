@@ -21,7 +21,7 @@ demo: install  ## Train a small real sweep on the bundled digits and rank the po
 	$(BIN)/lrbench rank multirun/demo
 
 test: install  ## Run every test, the doctests included
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install  ## Check style and types
 	$(BIN)/ruff check .

@@ -19,8 +19,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 
-from lrbench_pl.config import compose, conf_dir, read_policy, register_resolvers, use_own_launchers
-from lrbench_pl.experiment import build_verifier
+from lrbench_pl.config import compose, conf_dir, register_resolvers, use_own_launchers
+from lrbench_pl.experiment import build_verifier, read_policy
 from lrbench_pl.policies import Polynomial, Sequential, table
 from lrbench_pl.results import RunResult
 from lrbench_pl.row import run_id
@@ -48,11 +48,13 @@ class Formula:
         row = RunResult(
             run_id=run_id(cfg),
             policy=cfg.names.policy,
+            optimizer=cfg.names.optimizer,
+            target_accuracy=cfg.target_accuracy,
+            lr=lr,
             status=self.status or ("reached" if reached else "missed"),
             message="out of luck" if self.status else None,
             seed=cfg.seed,
             max_steps=cfg.max_steps,
-            target_accuracy=cfg.target_accuracy or 0.9,
             steps_to_target=cfg.max_steps if reached else None,
             best_accuracy=cfg.max_steps / (cfg.max_steps + steps),
             steps_run=cfg.max_steps,
@@ -215,16 +217,17 @@ def test_a_mistake_is_one_line_before_any_job(tmp_path, override, message):
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert task.jobs == []
-    assert not list(tmp_path.rglob("*.json"))
+    assert not list((tmp_path / "sweep").iterdir())
 
 
 def test_failing_jobs_are_told(tmp_path):
     with pytest.raises(SelectionError, match=r"every job failed; the first, cosine at 0\.1 \(momentum\): out of luck"):
         sweep(tmp_path, task=Formula(status="failed"))
-    with pytest.raises(
-        SelectionError, match=r"every job failed; the first, cosine at 0\.1 \(momentum\): it left no row"
-    ):
+    with pytest.raises(SelectionError, match=r"cosine at 0\.1 \(momentum\): it left no row"):
         sweep(tmp_path / "2", task=Formula(row=False))
+    hydras_own = "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+    with pytest.raises(SelectionError, match=r"30-steps/cosine-momentum-0\.1-seed-0: the job left no row \(None\)"):
+        sweep(tmp_path / "3", hydras_own, task=Formula(row=False))
 
 
 def test_a_job_that_was_stopped_stops_it(tmp_path):
@@ -304,7 +307,7 @@ def test_the_default_pool_is_made_of_policies():
 
 # -- with real trainings --------------------------------------------------------------------------------------
 
-REAL = ("max_steps=400", "check_every=10", "trainer=cpu", "target_accuracy=0.9", "hydra.sweep.dir=sweep")
+REAL = ("max_steps=320", "check_every=10", "trainer=cpu", "target_accuracy=0.9", "hydra.sweep.dir=sweep")
 
 
 def command(*arguments):
@@ -320,7 +323,7 @@ def environment():
 def test_a_real_selection_whose_policy_runs_alone(tmp_path, environment):
     """Basic launcher; the policy of the answer repeats a run of the selection to the last digit."""
     done = subprocess.run(
-        command("lr_policy=cosine,fix", "hydra.sweeper.confirm=1", "hydra.sweeper.bisections=1"),
+        command("lr_policy=cosine,fix", "max_steps=400", "hydra.sweeper.confirm=1", "hydra.sweeper.bisections=1"),
         cwd=tmp_path, capture_output=True, text=True, timeout=180, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -345,6 +348,7 @@ def test_a_real_selection_whose_policy_runs_alone(tmp_path, environment):
 @pytest.mark.slow
 def test_with_joblib_killed_in_the_middle_and_started_again(tmp_path, environment):
     arguments = command("lr_policy=cosine,fix", "lr=0.1,0.05", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    arguments += ["hydra.sweeper.confirm=1", "hydra.sweeper.bisections=0"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             arguments, cwd=tmp_path, stdout=log, stderr=log, env=environment, start_new_session=True

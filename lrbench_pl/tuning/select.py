@@ -75,7 +75,8 @@ class Task:
         optimizers: The optimizers of the pool, each with its own rate.
         seeds: Seeds that all candidates of a rung share.
         mode: Whether a larger or a smaller value is better.
-        files: Paths of policies from elsewhere; they have their own rates and come first.
+        files: Paths of policies from elsewhere, each with the optimizer it is tried with; they have their own rates and
+            come first.
         rates: Peak rates to try instead of those around a range test's peak.
 
     Raises:
@@ -87,7 +88,7 @@ class Task:
     optimizers: Mapping[str, float]
     seeds: tuple[int, ...] = (0,)
     mode: Literal["max", "min"] = "max"
-    files: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
     rates: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -326,7 +327,7 @@ def _candidates(
                 found.avoided.append(f"{name} at {test.diverged_at:.3g} and above: the range test diverged")
         said = ", ".join(f"{name} {t.low:.2g} to {t.high:.2g}, peak {t.peak:.2g}" for name, t in found.ranges.items())
         found.lines.append(f"range test: {said or 'none usable'}; {found.steps} steps spent")
-    pool = [Candidate(path, name) for name in peaks for path in task.files]
+    pool = [Candidate(path, name) for path, name in task.files]
     for rate in task.rates or settings.rates:
         for shape in settings.shapes:
             for name, peak in peaks.items():

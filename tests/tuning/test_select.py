@@ -211,7 +211,7 @@ def test_the_answer_names_the_optimizer():
 
 
 def test_policies_from_files_come_first_and_bring_their_rates():
-    task = Task(1000, 10, {"sgd": 0.1}, files=("a/policy.yaml",))
+    task = Task(1000, 10, {"sgd": 0.1}, files=(("a/policy.yaml", "sgd"),))
     batches, found = play(
         change(repeats=0),
         task,

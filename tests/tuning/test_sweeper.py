@@ -19,9 +19,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 
-from lrbench_pl.config import compose, conf_dir, register_resolvers, use_own_launchers
-from lrbench_pl.experiment import build_verifier, read_policy
-from lrbench_pl.policies import Polynomial, Sequential, table
+from lrbench_pl.config import compose, conf_dir, read_policy, register_resolvers, use_own_launchers
+from lrbench_pl.database import PolicyDatabase, stored_run
+from lrbench_pl.experiment import build_verifier
+from lrbench_pl.policies import Polynomial, Sequential, table, to_config
 from lrbench_pl.results import RunResult
 from lrbench_pl.row import run_id
 from lrbench_pl.tuning.sweeper import SelectionError
@@ -295,6 +296,32 @@ def test_the_own_horizon_of_a_composed_policy_is_what_was_not_given_up(tmp_path)
     sweep(tmp_path / "sweep", f"lr_policy_file='{written}'", "lr_policy=fix")
     (stored,) = (tmp_path / "sweep" / "from_files").glob("*-30-steps.yaml")
     assert read_policy(stored) == Polynomial(0.3, 30)
+
+
+def test_what_the_policy_database_knows_is_tried_first_and_stays_when_it_learns_more(tmp_path, capsys):
+    """A policy that reached the target in the same workload with momentum; there is none for adam."""
+
+    def learn(*policies):
+        row = {"policy": "known", "status": "reached", "steps_to_target": 300, "steps_run": 300, "max_steps": 1000}
+        row |= {"batch_size": 64, "dataset": "digits", "model": "mlp", "optimizer": "momentum"}
+        row |= {"monitor": "val/accuracy", "mode": "max", "target_accuracy": 0.95, "best_accuracy": 0.96, "lr": 0.1}
+        with PolicyDatabase(tmp_path / "runs.db", create=True) as database:
+            for number, policy in enumerate(policies):
+                database.add([stored_run({**row, "run_id": f"{policy}", "seed": number}, to_config(policy))])
+
+    learn(Polynomial(0.3, 1000))
+    given = ("optimizer=momentum,adam", f"hydra.sweeper.db={tmp_path}/runs.db", "lr_policy=fix")
+    with pytest.raises(SystemExit):
+        sweep(tmp_path / "sweep", *given, task=Formula(stop_at=4))
+    assert "selection: the policy database knows known reached the target in 1 of 1 seed" in capsys.readouterr().out
+    learn(Polynomial(0.4, 1000))
+    found = sweep(tmp_path / "sweep", *given)
+    assert str(found.winner) == f"{tmp_path}/sweep/from_database/1-momentum.yaml (momentum)"
+    assert len(found.ranking) == 3
+    (stored,) = (tmp_path / "sweep" / "from_files").glob("*-30-steps.yaml")
+    assert read_policy(stored) == Polynomial(0.3, 30)
+    with pytest.raises(SelectionError, match="known must be an integer of at least 0, got -1"):
+        sweep(tmp_path / "sweep", "hydra.sweeper.known=-1")
 
 
 def test_the_default_pool_is_made_of_policies():

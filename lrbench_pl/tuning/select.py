@@ -271,7 +271,9 @@ def select(settings: Settings, task: Task, found: Selection | None = None) -> Pl
         fits = (budget - found.steps) // (horizon * len(task.seeds))
         if fits < len(alive):
             left_out = ", ".join(map(str, alive[fits:]))
-            found.avoided.append(f"{left_out}: not tried at {horizon} steps, the tuning budget of {budget} is spent")
+            found.avoided.append(
+                f"{left_out}: not tried at {horizon} steps, the tuning budget of {budget} does not allow it"
+            )
             alive = alive[:fits]
         if not alive:
             break
@@ -349,7 +351,7 @@ def _confirmed(
     fits = min(len(seeds), (budget - found.steps) // horizon)
     if fits < len(seeds):
         found.avoided.append(
-            f"confirming {candidate} on {len(seeds) - fits} more seeds: the tuning budget of {budget} is spent"
+            f"confirming {candidate} on {len(seeds) - fits} more seeds: the tuning budget of {budget} does not allow it"
         )
     rows: Sequence[Row] = ()
     if fits:
@@ -363,7 +365,7 @@ def _confirmed(
         )
         if good < len(rows):
             found.avoided.append(f"{candidate} over {horizon} steps: reached the target {on} fresh seeds")
-        if good / len(rows) >= (found.confirmed / found.asked if found.asked else 0.0):
+        if not found.asked or good / len(rows) > found.confirmed / found.asked:  # of equals the shorter
             found.winner, found.horizon, found.confirmed, found.asked = candidate, horizon, good, len(rows)
     if good == len(seeds):
         found.steps_to_confirmed = found.steps
@@ -382,7 +384,7 @@ def _shorten(
             return
         over = f"{found.winner} over {middle} steps"
         if middle * len(seeds) > budget - found.steps:
-            found.avoided.append(f"{over}: not tried, the tuning budget of {budget} is spent")
+            found.avoided.append(f"{over}: not tried, the tuning budget of {budget} does not allow it")
             return
         rows = yield [Job("shorten", found.winner, middle, seed) for seed in seeds]
         _count(found, rows)

@@ -20,6 +20,8 @@ def grid(overrides: list[str], cfg: DictConfig, cap: int) -> list[Outcome]:
     spent = trainings = 0
     for factor in FACTORS:
         for shape in pool():
+            if spent >= cap:
+                return [Outcome("grid", cap, False, trainings)]
             row = train([*overrides, f"lr_policy={shape}", f"lr={factor * cfg.lr!r}", "stop_at_target=true"])
             trainings += 1
             steps = row.steps_run or 0

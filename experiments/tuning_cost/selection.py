@@ -22,7 +22,13 @@ RUN = Path(__file__).resolve().parents[2] / "run.py"
 def selection(overrides: list[str], cfg: DictConfig, cap: int) -> list[Outcome]:
     """Steps of the whole sweep, range tests included, one job after the other."""
     with tempfile.TemporaryDirectory() as folder:
-        given = [*overrides, "logger=none", f"hydra.sweep.dir={folder}", "hydra.sweeper.bisections=0"]
+        given = [
+            *overrides,
+            "logger=none",
+            f"hydra.sweep.dir={folder}",
+            "hydra.sweeper.bisections=0",
+            "hydra.sweeper.known=0",
+        ]
         given += [f"hydra.sweeper.tuning_budget={cap / cfg.max_steps!r}"]
         done = subprocess.run([sys.executable, str(RUN), "-m", "hydra/sweeper=lrbench", *given])
         if done.returncode != 0:

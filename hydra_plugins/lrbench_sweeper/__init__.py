@@ -32,11 +32,5 @@ class LRBenchSweeper(Sweeper):
         assert self.hydra_context is not None
         assert self.config is not None
         assert self.launcher is not None
-        race = Race(self.hydra_context.config_loader, self.launcher, self.config, _read_policy)
+        race = Race(self.hydra_context.config_loader, self.launcher, self.config)
         return race.run(arguments, self.options)
-
-
-def _read_policy(path: str) -> Any:
-    from lrbench_pl.config import read_policy  # here, for Hydra imports this module for --help too
-
-    return read_policy(path)

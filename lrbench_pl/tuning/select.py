@@ -75,7 +75,8 @@ class Task:
         optimizers: The optimizers of the pool, each with its own rate.
         seeds: Seeds that all candidates of a rung share.
         mode: Whether a larger or a smaller value is better.
-        files: Paths of policies from elsewhere; they have their own rates and come first.
+        files: Paths of policies from elsewhere, each with the optimizer it is tried with; they have their own rates and
+            come first.
         rates: Peak rates to try instead of those around a range test's peak.
 
     Raises:
@@ -87,7 +88,7 @@ class Task:
     optimizers: Mapping[str, float]
     seeds: tuple[int, ...] = (0,)
     mode: Literal["max", "min"] = "max"
-    files: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
     rates: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -270,7 +271,9 @@ def select(settings: Settings, task: Task, found: Selection | None = None) -> Pl
         fits = (budget - found.steps) // (horizon * len(task.seeds))
         if fits < len(alive):
             left_out = ", ".join(map(str, alive[fits:]))
-            found.avoided.append(f"{left_out}: not tried at {horizon} steps, the tuning budget of {budget} is spent")
+            found.avoided.append(
+                f"{left_out}: not tried at {horizon} steps, the tuning budget of {budget} does not allow it"
+            )
             alive = alive[:fits]
         if not alive:
             break
@@ -326,7 +329,7 @@ def _candidates(
                 found.avoided.append(f"{name} at {test.diverged_at:.3g} and above: the range test diverged")
         said = ", ".join(f"{name} {t.low:.2g} to {t.high:.2g}, peak {t.peak:.2g}" for name, t in found.ranges.items())
         found.lines.append(f"range test: {said or 'none usable'}; {found.steps} steps spent")
-    pool = [Candidate(path, name) for name in peaks for path in task.files]
+    pool = [Candidate(path, name) for path, name in task.files]
     for rate in task.rates or settings.rates:
         for shape in settings.shapes:
             for name, peak in peaks.items():
@@ -348,7 +351,7 @@ def _confirmed(
     fits = min(len(seeds), (budget - found.steps) // horizon)
     if fits < len(seeds):
         found.avoided.append(
-            f"confirming {candidate} on {len(seeds) - fits} more seeds: the tuning budget of {budget} is spent"
+            f"confirming {candidate} on {len(seeds) - fits} more seeds: the tuning budget of {budget} does not allow it"
         )
     rows: Sequence[Row] = ()
     if fits:
@@ -362,7 +365,7 @@ def _confirmed(
         )
         if good < len(rows):
             found.avoided.append(f"{candidate} over {horizon} steps: reached the target {on} fresh seeds")
-        if good / len(rows) >= (found.confirmed / found.asked if found.asked else 0.0):
+        if not found.asked or good / len(rows) > found.confirmed / found.asked:  # of equals the shorter
             found.winner, found.horizon, found.confirmed, found.asked = candidate, horizon, good, len(rows)
     if good == len(seeds):
         found.steps_to_confirmed = found.steps
@@ -381,7 +384,7 @@ def _shorten(
             return
         over = f"{found.winner} over {middle} steps"
         if middle * len(seeds) > budget - found.steps:
-            found.avoided.append(f"{over}: not tried, the tuning budget of {budget} is spent")
+            found.avoided.append(f"{over}: not tried, the tuning budget of {budget} does not allow it")
             return
         rows = yield [Job("shorten", found.winner, middle, seed) for seed in seeds]
         _count(found, rows)

@@ -22,11 +22,14 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lrbench_pl.config import read_policy
 from lrbench_pl.knobs import one_line
-from lrbench_pl.policies import Policy, stretched, to_config
+from lrbench_pl.policies import Policy, cut, stretched, to_config
+from lrbench_pl.policies import _checks as check
 from lrbench_pl.results import RESULT_FILE, ResultError, RunResult, write_atomically
 from lrbench_pl.row import identity, run_id
 from lrbench_pl.sweeps.records import finished_row
+from lrbench_pl.tuning.lookup import Question, ask
 from lrbench_pl.tuning.select import Candidate, Job, Row, Selection, Settings, Task, select
 
 SELECTION_FILE = "selection.json"
@@ -38,6 +41,8 @@ _POOL = (
     "seed",
 )  # what may have several values, and is given by the plan
 _FORCED = ("max_steps", "check_every", "checkpoint_every", "stop_at_target")  # what else is given by the plan
+_OWN = ("db", "known", "params")  # options that are not settings of the plan
+_MAX_DISTANCE = 4.0  # of runs in the database, as in conf/lr_policy/best.yaml
 _EXIT_MISSED, _EXIT_STOPPED = 3, 130
 
 
@@ -52,7 +57,6 @@ class Race:
         loader: Hydra's, which composes jobs.
         launcher: Runs batches of jobs.
         config: The configuration of the sweep.
-        read_policy: Reads a ``policy.yaml``.
     """
 
     def __init__(
@@ -60,10 +64,8 @@ class Race:
         loader: ConfigLoader,
         launcher: Launcher,
         config: DictConfig,
-        read_policy: Callable[[str], Policy],
     ) -> None:
         self._loader, self._launcher, self._config = loader, launcher, config
-        self._read_policy = read_policy
         self.folder = Path(str(config.hydra.sweep.dir))
         self._lines: dict[str, str] = {}  # overrides that every job gets
         self._pools_optimizers = False
@@ -108,10 +110,10 @@ class Race:
 
     def _read(self, arguments: Sequence[str], options: Mapping[str, Any]) -> tuple[Settings, Task]:
         """Settings and task from the options and overrides."""
-        given = {key: value for key, value in options.items() if key != "params"}
+        given = {key: value for key, value in options.items() if key not in _OWN}
         known = [field.name for field in fields(Settings)]
         if unknown := [key for key in given if key not in known]:
-            raise SelectionError(f"hydra.sweeper has no option {unknown[0]!r}; it takes {', '.join(known)}")
+            raise SelectionError(f"hydra.sweeper has no option {unknown[0]!r}; it takes {', '.join([*known, *_OWN])}")
         params = [f"{key}={value}" for key, value in (options.get("params") or {}).items()]
         parser = OverridesParser.create(config_loader=self._loader)
         pool: dict[str, list[str]] = {}
@@ -135,15 +137,18 @@ class Race:
             raise SelectionError("selecting needs a target; give target_accuracy=")
         self._max_steps, self._interval = int(base.max_steps), int(base.check_every)
         self._checkpoint_every = "null" if base.checkpoint_every is None else str(base.checkpoint_every)
-        self._files = {path: self._read_policy(path) for path in pool.get("lr_policy_file", ())}
+        names = [str(cfg.names.optimizer) for cfg in configs or [base]]
+        paths = [(path, name) for path in pool.get("lr_policy_file", ()) for name in names]
+        files = [*self._from_database(configs or [base], options.get("db"), options.get("known", 0)), *paths]
+        self._files = {path: read_policy(path) for path in dict.fromkeys(path for path, _ in files)}
         settings = Settings(**{**given, **({"shapes": tuple(pool["lr_policy"])} if "lr_policy" in pool else {})})
         task = Task(
             max_steps=self._max_steps,
             interval=self._interval,
-            optimizers={str(cfg.names.optimizer): float(cfg.lr) for cfg in configs or [base]},
+            optimizers={name: float(cfg.lr) for name, cfg in zip(names, configs or [base], strict=True)},
             seeds=tuple(_numbers("seed", pool["seed"], int)) if "seed" in pool else (int(base.seed),),
             mode=base.mode,
-            files=tuple(pool.get("lr_policy_file", ())),
+            files=tuple(files),
             rates=tuple(_numbers("lr", pool.get("lr", ()), float)),
         )
         for shape in settings.shapes:
@@ -158,6 +163,32 @@ class Race:
         for key in _FORCED:
             self._lines.pop(key, None)
         return settings, task
+
+    def _from_database(self, configs: Sequence[DictConfig], db: str | None, most: Any) -> list[tuple[str, str]]:
+        """What the policy database recommends for each optimizer, as files; those of an interrupted selection stay."""
+        folder = self.folder / "from_database"
+        check.count("known", most, least=0)
+        if most and not (self.folder / SELECTION_FILE).exists():
+            for cfg in configs:
+                question = Question(
+                    dataset=str(cfg.names.dataset),
+                    model=str(cfg.names.model if cfg.workload is None else cfg.workload.get("_target_")),
+                    optimizer=str(cfg.names.optimizer),
+                    batch_size=int(cfg.batch_size * cfg.trainer.accumulate_grad_batches),
+                    max_steps=int(cfg.max_steps),
+                    target_accuracy=float(cfg.target_accuracy),
+                    monitor=str(cfg.monitor),
+                    mode=cfg.mode,
+                    check_on=cfg.dataset.get("check_on"),
+                )
+                answer, _ = ask(question, db, _MAX_DISTANCE, say=lambda line: print(f"selection: {line}"))
+                for number, each in enumerate(answer.recommendations[:most] if answer is not None else (), 1):
+                    print(f"selection: the policy database knows {each}", flush=True)
+                    text = OmegaConf.to_yaml(OmegaConf.create(to_config(each.policy)))
+                    write_atomically(folder / f"{number}-{question.optimizer}.yaml", text)
+        names = {str(cfg.names.optimizer) for cfg in configs}
+        found = [(str(path), path.stem.partition("-")[2]) for path in sorted(folder.glob("*.yaml"))]
+        return [(path, name) for path, name in found if name in names]
 
     def _begin(self, settings: Settings, task: Task) -> None:
         """Write down what is selected, or see that it is what was selected here before."""
@@ -251,8 +282,8 @@ class Race:
         """The policy of a file over this horizon, as a file in the folder of the selection."""
         file = self.folder / "from_files" / f"{_stem(Candidate(path, 'any'))}-{horizon}-steps.yaml"
         if not file.exists():
-            stored = to_config(stretched(self._files[path], horizon / _own_horizon(Path(path), self._max_steps)))
-            write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(stored)))
+            policy = stretched(self._files[path], horizon / _own_horizon(Path(path), self._max_steps))
+            write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(to_config(cut(policy, horizon)))))
         return file
 
     def _job_folder(self, job: Job) -> Path:
@@ -351,10 +382,10 @@ def _row(result: RunResult, folder: Path) -> Row:
         losses = tuple(math.nan if loss is None else float(loss) for loss in found)
     return Row(
         status=result.status,
-        steps=result.steps_run or 0,
+        steps=0 if result.shared_with else result.steps_run or 0,  # an equal policy has trained for it
         steps_to_target=result.steps_to_target,
         value=result.best_accuracy,
-        seconds=result.wall_time_s or 0.0,
+        seconds=0.0 if result.shared_with else result.wall_time_s or 0.0,
         message=result.message or "",
         losses=losses,
     )

@@ -191,6 +191,16 @@ def test_a_lucky_seed_is_no_answer():
     assert "linear at 0.1 (sgd) over 30 steps: reached the target on 0 of 2 fresh seeds" in found.avoided
 
 
+def test_of_two_that_are_equally_unsure_the_shorter_is_the_answer():
+    """Each reaches on its own seed and on one of two fresh ones."""
+    _, found = play(
+        change(repeats=0, tuning_budget=10.0),
+        training=lambda job: formula(job) if job.seed < 2 else Row("missed", job.horizon, None, 0.1),
+    )
+    assert (found.winner.policy, found.horizon, found.confirmed, found.asked) == ("cosine", 250, 1, 2)
+    assert sum("reached the target on 1 of 2 fresh seeds" in words for words in found.avoided) == 3  # 250, 500, 1000
+
+
 def test_an_answer_that_could_not_be_confirmed_says_so():
     batches, found = play(change(repeats=0, tuning_budget=0.98))
     assert (found.status, found.winner.policy, found.confirmed, found.asked) == ("reached", "cosine", 0, 0)
@@ -211,7 +221,7 @@ def test_the_answer_names_the_optimizer():
 
 
 def test_policies_from_files_come_first_and_bring_their_rates():
-    task = Task(1000, 10, {"sgd": 0.1}, files=("a/policy.yaml",))
+    task = Task(1000, 10, {"sgd": 0.1}, files=(("a/policy.yaml", "sgd"),))
     batches, found = play(
         change(repeats=0),
         task,

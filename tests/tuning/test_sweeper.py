@@ -20,8 +20,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 
 from lrbench_pl.config import compose, conf_dir, read_policy, register_resolvers, use_own_launchers
+from lrbench_pl.database import PolicyDatabase, stored_run
 from lrbench_pl.experiment import build_verifier
-from lrbench_pl.policies import Polynomial, Sequential, table
+from lrbench_pl.policies import Polynomial, Sequential, table, to_config
 from lrbench_pl.results import RunResult
 from lrbench_pl.row import run_id
 from lrbench_pl.tuning.sweeper import SelectionError
@@ -48,11 +49,13 @@ class Formula:
         row = RunResult(
             run_id=run_id(cfg),
             policy=cfg.names.policy,
+            optimizer=cfg.names.optimizer,
+            target_accuracy=cfg.target_accuracy,
+            lr=lr,
             status=self.status or ("reached" if reached else "missed"),
             message="out of luck" if self.status else None,
             seed=cfg.seed,
             max_steps=cfg.max_steps,
-            target_accuracy=cfg.target_accuracy or 0.9,
             steps_to_target=cfg.max_steps if reached else None,
             best_accuracy=cfg.max_steps / (cfg.max_steps + steps),
             steps_run=cfg.max_steps,
@@ -215,16 +218,17 @@ def test_a_mistake_is_one_line_before_any_job(tmp_path, override, message):
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert task.jobs == []
-    assert not list(tmp_path.rglob("*.json"))
+    assert not list((tmp_path / "sweep").iterdir())
 
 
 def test_failing_jobs_are_told(tmp_path):
     with pytest.raises(SelectionError, match=r"every job failed; the first, cosine at 0\.1 \(momentum\): out of luck"):
         sweep(tmp_path, task=Formula(status="failed"))
-    with pytest.raises(
-        SelectionError, match=r"every job failed; the first, cosine at 0\.1 \(momentum\): it left no row"
-    ):
+    with pytest.raises(SelectionError, match=r"cosine at 0\.1 \(momentum\): it left no row"):
         sweep(tmp_path / "2", task=Formula(row=False))
+    hydras_own = "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+    with pytest.raises(SelectionError, match=r"30-steps/cosine-momentum-0\.1-seed-0: the job left no row \(None\)"):
+        sweep(tmp_path / "3", hydras_own, task=Formula(row=False))
 
 
 def test_a_job_that_was_stopped_stops_it(tmp_path):
@@ -294,6 +298,32 @@ def test_the_own_horizon_of_a_composed_policy_is_what_was_not_given_up(tmp_path)
     assert read_policy(stored) == Polynomial(0.3, 30)
 
 
+def test_what_the_policy_database_knows_is_tried_first_and_stays_when_it_learns_more(tmp_path, capsys):
+    """A policy that reached the target in the same workload with momentum; there is none for adam."""
+
+    def learn(*policies):
+        row = {"policy": "known", "status": "reached", "steps_to_target": 300, "steps_run": 300, "max_steps": 1000}
+        row |= {"batch_size": 64, "dataset": "digits", "model": "mlp", "optimizer": "momentum"}
+        row |= {"monitor": "val/accuracy", "mode": "max", "target_accuracy": 0.95, "best_accuracy": 0.96, "lr": 0.1}
+        with PolicyDatabase(tmp_path / "runs.db", create=True) as database:
+            for number, policy in enumerate(policies):
+                database.add([stored_run({**row, "run_id": f"{policy}", "seed": number}, to_config(policy))])
+
+    learn(Polynomial(0.3, 1000))
+    given = ("optimizer=momentum,adam", f"hydra.sweeper.db={tmp_path}/runs.db", "lr_policy=fix")
+    with pytest.raises(SystemExit):
+        sweep(tmp_path / "sweep", *given, task=Formula(stop_at=4))
+    assert "selection: the policy database knows known reached the target in 1 of 1 seed" in capsys.readouterr().out
+    learn(Polynomial(0.4, 1000))
+    found = sweep(tmp_path / "sweep", *given)
+    assert str(found.winner) == f"{tmp_path}/sweep/from_database/1-momentum.yaml (momentum)"
+    assert len(found.ranking) == 3
+    (stored,) = (tmp_path / "sweep" / "from_files").glob("*-30-steps.yaml")
+    assert read_policy(stored) == Polynomial(0.3, 30)
+    with pytest.raises(SelectionError, match="known must be an integer of at least 0, got -1"):
+        sweep(tmp_path / "sweep", "hydra.sweeper.known=-1")
+
+
 def test_the_default_pool_is_made_of_policies():
     options = yaml.safe_load((conf_dir() / "hydra" / "sweeper" / "lrbench.yaml").read_text())
     policies = [build_verifier(compose([f"lr_policy={name}"])).policy for name in options["shapes"]]
@@ -304,7 +334,7 @@ def test_the_default_pool_is_made_of_policies():
 
 # -- with real trainings --------------------------------------------------------------------------------------
 
-REAL = ("max_steps=400", "check_every=10", "trainer=cpu", "target_accuracy=0.9", "hydra.sweep.dir=sweep")
+REAL = ("max_steps=320", "check_every=10", "trainer=cpu", "target_accuracy=0.9", "hydra.sweep.dir=sweep")
 
 
 def command(*arguments):
@@ -320,7 +350,7 @@ def environment():
 def test_a_real_selection_whose_policy_runs_alone(tmp_path, environment):
     """Basic launcher; the policy of the answer repeats a run of the selection to the last digit."""
     done = subprocess.run(
-        command("lr_policy=cosine,fix", "hydra.sweeper.confirm=1", "hydra.sweeper.bisections=1"),
+        command("lr_policy=cosine,fix", "max_steps=400", "hydra.sweeper.confirm=1", "hydra.sweeper.bisections=1"),
         cwd=tmp_path, capture_output=True, text=True, timeout=180, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -345,6 +375,7 @@ def test_a_real_selection_whose_policy_runs_alone(tmp_path, environment):
 @pytest.mark.slow
 def test_with_joblib_killed_in_the_middle_and_started_again(tmp_path, environment):
     arguments = command("lr_policy=cosine,fix", "lr=0.1,0.05", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    arguments += ["hydra.sweeper.confirm=1", "hydra.sweeper.bisections=0"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             arguments, cwd=tmp_path, stdout=log, stderr=log, env=environment, start_new_session=True

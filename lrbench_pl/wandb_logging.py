@@ -57,6 +57,7 @@ class WandbRun(Logger):
         """Begin the run: its configuration, its name, and the sweep that it belongs to."""
 
         def begin() -> None:
+            mode: dict[str, Any] = {"mode": "offline"} if is_offline() else {}
             self._save_dir.mkdir(parents=True, exist_ok=True)
             run = WandbLogger(
                 name=name,
@@ -67,7 +68,7 @@ class WandbRun(Logger):
                 tags=self._tags,
                 config=dict(config),
                 reinit="finish_previous",
-                offline=is_offline(),
+                **mode,
             )
             assert run.experiment is not None  # here, so that a failure is met here
             self._run = run

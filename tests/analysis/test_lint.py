@@ -19,7 +19,7 @@ from lrbench_pl.policies import (
     warmup,
 )
 
-FOUND_LATER = ("auto", "best")  # composed while training, and looked up
+FOUND_LATER = ("auto", "best", "range")  # composed while training, looked up, and no policy but a test
 POLICIES = sorted({path.stem for path in (conf_dir() / "lr_policy").glob("*.yaml")} - set(FOUND_LATER))
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
 

@@ -1,7 +1,11 @@
 """The report: what its figures show, and the page in a real browser."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -13,6 +17,7 @@ from lrbench_pl.analysis.report import figures, report, write_report
 from tests.analysis.test_ranking import write
 from tests.test_cli import call
 
+ROOT = Path(__file__).resolve().parents[2]
 NASTY = "<script>alert(1)</script>"
 LEG = {"kind": "branch", "policy_step": 80, "spent": 240, "steps": 40, "first_rate": 0.2, "last_rate": 0.01}
 
@@ -128,19 +133,16 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     assert 'class="plot"' in (tmp_path / "p.html").read_text()
 
 
-@pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="no chromium, chromedriver")
-def test_the_page_in_a_browser(tmp_path):
+def look_at(page, profile, plots):
+    """Open a report in a browser: everything is drawn, nothing complains, the table sorts."""
     from selenium import webdriver
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    runs = sweep(tmp_path / "s", (NASTY, "tri", "cos"), rates=(0.01, 0.02, 0.04), seeds=3)
-    (tmp_path / "s" / "0" / "tuning.json").write_text(json.dumps([{**LEG, "value": 0.9, "kept": True, "why": "x"}]))
-    page = write_report(runs, tmp_path / "r.html")
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
-    for flag in [*flags.split(), "disable-component-update", f"user-data-dir={tmp_path}/profile"]:
+    for flag in [*flags.split(), "disable-component-update", f"user-data-dir={profile}"]:
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
@@ -149,7 +151,7 @@ def test_the_page_in_a_browser(tmp_path):
         root = driver.find_element(By.TAG_NAME, "html")
         WebDriverWait(driver, 60).until(lambda _: root.get_attribute("data-drawn"))
         drawn = driver.find_elements(By.CSS_SELECTOR, ".plot")
-        assert len(drawn) == 6
+        assert len(drawn) == plots
         assert all(plot.find_elements(By.CSS_SELECTOR, ".main-svg .trace, .main-svg .hm") for plot in drawn)
         heads = driver.find_elements(By.CSS_SELECTOR, "th")
         column = [head.text for head in heads].index("mean steps")
@@ -168,3 +170,27 @@ def test_the_page_in_a_browser(tmp_path):
         assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
     finally:
         driver.quit()
+
+
+@pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="no chromium, chromedriver")
+def test_the_page_in_a_browser(tmp_path):
+    runs = sweep(tmp_path / "s", (NASTY, "tri", "cos"), rates=(0.01, 0.02, 0.04), seeds=3)
+    (tmp_path / "s" / "0" / "tuning.json").write_text(json.dumps([{**LEG, "value": 0.9, "kept": True, "why": "x"}]))
+    look_at(write_report(runs, tmp_path / "r.html"), tmp_path / "profile", plots=6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="no chromium, chromedriver")
+def test_the_page_of_a_real_sweep(tmp_path):
+    """The digits: 12 policies, 3 optimizers, 5 seeds."""
+    policies = "fix,step,exp,poly,tri,triexp,sin2,cos,cosine,onecycle,wsd,composite_tri"
+    given = [f"lr_policy={policies}", "optimizer=sgd,momentum,adam", "seed=0,1,2,3,4", "max_steps=60", "check_every=10"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "run.py", "-m", *given, "target_accuracy=0.8", "trainer=cpu", "hydra.sweep.dir=sweep"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    runs = load_runs([tmp_path / "sweep"])
+    assert runs.table.height == 180
+    assert not runs.skipped
+    look_at(write_report(runs, tmp_path / "r.html"), tmp_path / "profile", plots=4)

@@ -564,6 +564,7 @@ class Leg:
         last_rate: Its last rate.
         value: The monitor at its end, or None.
         why: What came of it.
+        averaged: Whether its value is that of averaged weights, a forecast.
     """
 
     kind: str
@@ -574,6 +575,7 @@ class Leg:
     last_rate: float
     value: float | None
     why: str
+    averaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -614,6 +616,7 @@ def tuning_info(
             last_rate=float(record["last_rate"]),
             value=record.get("value"),
             why=str(record.get("why") or ""),
+            averaged=bool(record.get("averaged")),
         )
         for record in records
     )
@@ -641,8 +644,8 @@ def tuning_figure(info: TuningInfo) -> go.Figure:
             x=[leg.end for leg in ended],
             y=[leg.value for leg in ended],
             mode="markers",
-            marker={"color": colour, "size": 9, "symbol": "circle" if kept else "circle-open", "line": {"width": 2}},
-            customdata=[_text(leg.why) for leg in ended],
+            marker={"color": colour, "size": 9, "symbol": [_symbol(leg) for leg in ended], "line": {"width": 2}},
+            customdata=[_text(f"averaged weights, {leg.why}" if leg.averaged else leg.why) for leg in ended],
             hovertemplate="%{y:.4g} after %{x} steps: %{customdata}<extra></extra>",
             name=label,
             legendgroup=label,
@@ -670,6 +673,10 @@ def tuning_figure(info: TuningInfo) -> go.Figure:
     figure.update_yaxes(title_text="rate", type="log", exponentformat="power", row=2, col=1)
     figure.update_xaxes(title_text="optimizer steps spent", rangemode="tozero", row=2, col=1)
     return _finished(figure, 460, legend=True)
+
+
+def _symbol(leg: Leg) -> str:
+    return "diamond-open" if leg.averaged else "circle" if leg.kept else "circle-open"
 
 
 # -- what they share ----------------------------------------------------------------------------------------------

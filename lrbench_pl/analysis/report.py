@@ -120,8 +120,9 @@ def sections(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str]) -> list[Sec
     drawn = _compositions(runs.table)
     if drawn:
         more = runs.table.filter(pl.col("policy") == "auto").height - len(drawn)
-        note = "Above, what a check at the end of each stretch gave; below, its rates." + (
-            f" {more} more are not drawn." if more > 0 else ""
+        note = (
+            "Above, the check at the end of each stretch (diamonds: averaged weights, a forecast); below, its rates."
+            + (f" {more} more are not drawn." if more > 0 else "")
         )
         found.append(Section("Composed while training", note, tuple(drawn)))
     found.append(Section("What was run", body=_provenance(runs)))

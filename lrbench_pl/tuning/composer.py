@@ -224,6 +224,7 @@ class LRPolicyComposer(LRPolicyCallback):
         self._in_a_row = self._in_a_row + 1 if met else 0
         if self._in_a_row == self.confirmations:
             self._reached = self.checks[-self.confirmations]
+            self._give_up_branches()
             self._record(value, done, diverged, "reached the target")
             trainer.should_stop = True
             rank_zero_info(f"target reached: {self.monitor} {value:.4g} at step {self._reached.step}")
@@ -263,6 +264,7 @@ class LRPolicyComposer(LRPolicyCallback):
                 self._snapshots[leg.save] = self._snapshot(trainer, module)
             if leg.save == "best":
                 self._best_policy = leg.policy, leg.start
+                self._give_up_branches()
                 if self.records:
                     self.records[-1]["kept"] = True
             self._go_on(trainer, module, Outcome(0, spent=trainer.global_step))
@@ -280,6 +282,15 @@ class LRPolicyComposer(LRPolicyCallback):
 
     def _snapshot(self, trainer: Trainer, module: LightningModule) -> Snapshot:
         return Snapshot(trainer, module, skip=lambda callback: callback is self)
+
+    def _give_up_branches(self) -> None:
+        """Keep no branch but those that the present leg holds on."""
+        begin = self._leg.start, self._leg_from
+        for record in reversed(self.records):
+            if record["kind"] == "branch":
+                end = record["policy_step"] + record["steps"], record["spent"] + record["steps"]
+                record["kept"] = end == begin
+                begin = (record["policy_step"], record["spent"]) if record["kept"] else begin
 
     def _record(self, value: float, done: int, diverged: bool, why: str) -> None:
         leg = self._leg

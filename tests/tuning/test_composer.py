@@ -1,5 +1,6 @@
 """Composing inside one fit: exactness, ends of every kind, and the row."""
 
+import itertools
 import json
 
 import pytest
@@ -75,7 +76,9 @@ def test_a_run_says_both_clocks_and_keeps_the_account(tmp_path):
     assert {record["kind"] for record in records} >= {"trunk", "branch"}
     assert sum(record["steps"] for record in records) == row.steps_run
     best = max(record["value"] for record in records if record["kind"] == "branch")
-    assert any(record["kept"] and record["value"] == best for record in records)
+    kept = [record for record in records if record["kind"] == "branch" and record["kept"]]
+    assert kept[-1]["value"] == best
+    assert all(a["spent"] + a["steps"] == b["spent"] for a, b in itertools.pairwise(kept))
     assert "lrbench_pl.policies" in (tmp_path / "policy.yaml").read_text()
 
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,9 +128,9 @@ class SweepLauncher(Launcher):
         """Take what Hydra gives."""
         self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
 
+    @abstractmethod
     def place(self, tasks: Sequence[tuple[Job, Task]]) -> Iterator[tuple[Job, Outcome]]:
         """Run every task, and yield each job when it has ended, in any order."""
-        raise NotImplementedError
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run what is not finished, and return one result per job in order.

@@ -23,7 +23,8 @@ _RECENT = 2.0  # the trend is that of the checks since the policy's steps divide
 _FEWEST = 4  # checks that make a trend
 _PATIENCE = 2  # branches in a row without a gain that change the trunk
 _TAIL = 0.1  # of the rate at which a branch left, where it is held on after its decay
-_TAIL_CHECKS = 3  # misses there before the branch is given up
+_TAIL_SHARE = 1.0  # of the steps of the branch that it may be held on
+_NEAR = 2.0  # spreads of the trend within which a value is near the target
 
 # A trunk function at a peak rate; the cycles take as many steps as the first branch point.
 _TRUNKS: dict[str, Callable[[float, int], Policy]] = {
@@ -52,6 +53,8 @@ class Settings:
         average: After ``first_branch`` the checks of the trunk look at its weights averaged over about this share, in
             [0, 1), of the policy's steps. Their trend forecasts, at no step, what a branch would reach: one leaves when
             the forecast meets the target. 0: no forecast; branches leave at multiples of ``growth``.
+        reuse: Whether a trunk goes on from where a branch ended that missed, so that its steps are not lost (WSD-S of Wen
+            et al. 2024); otherwise from where it left.
         min_gain: Gain of the metric over two branches at or below which the trunk is changed.
         span: The range test covers the optimizer's own rate divided and multiplied by this, above 1.
         repeats: Sweeps of the range test; 0 takes the optimizer's own rate as the peak.
@@ -67,6 +70,7 @@ class Settings:
     growth: float = 3.0
     decay_fraction: float = 0.25
     average: float = 0.1
+    reuse: bool = True
     min_gain: float = 0.0
     span: float = 100.0
     repeats: int = 2
@@ -196,12 +200,12 @@ def compose(
         branch = _then(trunk, t, _DECAYS[settings.decay](rate, steps))
         note = f"decays from {rate:.3g} over {steps} steps"
         outcome = yield Leg("branch", branch, t, steps, restore=back, note=note)
-        end, misses = t + outcome.steps, 0
+        end, diverged = t + outcome.steps, outcome.diverged
+        last = end + max(interval, _whole(_TAIL_SHARE * steps, interval))
         forecast = trend(seen, t * (1 + settings.decay_fraction))
         reached: float | None = None
         while True:
-            spent = outcome.spent
-            tuning += outcome.steps
+            spent, diverged = outcome.spent, outcome.diverged
             if outcome.value is None or outcome.diverged:
                 break
             value = sign * outcome.value
@@ -209,18 +213,23 @@ def compose(
             if found.best is None or value > sign * found.best:
                 found.best, found.policy = outcome.value, branch
                 yield Leg("keep", branch, end, 0, save="best")
-            misses += value < goal
-            if misses > _TAIL_CHECKS or forecast is None or value + forecast.spread < goal or spent >= max_steps:
+            if end >= last or forecast is None or value + _NEAR * forecast.spread < goal or spent >= max_steps:
                 break
             branch = _then(branch, end, Constant(_TAIL * rate))
             held = min(interval, max_steps - spent)
             note = f"held at {_TAIL * rate:.3g}: {outcome.value:.4g} is near the target"
             outcome = yield Leg("branch", branch, end, held, note=note)
             end += outcome.steps
-        back = "trunk"
         branches.append((t, 0.0 if reached is None or forecast is None else reached - forecast.value))
         if reached is not None:
             ends.append(reached)
+        if settings.reuse and not diverged:
+            trunk, t = _changed(branch, end, functions[0], peak, first, interval), end
+            yield Leg("keep", trunk, t, 0, save="trunk")
+            at, back = t, None
+        else:
+            tuning += end - t
+            back = "trunk"
         if _stands_still(ends, settings.min_gain):
             found.avoided.append(f"going on at {peak:.3g} ({functions[0]}): no gain in {_PATIENCE} branches")
             functions.append(functions.pop(0))

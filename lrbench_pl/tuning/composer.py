@@ -149,7 +149,7 @@ class LRPolicyComposer(LRPolicyCallback):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.global_step == self._step:  # more batches to this step
             return
-        if self._leg.kind == "trunk" and self.settings.average:
+        if (self._leg.kind == "trunk" or (self._leg.kind == "branch" and self.settings.reuse)) and self.settings.average:
             if self._average is None:
                 self._average = WeightAverage(pl_module, self.settings.average)
             self._average.update(pl_module, self._leg.start + trainer.global_step - self._leg_from)
@@ -284,13 +284,12 @@ class LRPolicyComposer(LRPolicyCallback):
         return Snapshot(trainer, module, skip=lambda callback: callback is self)
 
     def _give_up_branches(self) -> None:
-        """Keep no branch but those that the present leg holds on."""
-        begin = self._leg.start, self._leg_from
+        """Keep the legs that led to the present one, and no other."""
+        begin = self._leg.start
         for record in reversed(self.records):
-            if record["kind"] == "branch":
-                end = record["policy_step"] + record["steps"], record["spent"] + record["steps"]
-                record["kept"] = end == begin
-                begin = (record["policy_step"], record["spent"]) if record["kept"] else begin
+            if record["kind"] != "range":
+                record["kept"] = record["policy_step"] + record["steps"] == begin and record["why"] != "diverged"
+                begin = record["policy_step"] if record["kept"] else begin
 
     def _record(self, value: float, done: int, diverged: bool, why: str) -> None:
         leg = self._leg

@@ -11,7 +11,7 @@ from lrbench_pl.tuning.legs import Leg, Outcome
 
 _WINDOWS = 12  # the running mean of the loss looks back over this part of a sweep
 _BLOWN = 1.25  # a smoothed loss this many times that of the start has diverged
-_MARGIN = 5.0  # between the largest usable rate and one that holds for a whole training
+_MARGIN = 3.0  # the peak stays this factor below the highest usable rate: what is stable for 50 steps may not be for 1,000
 
 
 @dataclass(frozen=True)

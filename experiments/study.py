@@ -6,10 +6,10 @@
 ``experiments/NAME/study.yaml`` is the protocol (see :class:`Protocol`). Its stages are sweeps in ``--work``:
 
 ``target``   the default policy over the whole budget, on seeds of its own: its median final accuracy is the target
-``tune``     every policy (with every optimizer) at every rate over a short budget, on seeds of its own: the best rate
 ``default``  the default policy, as it is, to the target
-``run``      every policy at its best rate, to the target
 ``auto``     the policy composed while it trains, to the target
+``tune``     every policy (with every optimizer) at every rate over a short budget, on seeds of its own: the best rate
+``run``      every policy at its best rate, to the target
 
 Interrupted, the same command goes on where it was. At the end the rows of all stages are frozen in ``results.csv``
 (the stage stands in the column ``study``), the figure is drawn, and the table goes into the study's ``README.md``.
@@ -131,16 +131,16 @@ class Study:
             rows.append(self.sweep("target", protocol.target_seeds, self.budget, *default, *whole))
             target = final(rows[0])
         print(f"target {target:.4f}", flush=True)
-        tuned = self.tune()
-        rows.append(tuned)
         aim = f"target_accuracy={target!r}"
         rows.append(self.sweep("default", protocol.seeds, self.budget, *default, aim))
-        for optimizer, lr, policies in together(best_rates(tuned)):
-            chosen = (f"lr_policy={','.join(policies)}", f"optimizer={optimizer}", f"lr={lr!r}", aim)
-            rows.append(self.sweep("run", protocol.seeds, self.budget, *chosen, folder=f"run/{optimizer}-{lr:g}"))
         if protocol.auto:
             auto = ("lr_policy=auto", f"optimizer={first}", f"lr={own:g}", aim)
             rows.append(self.sweep("auto", protocol.seeds, self.budget, *auto))
+        tuned = self.tune()
+        rows.append(tuned)
+        for optimizer, lr, policies in together(best_rates(tuned)):
+            chosen = (f"lr_policy={','.join(policies)}", f"optimizer={optimizer}", f"lr={lr!r}", aim)
+            rows.append(self.sweep("run", protocol.seeds, self.budget, *chosen, folder=f"run/{optimizer}-{lr:g}"))
         return pl.concat(rows)
 
     def tune(self) -> pl.DataFrame:

@@ -79,6 +79,7 @@ class LRPolicyComposer(LRPolicyCallback):
         self.records: list[dict[str, Any]] = []
         self.found: Composition | None = None
         self._best_policy: tuple[Policy, int] | None = None  # and its steps
+        self._best_records = 0  # how many records there were then
         self._tuner: Tuner | None = None
         self._leg = Leg("keep", Constant(0.0), 0, 0)
         self._leg_from = 0  # steps spent when it began
@@ -224,7 +225,7 @@ class LRPolicyComposer(LRPolicyCallback):
         self._in_a_row = self._in_a_row + 1 if met else 0
         if self._in_a_row == self.confirmations:
             self._reached = self.checks[-self.confirmations]
-            self._give_up_branches()
+            self._keep_path(self._leg.start)
             self._record(value, done, diverged, "reached the target")
             trainer.should_stop = True
             rank_zero_info(f"target reached: {self.monitor} {value:.4g} at step {self._reached.step}")
@@ -245,6 +246,8 @@ class LRPolicyComposer(LRPolicyCallback):
             leg = self._tuner.send(outcome)
         except StopIteration as end:
             self.found = end.value
+            for record in self.records[self._best_records :]:
+                record["kept"] = False
             if trainer.global_step < trainer.max_steps:
                 self._end(trainer, "missed", f"missed {self.target_accuracy} within {trainer.global_step} steps")
             return
@@ -264,9 +267,8 @@ class LRPolicyComposer(LRPolicyCallback):
                 self._snapshots[leg.save] = self._snapshot(trainer, module)
             if leg.save == "best":
                 self._best_policy = leg.policy, leg.start
-                self._give_up_branches()
-                if self.records:
-                    self.records[-1]["kept"] = True
+                self._best_records = len(self.records)
+                self._keep_path(leg.start)
             self._go_on(trainer, module, Outcome(0, spent=trainer.global_step))
             return
         self._leg, self._leg_from = leg, trainer.global_step
@@ -283,9 +285,8 @@ class LRPolicyComposer(LRPolicyCallback):
     def _snapshot(self, trainer: Trainer, module: LightningModule) -> Snapshot:
         return Snapshot(trainer, module, skip=lambda callback: callback is self)
 
-    def _give_up_branches(self) -> None:
-        """Keep the legs that led to the present one, and no other."""
-        begin = self._leg.start
+    def _keep_path(self, begin: int) -> None:
+        """Keep the legs that led to this step of the policy, and no other."""
         for record in reversed(self.records):
             if record["kind"] != "range":
                 record["kept"] = record["policy_step"] + record["steps"] == begin and record["why"] != "diverged"

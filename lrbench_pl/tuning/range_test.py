@@ -11,6 +11,7 @@ from lrbench_pl.tuning.legs import Leg, Outcome
 
 _WINDOWS = 12  # the running mean of the loss looks back over this part of a sweep
 _BLOWN = 1.25  # a smoothed loss this many times that of the start has diverged
+_LEARNT = 0.1  # share of the loss that must fall for the losses to say more of a rate than that it does not diverge
 _MARGIN = 3.0  # the peak stays this factor below the highest usable rate: what is stable for 50 steps may not be for 1,000
 
 
@@ -46,8 +47,9 @@ class RangeTest:
         losses: The smoothed loss at each, mean of the repeats, as far as all of them went.
         low: The least rate at which the loss fell by a tenth of its whole fall.
         high: The largest usable rate: below any that diverged in any repeat.
-        peak: The suggested peak: a fifth of the largest usable rate, and not above that where the loss is lowest. The
-            first varies far less from sample to sample than the second.
+        peak: The suggested peak: a third of the largest usable rate, and not above that where the loss is lowest. The
+            first varies far less from sample to sample than the second. Where the loss fell by less than a tenth, as in
+            a network that starts on a plateau, it lies half way, on a logarithmic scale, to the middle of the sweep.
         diverged_at: The least rate that diverged in any repeat; None if none did.
         steps: Optimizer steps that it took.
     """
@@ -118,6 +120,9 @@ def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]]) -> RangeTest:
     fall = mean[0] - mean[best]
     low = next(rate for rate, loss in zip(rates, mean, strict=True) if loss <= mean[0] - 0.1 * fall)
     peak = min(rates[best], rates[-1] / _MARGIN)
+    own = math.sqrt(sweep.low * sweep.high)
+    if fall < _LEARNT * mean[0] and peak > own:
+        peak = math.sqrt(peak * own)
     return RangeTest(
         rates=tuple(rates),
         losses=tuple(mean),

@@ -1,5 +1,6 @@
 """The plan of a composition, against a training that is a formula."""
 
+import itertools
 import math
 
 import pytest
@@ -53,7 +54,7 @@ def test_a_trunk_that_diverges_goes_back_to_half_the_rate():
 
 
 def test_branches_start_from_the_trunk_and_end_at_zero():
-    legs, _, _ = play(Settings(average=0.0, growth=1.5))
+    legs, _, _ = play(Settings(average=0.0, growth=1.5, reuse=False))
     branches = [leg for leg in legs if leg.kind == "branch"]
     assert len(branches) >= 4
     assert len({leg.start for leg in branches}) == len(branches)
@@ -62,6 +63,19 @@ def test_branches_start_from_the_trunk_and_end_at_zero():
         assert to_config(leg.policy)
     trunks = [leg for leg in legs if leg.kind == "trunk"][1:]
     assert all(leg.restore == "trunk" for leg in trunks)
+
+
+def test_a_trunk_goes_on_from_a_branch_that_missed():
+    legs, _, found = play(Settings(average=0.0, growth=1.5, repeats=0))
+    taken = [leg for leg in legs if leg.kind in ("trunk", "branch")]
+    assert sum(leg.kind == "branch" for leg in taken) >= 4
+    assert all(leg.restore is None for leg in taken[1:])
+    assert all(before.start + before.steps == leg.start for before, leg in itertools.pairwise(taken))
+    for before, leg in itertools.pairwise(taken):  # what has been trained stays as it was
+        assert [leg.policy(t) for t in range(before.start, leg.start)] == [
+            before.policy(t) for t in range(before.start, leg.start)
+        ]
+    assert found.policy == [leg for leg in taken if leg.kind == "branch"][-1].policy
 
 
 def test_a_standstill_changes_the_trunk():

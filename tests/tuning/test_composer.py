@@ -78,7 +78,10 @@ def test_a_run_says_both_clocks_and_keeps_the_account(tmp_path):
     best = max(record["value"] for record in records if record["kind"] == "branch")
     kept = [record for record in records if record["kind"] == "branch" and record["kept"]]
     assert kept[-1]["value"] == best
-    assert all(a["spent"] + a["steps"] == b["spent"] for a, b in itertools.pairwise(kept))
+    path = [record for record in records if record["kept"]]
+    assert path[-1] == kept[-1]
+    assert path[0]["policy_step"] == 0
+    assert all(a["policy_step"] + a["steps"] == b["policy_step"] for a, b in itertools.pairwise(path))
     assert "lrbench_pl.policies" in (tmp_path / "policy.yaml").read_text()
 
 

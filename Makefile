@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test lint format bench study clean
 
 help:  ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -34,6 +34,11 @@ format: install  ## Rewrite the code in the project's style
 
 bench: install  ## Measure speed against named peers
 	for f in experiments/benchmarks/[a-z]*.py; do $(BIN)/python $$f || exit 1; done
+
+study: install  ## Run a study of experiments/ again: make study NAME=policies_mnist_lenet ARGS="dataset.root=PATH"
+	@test -d "experiments/$(NAME)" -a -n "$(NAME)" || { echo "expected NAME=one of: $$(cd experiments && ls -d [a-z]*/ | tr -d /)"; exit 2; }
+	if test -f experiments/$(NAME)/study.yaml; then $(BIN)/python experiments/study.py $(NAME) $(ARGS); \
+	else $(BIN)/python experiments/$(NAME)/table.py $(ARGS); fi
 
 clean:  ## Remove what runs and tools wrote (never .venv or data)
 	rm -rf multirun outputs wandb lightning_logs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

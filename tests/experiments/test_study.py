@@ -1,0 +1,121 @@
+"""Studies of policies: their protocols, their stages, and that every figure comes out of the frozen rows."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import study  # noqa: E402
+
+STUDIES = sorted(path.parent for path in EXPERIMENTS.glob("*/study.yaml"))
+
+
+@pytest.mark.parametrize("folder", STUDIES, ids=lambda folder: folder.name)
+def test_the_table_in_the_readme_is_that_of_the_frozen_rows(folder):
+    command = [sys.executable, EXPERIMENTS / "study.py", folder.name, "--table"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert len(found.splitlines()) > 4
+    readme = (folder / "README.md").read_text()
+    assert study.written(readme, found) == readme
+    assert (folder / "figure.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("folder", STUDIES, ids=lambda folder: folder.name)
+def test_a_protocol_names_policies_that_exist_and_its_rows_follow_it(folder):
+    protocol = study.Protocol.read(folder / "study.yaml")
+    conf = EXPERIMENTS.parent / "conf" / "lr_policy"
+    assert all((conf / f"{policy}.yaml").is_file() for policy in (protocol.default, *protocol.policies))
+    rows = pl.read_csv(folder / "results.csv")
+    assert set(study.stage(rows, "default", "run", "auto")["seed"]) == set(protocol.seeds)
+    assert set(study.stage(rows, "target")["seed"]) == set(protocol.target_seeds)
+    assert rows.select("study", "optimizer", "policy", "lr", "seed").is_duplicated().sum() == 0
+
+
+def test_seeds_of_two_stages_are_refused(tmp_path):
+    text = (STUDIES[0] / "study.yaml").read_text()
+    (tmp_path / "study.yaml").write_text(text.replace("tune_seeds: [31]", "tune_seeds: [81]"))
+    with pytest.raises(ValueError, match="none in common"):
+        study.Protocol.read(tmp_path / "study.yaml")
+    (tmp_path / "study.yaml").write_text(text + "seed: 3\n")
+    with pytest.raises(ValueError, match="unknown: seed"):
+        study.Protocol.read(tmp_path / "study.yaml")
+
+
+def rows_of(steps, tuning=100):
+    """Rows of a study: by policy the steps to the target of each seed, None for a miss."""
+    found = [
+        {"study": f"s/{'default' if policy == 'inv' else 'run'}", "policy": policy, "optimizer": "momentum", "lr": 0.1}
+        | {"seed": seed, "status": "missed" if at is None else "reached", "steps_to_target": at, "max_steps": 1000}
+        | {"steps_run": at or 1000, "tuning_steps": 0, "best_accuracy": 0.9, "test_accuracy": 0.9}
+        | {"dataset": "d", "model": "m", "target_accuracy": 0.9}
+        for policy, each in steps.items()
+        for seed, at in enumerate(each)
+    ]
+    tuned = {
+        **found[-1],
+        "study": "s/tune",
+        "seed": 99,
+        "steps_run": tuning,
+        "status": "missed",
+        "steps_to_target": None,
+    }
+    return pl.DataFrame([*found, tuned], infer_schema_length=None)
+
+
+def test_speed_ups_are_by_seed_with_and_without_the_tuning():
+    rows = rows_of({"inv": [800, 600, 800, 600, 800], "tri": [200, 100, 100, None, 200]}, tuning=200)
+    found = {row.name: row for row in study.compared(rows)}
+    assert (found["the default"].reached, found["the default"].speed_up.value) == (5, pytest.approx(1.0))
+    tri = found["tri"]
+    assert (tri.reached, tri.n, tri.steps.value) == (4, 5, 200)
+    assert tri.speed_up.value == pytest.approx(4)  # of 4, 6, 8, 0, 4
+    assert tri.counted.value == pytest.approx(2)  # of 2, 2, 2.7, 0, 2
+    assert any("| `tri` | 0.1 | 4/5 | 200" in line for line in study.table(rows))
+
+
+def test_a_single_seed_is_as_right_as_the_count_says():
+    rows = rows_of({"inv": [9, 9, 9], "a": [10, 10, 40], "b": [20, 20, 20]})
+    lines = study.stability(rows)
+    assert lines[0] == "All 3 seeds name `a`."
+    assert lines[4] == "| 1 | 67% | 2 |"  # seed 2 names b
+    assert lines[6] == "| 3 | 100% | 1 |"
+
+
+@pytest.mark.slow
+def test_a_small_study_runs_whole_and_goes_on_where_it_was(tmp_path, capfd):
+    protocol = study.Protocol(
+        workload=("trainer=cpu", "logger=none"),
+        max_steps=200,
+        budget=0.5,
+        checks=5,
+        default="fix",
+        optimizers={"momentum": 0.05},
+        policies=("tri", "cos"),
+        factors=(0.5, 1.0),
+        horizon=0.4,
+        target_seeds=(1,),
+        tune_seeds=(2,),
+        seeds=(3, 4),
+    )
+    small = study.Study("small", protocol, 0.5, tmp_path / "work", "basic", ())
+    rows = small.run()
+    stages = dict(rows.group_by(pl.col("study").str.split("/").list.last()).len().rows())
+    assert stages == {"target": 1, "default": 2, "auto": 2, "tune": 4, "run": 4}
+    target = study.stage(rows, "target")["final_accuracy"][0]
+    assert set(study.stage(rows, "run", "default", "auto")["target_accuracy"]) == {target}
+    assert study.stage(rows, "tune")["max_steps"].unique().to_list() == [40]
+    study.freeze(rows, tmp_path / "results.csv")
+    frozen = pl.read_csv(tmp_path / "results.csv")
+    lines = study.table(frozen)
+    assert sum(line.startswith("| ") for line in lines) == 1 + 4
+    study.figure(frozen, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+    capfd.readouterr()
+    again = study.Study("small", protocol, 0.5, tmp_path / "work", "basic", ()).run()
+    assert again.sort("run_id")["run_id"].to_list() == rows.sort("run_id")["run_id"].to_list()
+    assert "4 finished before" in "".join(capfd.readouterr())

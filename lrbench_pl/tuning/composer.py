@@ -211,8 +211,7 @@ class LRPolicyComposer(LRPolicyCallback):
         self._steps_run = trainer.global_step
         leg, done = self._leg, trainer.global_step - self._leg_from
         if done == 0:  # a range test ended with this step, and the check came after it
-            if leg.restore is not None:
-                self._restore(trainer, trainer.lightning_module, leg.restore)
+            self._go_back(trainer, trainer.lightning_module, leg)
             return
         if leg.kind == "range":
             return
@@ -245,7 +244,7 @@ class LRPolicyComposer(LRPolicyCallback):
             leg = self._tuner.send(outcome)
         except StopIteration as end:
             self.found = end.value
-            if trainer.global_step < trainer.max_steps:
+            if not trainer.global_step >= trainer.max_steps > 0:
                 self._end(trainer, "missed", f"missed {self.target_accuracy} within {trainer.global_step} steps")
             return
         except ValueError as error:
@@ -255,10 +254,7 @@ class LRPolicyComposer(LRPolicyCallback):
 
     def _take(self, trainer: Trainer, module: LightningModule, leg: Leg) -> None:
         """Begin a leg; one without steps is over at once."""
-        if leg.restore is not None:
-            self._restore(trainer, module, leg.restore)
-            if leg.skip and hasattr(trainer.train_dataloader, "position"):
-                trainer.train_dataloader.position += leg.skip * trainer.accumulate_grad_batches  # type: ignore[union-attr]
+        self._go_back(trainer, module, leg)
         if leg.steps == 0:
             if leg.save is not None:
                 self._snapshots[leg.save] = self._snapshot(trainer, module)
@@ -274,11 +270,15 @@ class LRPolicyComposer(LRPolicyCallback):
         self._unseen, self._unseen_loss = 0, None
         self._in_a_row = 0 if leg.restore is not None else self._in_a_row
 
-    def _restore(self, trainer: Trainer, module: LightningModule, name: str) -> None:
-        self._snapshots[name].restore(trainer, module)
+    def _go_back(self, trainer: Trainer, module: LightningModule, leg: Leg) -> None:
+        if leg.restore is None:
+            return
+        self._snapshots[leg.restore].restore(trainer, module)
         self._param_groups = self._find_optimizer(trainer).param_groups  # loading made new ones
         if self._leg_diverged:
             self._average = None  # it took in what is given up
+        if leg.skip and hasattr(trainer.train_dataloader, "position"):
+            trainer.train_dataloader.position += leg.skip * trainer.accumulate_grad_batches  # type: ignore[union-attr]
 
     def _snapshot(self, trainer: Trainer, module: LightningModule) -> Snapshot:
         return Snapshot(trainer, module, skip=lambda callback: callback is self)

@@ -10,7 +10,7 @@ from torch import nn
 
 from lrbench_pl.callback import LRPolicyError
 from lrbench_pl.config import compose
-from lrbench_pl.experiment import build, run
+from lrbench_pl.experiment import Classifier, build, run
 from lrbench_pl.tuning.composer import LRPolicyComposer
 from tests.helpers import TinyModule, tiny_trainer
 
@@ -122,6 +122,14 @@ def test_it_works_in_a_plain_trainer_with_accumulation():
     assert all(record["steps"] % 2 == 0 for record in composer.records)
 
 
+@pytest.mark.filterwarnings("ignore:the training loader has no `position`")
+def test_the_composer_s_own_budget_ends_a_trainer_without_one():
+    composer = LRPolicyComposer(target_accuracy=2.0, max_steps=60, repeats=0)
+    tiny_trainer(composer, max_steps=-1, max_epochs=20).fit(TinyModule())
+    assert composer.verdict.status == "missed"
+    assert composer.verdict.steps_run == 60
+
+
 def test_what_cannot_be_composed_is_refused():
     with pytest.raises(LRPolicyError, match="must be a multiple of accumulate_grad_batches"):
         tiny_trainer(LRPolicyComposer(1.0), val_check_interval=3, accumulate_grad_batches=2).fit(TinyModule())
@@ -172,6 +180,20 @@ def test_the_range_test_ends_between_two_checks(tmp_path):
     composer = fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=1100", "check_every=150").verifier
     assert [record["steps"] for record in composer.records[:2]] == [75, 75]
     assert composer.records[2]["spent"] == 150
+
+
+@pytest.mark.parametrize("check_every", [20, 50])  # the first sweep ends between two checks, or at one
+def test_the_second_sweep_of_a_range_test_sees_other_batches(monkeypatch, check_every):
+    step, batches = Classifier.training_step, []
+
+    def training_step(self, batch, batch_idx):
+        batches.append(self.trainer.train_dataloader.position - 1)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", training_step)
+    fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=700", f"check_every={check_every}")
+    assert batches[:100] == list(range(100))
+    assert batches[100:120] == list(range(20))
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Going on from a checkpoint in mid-epoch, running out of time, and what is refused."""
 
 import csv
+import json
 
 import pytest
 import torch
@@ -80,6 +81,15 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(run, tmp_path, override
     assert all(torch.equal(a, b) for a, b in zip(run.weights["whole"], run.weights["killed"], strict=True))
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
     assert not (tmp_path / "killed" / "checkpoints").exists()  # of no use once it has ended
+
+
+def test_a_killed_range_test_keeps_its_losses(run, tmp_path):
+    run("whole", "lr_policy=range")
+    run("killed", "lr_policy=range", dies_at=55)
+    run("killed", "lr_policy=range")
+    found = json.loads((tmp_path / "whole" / "tuning.json").read_text())
+    assert len(found[0]["losses"]) == 80
+    assert json.loads((tmp_path / "killed" / "tuning.json").read_text()) == found
 
 
 def test_a_finished_run_is_not_repeated_and_another_is_refused(run, tmp_path):

@@ -270,9 +270,7 @@ def compared(rows: pl.DataFrame) -> list[Row]:
                 tier=place["tier"],
                 reached=sum(hit),
                 n=len(hit),
-                steps=st.Estimate(
-                    place["median_steps"], place["median_steps_low"], place["median_steps_high"], len(hit)
-                ),
+                steps=st.Estimate(place["median_steps"], place["median_low"], place["median_high"], len(hit)),
                 speed_up=st.speed_up(*base, alone, hit, rng=0, paired=True),
                 counted=st.speed_up(*base, whole, hit, rng=0, paired=True),
                 tuning=round(statistics.median(given_up)),

@@ -1,6 +1,7 @@
 """Going on from a checkpoint in mid-epoch, running out of time, and what is refused."""
 
 import csv
+import json
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def run(tmp_path, monkeypatch):
             return step(self, batch, batch_idx)
 
         def keep(parts):
-            weights[name] = [parameter.detach().clone() for parameter in parts.module.parameters()]
+            weights[name] = [value.clone() for value in parts.module.state_dict().values()]
             return evaluate(parts)
 
         monkeypatch.setattr(experiment.Classifier, "training_step", training_step)
@@ -80,6 +81,111 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(run, tmp_path, override
     assert all(torch.equal(a, b) for a, b in zip(run.weights["whole"], run.weights["killed"], strict=True))
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
     assert not (tmp_path / "killed" / "checkpoints").exists()  # of no use once it has ended
+
+
+# Batch statistics, dropout and augmentation; a branch that is held on after its decay, and one that reaches the target.
+COMPOSED = (
+    *("lr_policy=auto", "model._target_=tests.tuning.test_composer.Net", "~model.hidden", "~model.input_shape"),
+    *("dataset=synthetic", "dataset.flip=true", "max_steps=700", "target_accuracy=0.7", "lr_policy.growth=1.5"),
+    "checkpoint_every=null",
+)
+
+
+def second_sweep(leg):
+    return leg["kind"] == "range" and leg["spent"] > 0
+
+
+def averaged(leg):
+    return leg["averaged"] and leg["policy_step"] > 100
+
+
+def branch(leg):
+    return leg["kind"] == "branch" and leg["why"].startswith("decays")
+
+
+def tail(leg):
+    return leg["kind"] == "branch" and leg["why"].startswith("held")
+
+
+def given_up_twice(leg):
+    return leg["why"] == "diverged" and leg["spent"] == 20
+
+
+def reached(leg):
+    return leg["why"] == "reached the target"
+
+
+TOO_HIGH = ("lr=20", "optimizer.lr=20", "+lr_policy.repeats=0", "max_steps=300")
+
+
+@pytest.mark.parametrize(
+    ("within", "after", "overrides"),
+    [
+        pytest.param(second_sweep, 28, (), id="in-the-range-test"),
+        pytest.param(averaged, 8, (), id="on-the-trunk"),
+        pytest.param(averaged, 8, ("optimizer=adam", "target_accuracy=1.0"), id="on-the-trunk-with-adam"),
+        pytest.param(branch, 18, (), id="in-a-branch"),
+        pytest.param(branch, 22, (), id="where-a-branch-was-given-up"),
+        pytest.param(tail, 8, (), id="in-the-tail"),
+        pytest.param(reached, 38, ("target_accuracy=0.65", "confirmations=2"), id="between-two-confirmations"),
+        pytest.param(given_up_twice, 8, TOO_HIGH, id="where-a-trunk-diverges"),
+    ],
+)
+def test_a_killed_composition_goes_on_as_if_nothing_had_happened(run, tmp_path, within, after, overrides):
+    whole = run("whole", *COMPOSED, *overrides)
+    legs = json.loads((tmp_path / "whole" / "tuning.json").read_text())
+    dies_at = next(leg["spent"] for leg in legs if within(leg)) + after
+    written = dies_at // 5 * 5
+    run("killed", *COMPOSED, *overrides, f"checkpoint_every={written}", dies_at=dies_at)
+    resumed = run("killed", *COMPOSED, *overrides)
+    assert Record.read(tmp_path / "killed").notes == (f"going on from step={written:09d}.ckpt",)
+    assert without_times(resumed) == without_times(whole)
+    assert all(torch.equal(a, b) for a, b in zip(run.weights["whole"], run.weights["killed"], strict=True))
+    assert history(tmp_path / "killed") == history(tmp_path / "whole")
+    for file in ("tuning.json", "policy.yaml"):
+        assert (tmp_path / "killed" / file).read_text() == (tmp_path / "whole" / file).read_text()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "overrides"),
+    [
+        pytest.param(165, 385, (), id="from-one-branch-to-another"),
+        pytest.param(25, 205, TOO_HIGH, id="after-divergence"),
+    ],
+)
+def test_the_next_checkpoint_of_a_resumed_composition_is_that_of_an_unbroken_one(
+    run, tmp_path, first, second, overrides
+):
+    run("whole", *COMPOSED, *overrides, f"checkpoint_every={second}", dies_at=second + 2)
+    run("killed", *COMPOSED, *overrides, f"checkpoint_every={first}", dies_at=first + 2)
+    run("killed", *COMPOSED, *overrides, f"checkpoint_every={second}", dies_at=second + 2)
+    whole, killed = (
+        torch.load(tmp_path / name / f"checkpoints/step={second:09d}.ckpt", weights_only=False)
+        for name in ("whole", "killed")
+    )
+    (state,) = [kept for kept in whole["callbacks"].values() if "composition" in kept]
+    assert {"trunk", "best"} == set(state["composition"]["snapshots"])
+    for part in ("callbacks", "state_dict", "optimizer_states"):
+        assert list(flat(killed[part])) == list(flat(whole[part]))
+
+
+def flat(state, path=()):
+    """Names and values of all that a state holds, without its times; tensors as lists."""
+    if isinstance(state, (dict, list, tuple)):
+        for name, part in state.items() if isinstance(state, dict) else enumerate(state):
+            if name != "seconds":
+                yield from flat(part, (*path, name))
+    else:
+        yield path, repr(state.tolist()) if isinstance(state, torch.Tensor) else repr(state)
+
+
+def test_a_killed_range_test_keeps_its_losses(run, tmp_path):
+    run("whole", "lr_policy=range")
+    run("killed", "lr_policy=range", dies_at=55)
+    run("killed", "lr_policy=range")
+    found = json.loads((tmp_path / "whole" / "tuning.json").read_text())
+    assert len(found[0]["losses"]) == 80
+    assert json.loads((tmp_path / "killed" / "tuning.json").read_text()) == found
 
 
 def test_a_finished_run_is_not_repeated_and_another_is_refused(run, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -56,6 +56,16 @@ class WeightAverage:
         with torch.no_grad():
             current = [tensor.detach().float() for tensor in _averaged(module)]
             torch._foreach_lerp_(self._average, current, weight)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average and the step of its last sample, for a checkpoint."""
+        return {"average": self._average, "last": self._last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        for tensor, kept in zip(self._average, state["average"], strict=True):
+            tensor.copy_(kept)
+        self._last = state["last"]
 
     def swap(self, module: nn.Module) -> None:
         """Exchange the module's tensors and their average; a second call puts them back, bit for bit."""

@@ -53,8 +53,8 @@ class Settings:
         average: After ``first_branch`` the checks of the trunk look at its weights averaged over about this share, in
             [0, 1), of the policy's steps. Their trend forecasts, at no step, what a branch would reach: one leaves when
             the forecast meets the target. 0: no forecast; branches leave at multiples of ``growth``.
-        reuse: Whether a trunk goes on from where a branch ended that missed, so that its steps are not lost (WSD-S of Wen
-            et al. 2024); otherwise from where it left.
+        reuse: Whether a trunk goes on from where a branch ended that missed, so that its steps are not lost (WSD-S of
+            Wen et al. 2024, arXiv 2410.05192); otherwise from where the branch left.
         min_gain: Gain of the metric over two branches at or below which the trunk is changed.
         span: The range test covers the optimizer's own rate divided and multiplied by this, above 1.
         repeats: Sweeps of the range test; 0 takes the optimizer's own rate as the peak.

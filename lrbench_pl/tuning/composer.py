@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +15,7 @@ from lrbench_pl.policies import Constant, Policy
 from lrbench_pl.results import Status
 from lrbench_pl.tuning.average import WeightAverage
 from lrbench_pl.tuning.compose import Composition, Settings, compose
-from lrbench_pl.tuning.legs import Leg, Outcome, Tuner
+from lrbench_pl.tuning.legs import Journal, Leg, Outcome, Tuner
 from lrbench_pl.tuning.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ class LRPolicyComposer(LRPolicyCallback):
     ``policy.realised()`` is a plain policy that repeats the kept training alone. With a loader that has a ``position``
     (see :class:`~lrbench_pl.tuning.snapshot.Snapshot`) it does so bit for bit on a CPU.
 
-    A checkpoint written at a check where a branch is given up holds the state gone back to. A composition cannot be
-    resumed from a checkpoint; its policy can be run again.
+    A checkpoint written at a check where a branch is given up holds the state gone back to. It also holds the states
+    that the plan may go back to, so that a training goes on from it as if nothing had happened; with other settings it
+    is refused.
 
     Args:
         target_accuracy: Value that the monitor has to reach; None composes one long policy for the budget.
@@ -53,7 +54,8 @@ class LRPolicyComposer(LRPolicyCallback):
 
     Raises:
         ValueError: If an argument is out of its range.
-        LRPolicyError: At the start of a fit, also if there is no budget or no check within it.
+        LRPolicyError: At the start of a fit, also if there is no budget or no check within it, or if its checkpoint
+            holds another composition or none.
 
     Example:
         >>> composer = LRPolicyComposer(target_accuracy=0.99, max_steps=10_000, growth=2.0)
@@ -80,7 +82,10 @@ class LRPolicyComposer(LRPolicyCallback):
         self.found: Composition | None = None
         self._best_policy: tuple[Policy, int] | None = None  # and its steps
         self._best_records = 0  # how many records there were then
-        self._tuner: Tuner | None = None
+        self._asked: dict[str, Any] = {}  # what the plan was made for
+        self._journal: Journal | None = None
+        self._loaded: dict[str, Any] | None = None  # from a checkpoint, until the fit goes on
+        self._own_lr = 0.0  # the optimizer's
         self._leg = Leg("keep", Constant(0.0), 0, 0)
         self._leg_from = 0  # steps spent when it began
         self._leg_losses: list[float] = []
@@ -119,27 +124,48 @@ class LRPolicyComposer(LRPolicyCallback):
 
     # -- before training ------------------------------------------------------------------------------------
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the optimizer's own rate, before a checkpoint brings the last one applied."""
+        super().on_fit_start(trainer, pl_module)
+        self._own_lr = float(self._find_optimizer(trainer).param_groups[0]["lr"])
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the first leg."""
+        """Take the first leg, or go on with that of the checkpoint."""
         super().on_train_start(trainer, pl_module)
-        budget = self.max_steps if self.max_steps is not None else trainer.max_steps
-        if budget is None or budget < 1:
-            raise LRPolicyError("composing a policy needs a budget: give max_steps to the composer or the Trainer")
-        if trainer.global_step:
-            raise LRPolicyError("a composition cannot be resumed; run its policy.yaml, or compose anew")
-        interval = _steps_between_checks(trainer)
-        if interval > budget:
-            raise LRPolicyError(f"composing needs a check within {budget} steps, but they are {interval} apart")
-        settings = self.settings if self.target_accuracy is not None else replace(self.settings, tuning_budget=0.0)
-        lr = float(self._param_groups[0]["lr"])
-        self._tuner = compose(settings, lr, budget, interval, self.target_accuracy, self.mode)
-        self._take(trainer, pl_module, next(self._tuner))
+        asked = self._ask(trainer)
+        if self._loaded is not None:
+            self._resume(trainer, pl_module, asked, self._loaded)
+            self._loaded = None
+        elif trainer.global_step:
+            raise LRPolicyError("the checkpoint holds no composition to go on with; compose anew, without it")
+        else:
+            self._asked, self._journal = asked, Journal(_plan(asked))
+            self._follow(trainer, pl_module, None)
         if not next(iter(self._snapshots.values())).is_exact:
             rank_zero_warn(
                 "the training loader has no `position`: after a branch its data goes on where it is, so the composed "
                 "policy run alone sees other batches",
                 category=UserWarning,
             )
+
+    def _ask(self, trainer: Trainer) -> dict[str, Any]:
+        """What a plan is made for, as plain data."""
+        budget = self.max_steps if self.max_steps is not None else trainer.max_steps
+        if budget is None or budget < 1:
+            raise LRPolicyError("composing a policy needs a budget: give max_steps to the composer or the Trainer")
+        interval = _steps_between_checks(trainer)
+        if interval > budget:
+            raise LRPolicyError(f"composing needs a check within {budget} steps, but they are {interval} apart")
+        return {
+            **asdict(self.settings),
+            "lr": self._own_lr,
+            "max_steps": budget,
+            "steps between checks": interval,
+            "target_accuracy": self.target_accuracy,
+            "monitor": self.monitor,
+            "mode": self.mode,
+            "confirmations": self.confirmations,
+        }
 
     # -- each step ------------------------------------------------------------------------------------------
 
@@ -150,7 +176,9 @@ class LRPolicyComposer(LRPolicyCallback):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.global_step == self._step:  # more batches to this step
             return
-        if (self._leg.kind == "trunk" or (self._leg.kind == "branch" and self.settings.reuse)) and self.settings.average:
+        if (
+            self._leg.kind == "trunk" or (self._leg.kind == "branch" and self.settings.reuse)
+        ) and self.settings.average:
             if self._average is None:
                 self._average = WeightAverage(pl_module, self.settings.average)
             self._average.update(pl_module, self._leg.start + trainer.global_step - self._leg_from)
@@ -212,8 +240,7 @@ class LRPolicyComposer(LRPolicyCallback):
         self._steps_run = trainer.global_step
         leg, done = self._leg, trainer.global_step - self._leg_from
         if done == 0:  # a range test ended with this step, and the check came after it
-            if leg.restore is not None:
-                self._restore(trainer, trainer.lightning_module, leg.restore)
+            self._go_back(trainer, trainer.lightning_module, leg)
             return
         if leg.kind == "range":
             return
@@ -237,53 +264,59 @@ class LRPolicyComposer(LRPolicyCallback):
         outcome = Outcome(done, value, diverged, tuple(self._leg_losses), trainer.global_step)
         module = trainer.lightning_module
         if self._leg.save is not None and not diverged:
-            self._snapshots[self._leg.save] = self._snapshot(trainer, module)
-        self._go_on(trainer, module, outcome)
+            self._save(trainer, module, self._leg.save)
+        self._follow(trainer, module, outcome)
 
-    def _go_on(self, trainer: Trainer, module: LightningModule, outcome: Outcome) -> None:
-        assert self._tuner is not None
-        try:
-            leg = self._tuner.send(outcome)
-        except StopIteration as end:
-            self.found = end.value
-            for record in self.records[self._best_records :]:
-                record["kept"] = False
-            if trainer.global_step < trainer.max_steps:
-                self._end(trainer, "missed", f"missed {self.target_accuracy} within {trainer.global_step} steps")
-            return
-        except ValueError as error:
-            self._end(trainer, "diverged", str(error))
-            return
-        self._take(trainer, module, leg)
-
-    def _take(self, trainer: Trainer, module: LightningModule, leg: Leg) -> None:
-        """Begin a leg; one without steps is over at once."""
-        if leg.restore is not None:
-            self._restore(trainer, module, leg.restore)
-            if leg.skip and hasattr(trainer.train_dataloader, "position"):
-                trainer.train_dataloader.position += leg.skip * trainer.accumulate_grad_batches  # type: ignore[union-attr]
-        if leg.steps == 0:
+    def _follow(self, trainer: Trainer, module: LightningModule, outcome: Outcome | None) -> None:
+        """Begin the next leg of the plan, if there is one; those without steps are over at once."""
+        assert self._journal is not None
+        while (leg := self._journal.send(outcome)) is not None:
+            self._go_back(trainer, module, leg)
+            if leg.steps:
+                self._leg, self._leg_from = leg, trainer.global_step
+                self._leg_losses, self._leg_diverged = [], False
+                self._unseen, self._unseen_loss = 0, None
+                self._in_a_row = 0 if leg.restore is not None else self._in_a_row
+                return
             if leg.save is not None:
-                self._snapshots[leg.save] = self._snapshot(trainer, module)
+                self._save(trainer, module, leg.save)
             if leg.save == "best":
                 self._best_policy = leg.policy, leg.start
                 self._best_records = len(self.records)
                 self._keep_path(leg.start)
-            self._go_on(trainer, module, Outcome(0, spent=trainer.global_step))
-            return
-        self._leg, self._leg_from = leg, trainer.global_step
-        self._leg_losses, self._leg_diverged = [], False
-        self._unseen, self._unseen_loss = 0, None
-        self._in_a_row = 0 if leg.restore is not None else self._in_a_row
+            outcome = Outcome(0, spent=trainer.global_step)
+        self._finish(trainer)
 
-    def _restore(self, trainer: Trainer, module: LightningModule, name: str) -> None:
-        self._snapshots[name].restore(trainer, module)
+    def _finish(self, trainer: Trainer) -> None:
+        """The plan has ended."""
+        assert self._journal is not None
+        self.found = self._journal.found
+        for record in self.records[self._best_records :]:
+            record["kept"] = False
+        if self._journal.failure is not None:
+            self._end(trainer, "diverged", self._journal.failure)
+        elif not trainer.global_step >= trainer.max_steps > 0:
+            self._end(trainer, "missed", f"missed {self.target_accuracy} within {trainer.global_step} steps")
+
+    def _go_back(self, trainer: Trainer, module: LightningModule, leg: Leg) -> None:
+        if leg.restore is None:
+            return
+        self._snapshots[leg.restore].restore(trainer, module)
         self._param_groups = self._find_optimizer(trainer).param_groups  # loading made new ones
         if self._leg_diverged:
             self._average = None  # it took in what is given up
+            if self._mean_loss is not None:
+                self._mean_loss = self._mean_loss[0], self._mean_loss[0]
+        if leg.skip and hasattr(trainer.train_dataloader, "position"):
+            trainer.train_dataloader.position += leg.skip * trainer.accumulate_grad_batches  # type: ignore[union-attr]
 
-    def _snapshot(self, trainer: Trainer, module: LightningModule) -> Snapshot:
-        return Snapshot(trainer, module, skip=lambda callback: callback is self)
+    def _save(self, trainer: Trainer, module: LightningModule, name: str) -> None:
+        self._snapshots[name] = Snapshot(trainer, module, self._is_own)
+        if name == "trunk":
+            self._snapshots.pop("start", None)  # no leg goes back to it any more
+
+    def _is_own(self, callback: object) -> bool:
+        return callback is self
 
     def _keep_path(self, begin: int) -> None:
         """Keep the legs that led to this step of the policy, and no other."""
@@ -311,9 +344,83 @@ class LRPolicyComposer(LRPolicyCallback):
 
     # -- resuming -------------------------------------------------------------------------------------------
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the composition was told and has kept: with it the plan comes to the same point."""
+        state = super().state_dict()
+        if self._journal is not None:
+            state["composition"] = {
+                "asked": dict(self._asked),
+                "journal": self._journal.state_dict(),
+                "snapshots": {name: snapshot.state_dict() for name, snapshot in self._snapshots.items()},
+                "average": None if self._average is None else self._average.state_dict(),
+                "records": [dict(record) for record in self.records],
+                "best_records": self._best_records,
+                "forecasts": [asdict(check) for check in self.forecasts],
+                "reached": None if self._reached is None else asdict(self._reached),
+                "steps_run": self._steps_run,
+                "leg_from": self._leg_from,
+                "leg_losses": list(self._leg_losses),
+                "leg_diverged": self._leg_diverged,
+                "mean_loss": self._mean_loss,
+                "in_a_row": self._in_a_row,
+                "unseen": self._unseen,
+                "unseen_loss": self._unseen_loss,
+            }
+        return state
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refused: the snapshots of a composition are not part of a checkpoint."""
-        raise LRPolicyError("a composition cannot be resumed; run its policy.yaml, or compose anew")
+        """Continue where :meth:`state_dict` was taken."""
+        super().load_state_dict(state_dict)
+        kept = state_dict.get("composition")
+        if kept is None:
+            return
+        self._loaded, self._asked = kept, kept["asked"]
+        try:
+            self._journal = Journal(_plan(self._asked))
+            legs = self._journal.replay(kept["journal"])
+        except ValueError as error:
+            raise LRPolicyError(f"{error}; compose anew, without it") from error
+        for leg in legs:
+            if leg.steps:
+                self._leg = leg
+            elif leg.save == "best":
+                self._best_policy = leg.policy, leg.start
+        self.found = self._journal.found
+        self.records = [dict(record) for record in kept["records"]]
+        self._best_records = kept["best_records"]
+        self.forecasts = [Check(**check) for check in kept["forecasts"]]
+        self._reached = None if kept["reached"] is None else Check(**kept["reached"])
+        self._snapshots = {name: Snapshot.of(state, self._is_own) for name, state in kept["snapshots"].items()}
+        self._steps_run, self._leg_from = kept["steps_run"], kept["leg_from"]
+        self._leg_losses, self._leg_diverged = list(kept["leg_losses"]), kept["leg_diverged"]
+        self._mean_loss, self._in_a_row = kept["mean_loss"], kept["in_a_row"]
+
+    def _resume(
+        self, trainer: Trainer, module: LightningModule, asked: Mapping[str, Any], kept: Mapping[str, Any]
+    ) -> None:
+        before = kept["asked"]
+        names = [name for name in {**before, **asked} if before.get(name) != asked.get(name)]
+        if names:
+            changes = "; ".join(f"{name}: {before.get(name)} -> {asked.get(name)}" for name in names)
+            raise LRPolicyError(f"the checkpoint holds a composition of other settings ({changes}); give the same ones")
+        self._unseen, loss = kept["unseen"], kept["unseen_loss"]
+        self._unseen_loss = None if loss is None else loss.to(module.device)
+        if kept["average"] is not None:
+            self._average = WeightAverage(module, self.settings.average)
+            self._average.load_state_dict(kept["average"])
+        if self._reached is not None:
+            trainer.should_stop = True
+        elif self._journal is not None and self._journal.has_ended:
+            self._finish(trainer)
+
+
+def _plan(asked: Mapping[str, Any]) -> Tuner:
+    """The plan that answers what :meth:`LRPolicyComposer._ask` asks."""
+    settings = Settings(**{field.name: asked[field.name] for field in fields(Settings) if field.name in asked})
+    target = asked["target_accuracy"]
+    if target is None:
+        settings = replace(settings, tuning_budget=0.0)
+    return compose(settings, asked["lr"], asked["max_steps"], asked["steps between checks"], target, asked["mode"])
 
 
 class Applied:

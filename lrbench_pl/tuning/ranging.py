@@ -65,3 +65,12 @@ class LRRangeTest(LRPolicyCallback):
         if isinstance(loss, torch.Tensor) and trainer.global_step > step:  # the last batch of this step
             number = float(trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
             self.losses.append(number * trainer.accumulate_grad_batches)  # Lightning hands out the share of one batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """What cannot be computed again, the losses too."""
+        return {**super().state_dict(), "losses": list(self.losses)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
+        super().load_state_dict(state_dict)
+        self.losses = list(state_dict["losses"])

@@ -34,35 +34,50 @@ class Snapshot:
     def __init__(self, trainer: Trainer, module: LightningModule, skip: Without = lambda callback: False) -> None:
         self._skip = skip
         with torch.inference_mode(False), torch.no_grad():  # a check runs in inference mode, whose tensors cannot train
-            self._tensors = {name: tensor.detach().clone() for name, tensor in _tensors(module)}
-            self._optimizers = [_copy(optimizer.state_dict()) for optimizer in trainer.optimizers]
-            self._precision = _copy(trainer.precision_plugin.state_dict())
-            self._callbacks = [_copy(callback.state_dict()) for callback in self._with_state(trainer)]
-        self._random = _random_state()
-        self._position = getattr(trainer.train_dataloader, "position", None)
+            self._state = {
+                "tensors": {name: tensor.detach().clone() for name, tensor in _tensors(module)},
+                "optimizers": [_copy(optimizer.state_dict()) for optimizer in trainer.optimizers],
+                "precision": _copy(trainer.precision_plugin.state_dict()),
+                "callbacks": {key: _copy(callback.state_dict()) for key, callback in self._with_state(trainer)},
+                "random": _random_state(),
+                "position": getattr(trainer.train_dataloader, "position", None),
+            }
+
+    @classmethod
+    def of(cls, state: dict[str, Any], skip: Without = lambda callback: False) -> Snapshot:
+        """The snapshot whose :meth:`state_dict` it was."""
+        snapshot = cls.__new__(cls)
+        snapshot._skip, snapshot._state = skip, state
+        return snapshot
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, for a checkpoint: tensors and plain data, if the other callbacks keep no other."""
+        return self._state
 
     @property
     def is_exact(self) -> bool:
         """Whether the data position is part of it."""
-        return self._position is not None
+        return self._state["position"] is not None
 
     def restore(self, trainer: Trainer, module: LightningModule) -> None:
         """Put the training back; may be done any number of times."""
+        state = self._state
         with torch.inference_mode(False), torch.no_grad():
             for name, tensor in _tensors(module):
-                tensor.copy_(self._tensors[name])
-            for optimizer, state in zip(trainer.optimizers, self._optimizers, strict=True):
-                optimizer.load_state_dict(_copy(state))  # which keeps what it is given
-            trainer.precision_plugin.load_state_dict(_copy(self._precision))
-            for callback, state in zip(self._with_state(trainer), self._callbacks, strict=True):
-                callback.load_state_dict(_copy(state))
-        _set_random_state(self._random)
-        if self._position is not None:
-            trainer.train_dataloader.position = self._position  # type: ignore[union-attr]
+                tensor.copy_(state["tensors"][name])
+            for optimizer, kept in zip(trainer.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(_copy(kept))  # which keeps what it is given
+            trainer.precision_plugin.load_state_dict(_copy(state["precision"]))
+            for key, callback in self._with_state(trainer):
+                if key in state["callbacks"]:  # a training that goes on may have others: a progress bar
+                    callback.load_state_dict(_copy(state["callbacks"][key]))
+        _set_random_state(state["random"])
+        if self.is_exact:
+            trainer.train_dataloader.position = state["position"]  # type: ignore[union-attr]
 
-    def _with_state(self, trainer: Trainer) -> list[Any]:
+    def _with_state(self, trainer: Trainer) -> list[tuple[str, Any]]:
         return [
-            callback
+            (callback.state_key, callback)
             for callback in trainer.callbacks  # type: ignore[attr-defined]
             if not isinstance(callback, Checkpoint) and not self._skip(callback)
         ]
@@ -79,20 +94,18 @@ def _copy(state: Any) -> Any:
 def _random_state() -> dict[str, Any]:
     import numpy as np
 
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
-        "numpy": np.random.get_state(legacy=False),
-        "python": random.getstate(),
-    }
+    numpy_state = np.random.get_state(legacy=False)
+    numpy_state["state"]["key"] = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))  # plain data
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": numpy_state, "python": random.getstate()}
 
 
 def _set_random_state(state: dict[str, Any]) -> None:
     import numpy as np
 
     torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None:
+    if torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
-    np.random.set_state(state["numpy"])
+    inner = {**state["numpy"]["state"], "key": state["numpy"]["state"]["key"].numpy().astype(np.uint32)}
+    np.random.set_state({**state["numpy"], "state": inner})
     random.setstate(state["python"])

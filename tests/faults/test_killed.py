@@ -1,6 +1,7 @@
 """Sweeps that are killed and started again end as if nothing had happened."""
 
 import importlib.util
+import json
 import os
 import random
 import signal
@@ -75,6 +76,41 @@ def test_others_killed(tmp_path, undisturbed, launcher):
     wanted = {run_id for run_id, _ in numbers(tmp_path / "sweep")}
     assert len(wanted) == 4
     assert numbers(tmp_path / "sweep") == [row for row in undisturbed if row[0] in wanted]
+
+
+def test_a_composition_killed_again_and_again(tmp_path):
+    """Killed after 200 steps or more each time, it composes what it composes undisturbed."""
+    jobs = ("lr_policy=auto", "max_steps=3000", "check_every=20", "checkpoint_every=20", "target_accuracy=1.0")
+    undisturbed = sweep(tmp_path / "other", "basic", *jobs)
+    assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
+    legs = json.loads((tmp_path / "other" / "0" / "tuning.json").read_text())
+    assert {leg["kind"] for leg in legs} == {"range", "trunk", "branch"}
+    folder, chance, killed = tmp_path / "sweep", random.Random(2), []
+    for _ in range(4):
+        process = start(folder, "basic", *jobs)
+        try:
+            _wait_for_steps(process, folder, max(killed, default=0) + 200)
+            time.sleep(chance.uniform(0.0, 0.5))
+        finally:
+            end(process)
+        killed.append(_steps(folder))
+    assert len(set(killed) - {0}) == 4  # each went further
+    done = sweep(folder, "basic", *jobs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"going on from step={killed[-1]:09d}.ckpt" in done.stdout
+    assert "cannot go on" not in done.stdout
+    assert numbers(folder) == numbers(tmp_path / "other")
+    for file in ("tuning.json", "policy.yaml"):
+        assert (folder / "0" / file).read_text() == (tmp_path / "other" / "0" / file).read_text()
+
+
+def _wait_for_steps(process, folder, steps):
+    assert wait_for(lambda: process.poll() is not None or _steps(folder) >= steps)
+
+
+def _steps(folder):
+    """Of the last checkpoint of the only job."""
+    return max((int(path.stem.partition("=")[2]) for path in folder.glob("0/checkpoints/step=*.ckpt")), default=0)
 
 
 def test_a_preempted_job_is_queued_again(tmp_path):

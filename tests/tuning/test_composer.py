@@ -10,7 +10,7 @@ from torch import nn
 
 from lrbench_pl.callback import LRPolicyError
 from lrbench_pl.config import compose
-from lrbench_pl.experiment import build, run
+from lrbench_pl.experiment import Classifier, build, run
 from lrbench_pl.tuning.composer import LRPolicyComposer
 from tests.helpers import TinyModule, tiny_trainer
 
@@ -125,13 +125,19 @@ def test_it_works_in_a_plain_trainer_with_accumulation():
     assert all(record["steps"] % 2 == 0 for record in composer.records)
 
 
+@pytest.mark.filterwarnings("ignore:the training loader has no `position`")
+def test_the_composer_s_own_budget_ends_a_trainer_without_one():
+    composer = LRPolicyComposer(target_accuracy=2.0, max_steps=60, repeats=0)
+    tiny_trainer(composer, max_steps=-1, max_epochs=20).fit(TinyModule())
+    assert composer.verdict.status == "missed"
+    assert composer.verdict.steps_run == 60
+
+
 def test_what_cannot_be_composed_is_refused():
     with pytest.raises(LRPolicyError, match="must be a multiple of accumulate_grad_batches"):
         tiny_trainer(LRPolicyComposer(1.0), val_check_interval=3, accumulate_grad_batches=2).fit(TinyModule())
     with pytest.raises(LRPolicyError, match="composing needs a check within 1 steps, but they are 2 apart"):
         tiny_trainer(LRPolicyComposer(1.0, max_steps=1)).fit(TinyModule())
-    with pytest.raises(LRPolicyError, match="cannot be resumed"):
-        LRPolicyComposer(1.0).load_state_dict({})
 
 
 def test_averaged_weights_are_looked_at_and_put_back():
@@ -175,6 +181,108 @@ def test_the_range_test_ends_between_two_checks(tmp_path):
     composer = fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=1100", "check_every=150").verifier
     assert [record["steps"] for record in composer.records[:2]] == [75, 75]
     assert composer.records[2]["spent"] == 150
+
+
+class Keep(pl.Callback):
+    """Writes one checkpoint, after the step or at the end of the fit."""
+
+    def __init__(self, path, step=None):
+        self.path, self.step = path, step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+    def on_train_end(self, trainer, pl_module):
+        if self.step is None:
+            trainer.save_checkpoint(self.path)
+
+
+def plain(path, *callbacks, steps=200, check_every=2, optimizer_lr=99.0, jumps_at=None, **arguments):
+    """Compose in a Trainer of one's own, from a checkpoint read as Lightning reads it by default."""
+
+    class Module(TinyModule):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) + 1000.0 * (self.trainer.global_step == jumps_at)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=optimizer_lr)
+
+    composer = LRPolicyComposer(**{"target_accuracy": 2.0, "growth": 1.5, **arguments})
+    trainer = tiny_trainer(composer, *callbacks, max_steps=steps, val_check_interval=check_every)
+    trainer.fit(Module(), ckpt_path=path)
+    return composer
+
+
+@pytest.mark.filterwarnings("ignore:the training loader has no `position`")
+class TestGoingOnInAPlainTrainer:
+    def test_a_checkpoint_holds_plain_data_and_what_may_be_gone_back_to(self, tmp_path):
+        plain(None, Keep(tmp_path / "a.ckpt", 60), Keep(tmp_path / "b.ckpt", 500), steps=700)
+        for name, snapshots in (("a", {"start"}), ("b", {"trunk", "best"})):
+            checkpoint = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)
+            (state,) = [kept for kept in checkpoint["callbacks"].values() if "composition" in kept]
+            assert set(state["composition"]["snapshots"]) == snapshots
+
+    @pytest.mark.parametrize(
+        ("other", "change"),
+        [
+            ({"growth": 2.0}, "growth: 1.5 -> 2.0"),
+            ({"target_accuracy": 3.0}, "target_accuracy: 2.0 -> 3.0"),
+            ({"steps": 300}, "max_steps: 200 -> 300"),
+            ({"optimizer_lr": 9.0, "decay": "cosine"}, "decay: linear -> cosine; lr: 99.0 -> 9.0"),
+        ],
+    )
+    def test_other_settings_are_refused_with_the_difference(self, tmp_path, other, change):
+        plain(None, Keep(tmp_path / "a.ckpt", 50))
+        with pytest.raises(LRPolicyError) as refused:
+            plain(tmp_path / "a.ckpt", **other)
+        assert str(refused.value) == (
+            f"the checkpoint holds a composition of other settings ({change}); give the same ones"
+        )
+
+    def test_another_plan_is_refused(self, tmp_path, monkeypatch):
+        from lrbench_pl.tuning import compose as plan
+
+        plain(None, Keep(tmp_path / "a.ckpt", 100))
+        monkeypatch.setattr(plan, "_SWEEP_STEPS", 10)
+        with pytest.raises(LRPolicyError, match="takes a range of 10 steps from 0 where leg 2 of the checkpoint"):
+            plain(tmp_path / "a.ckpt")
+
+    def test_a_checkpoint_without_a_composition_is_refused(self, tmp_path):
+        tiny_trainer(Keep(tmp_path / "a.ckpt", 4)).fit(TinyModule())
+        with pytest.raises(LRPolicyError, match="holds no composition to go on with; compose anew, without it"):
+            plain(tmp_path / "a.ckpt")
+
+    @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+    def test_a_loss_that_jumped_before_the_checkpoint_is_remembered(self, tmp_path):
+        """At the checkpoint its running mean is low again; what jumped does not go on."""
+        longer = {"check_every": 100, "optimizer_lr": 0.1}
+        first = plain(None, Keep(tmp_path / "a.ckpt", 95), jumps_at=3, **longer)
+        again = plain(tmp_path / "a.ckpt", **longer)
+        assert again.records[0]["why"] == first.records[0]["why"] == "diverged"
+
+    @pytest.mark.parametrize(("steps", "target"), [(-1, 2.0), (60, 2.0), (-1, 0.1)])
+    def test_one_that_has_ended_stays_so(self, tmp_path, steps, target):
+        first = plain(None, Keep(tmp_path / "a.ckpt"), steps=steps, target_accuracy=target, max_steps=60)
+        again = plain(tmp_path / "a.ckpt", steps=steps, target_accuracy=target, max_steps=60)
+        assert again.verdict == first.verdict
+        assert again.verdict.status == ("missed" if target == 2.0 else "reached")
+        assert again.forecasts == first.forecasts
+        assert (again.records, again.found, again.realised()) == (first.records, first.found, first.realised())
+
+
+@pytest.mark.parametrize("check_every", [20, 50])  # the first sweep ends between two checks, or at one
+def test_the_second_sweep_of_a_range_test_sees_other_batches(monkeypatch, check_every):
+    step, batches = Classifier.training_step, []
+
+    def training_step(self, batch, batch_idx):
+        batches.append(self.trainer.train_dataloader.position - 1)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", training_step)
+    fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=700", f"check_every={check_every}")
+    assert batches[:100] == list(range(100))
+    assert batches[100:120] == list(range(20))
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ def compose(
     target: float | None = None,
     mode: Literal["max", "min"] = "max",
 ) -> Generator[Leg, Outcome, Composition]:
-    """The plan: range test, trunk, branches that decay to zero, back to the trunk, adapt; at last the best is kept.
+    """The plan: range test, trunk, a branch that decays to zero, trunk again, …, adapt; at last the best is kept.
 
     Whoever runs the legs ends the training at a check that meets the target: the policy is then that of the leg.
 

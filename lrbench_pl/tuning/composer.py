@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 class LRPolicyComposer(LRPolicyCallback):
-    """Finds a policy while it trains: range test, trunk, branches that decay to zero, back to the trunk.
+    """Finds a policy while it trains: range test, trunk, a branch that decays to zero, trunk again, until the target.
 
     From the first branch point on the checks of the trunk look at its averaged weights (``check/averaged`` is then 1):
     they forecast what a branch would reach. Such a check never counts as reaching the target; they are in
     :attr:`forecasts`, not among the verdict's checks.
 
     Two clocks run: the *steps spent*, which are the Trainer's and which the verdict counts, dead ends included; and the
-    *policy's own step*, which goes back when a branch is given up. :attr:`policy` knows what was composed:
-    ``policy.realised()`` is a plain policy that repeats the kept training alone. With a loader that has a ``position``
-    (see :class:`~lrbench_pl.tuning.snapshot.Snapshot`) it does so bit for bit on a CPU.
+    *policy's own step*, which goes back when a trunk diverged or, without ``reuse``, a branch missed. :attr:`policy`
+    knows what was composed: ``policy.realised()`` is a plain policy that repeats the kept training alone. With a loader
+    that has a ``position`` (see :class:`~lrbench_pl.tuning.snapshot.Snapshot`) it does so bit for bit on a CPU.
 
     A checkpoint written at a check where a branch is given up holds the state gone back to. It also holds the states
     that the plan may go back to, so that a training goes on from it as if nothing had happened; with other settings it

@@ -148,3 +148,12 @@ def test_a_setting_out_of_range_is_named(field, message):
 def test_a_range_that_diverges_at_once_is_refused():
     with pytest.raises(ValueError, match=r"diverged at a rate of 0\.1, the least of the range test"):
         analyse(Sweep(0.1, 1.0, 10), [[math.nan] * 10])
+
+
+def test_a_range_test_that_learnt_nothing_moves_the_peak_half_way_to_the_own_rate():
+    sweep = Sweep(1e-5, 0.1, 50)  # round the own rate of 0.001
+    plateau = [2.3 - 0.001 * min(t, 40) for t in range(50)]
+    steep = [2.3 - 0.05 * min(t, 40) for t in range(50)]
+    told, alone = analyse(sweep, [steep]).peak, analyse(sweep, [plateau]).peak
+    assert told > 0.01
+    assert alone == pytest.approx(math.sqrt(told * 0.001), rel=0.05)

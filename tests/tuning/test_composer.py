@@ -113,6 +113,8 @@ def test_a_rate_that_diverges_is_avoided_not_the_end():
     assert composer.verdict.status == "missed"
     assert any("diverged" in record["why"] for record in composer.records)
     assert composer.found.avoided[0].startswith("a trunk at 1e+06: diverged")
+    trunks = [record["why"] for record in composer.records if record["kind"] == "trunk"]
+    assert trunks[-1] != "diverged"  # what is gone back from is forgotten
 
 
 @pytest.mark.filterwarnings("ignore:the training loader has no `position`")

@@ -1,6 +1,6 @@
 """A study of policies: from a protocol in YAML to frozen rows, a table and a figure.
 
-    python experiments/study.py NAME [--budget 0.05] [--launcher joblib] [--work multirun/NAME] [OVERRIDE...]
+    python experiments/study.py NAME [--budget 0.05] [--stages default,auto] [--work multirun/NAME] [OVERRIDE...]
     python experiments/study.py NAME --table       # from the frozen rows: nothing is trained
 
 ``experiments/NAME/study.yaml`` is the protocol (see :class:`Protocol`). Its stages are sweeps in ``--work``:
@@ -11,9 +11,9 @@
 ``tune``     every policy (with every optimizer) at every rate over a short budget, on seeds of its own: the best rate
 ``run``      every policy at its best rate, to the target
 
-Interrupted, the same command goes on where it was. At the end the rows of all stages are frozen in ``results.csv``
-(the stage stands in the column ``study``), the figure is drawn, and the table goes into the study's ``README.md``.
-Overrides are Hydra's, such as ``dataset.root=PATH``.
+Interrupted, the same command goes on where it was; ``--stages`` runs some of them only, ``target`` always. At the end
+the rows of all stages are frozen in ``results.csv`` (the stage stands in the column ``study``), the figure is drawn,
+and the table goes into the study's ``README.md``. Overrides are Hydra's, such as ``dataset.root=PATH``.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from lrbench_pl.analysis.ranking import rank
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- from results.csv -->", "<!-- end -->"
+STAGES = ("default", "auto", "tune", "run")
 _DROPPED = ("folder", "run_id", "policy_id", "message", "versions", "shared_with", "mode", "confirmations")
 
 
@@ -110,6 +111,7 @@ class Study:
         work: Folder of its sweeps.
         launcher: Hydra's launcher.
         overrides: Further overrides of every run.
+        stages: What is run beside ``target``.
     """
 
     name: str
@@ -118,6 +120,7 @@ class Study:
     work: Path
     launcher: str
     overrides: tuple[str, ...]
+    stages: tuple[str, ...] = STAGES
 
     def run(self) -> pl.DataFrame:
         """Train what is missing; the rows of all stages."""
@@ -132,15 +135,17 @@ class Study:
             target = final(rows[0])
         print(f"target {target:.4f}", flush=True)
         aim = f"target_accuracy={target!r}"
-        rows.append(self.sweep("default", protocol.seeds, self.budget, *default, aim))
-        if protocol.auto:
+        if "default" in self.stages:
+            rows.append(self.sweep("default", protocol.seeds, self.budget, *default, aim))
+        if protocol.auto and "auto" in self.stages:
             auto = ("lr_policy=auto", f"optimizer={first}", f"lr={own:g}", aim)
             rows.append(self.sweep("auto", protocol.seeds, self.budget, *auto))
-        tuned = self.tune()
-        rows.append(tuned)
-        for optimizer, lr, policies in together(best_rates(tuned)):
-            chosen = (f"lr_policy={','.join(policies)}", f"optimizer={optimizer}", f"lr={lr!r}", aim)
-            rows.append(self.sweep("run", protocol.seeds, self.budget, *chosen, folder=f"run/{optimizer}-{lr:g}"))
+        if "tune" in self.stages or "run" in self.stages:
+            rows.append(self.tune())
+        if "run" in self.stages:
+            for optimizer, lr, policies in together(best_rates(rows[-1])):
+                chosen = (f"lr_policy={','.join(policies)}", f"optimizer={optimizer}", f"lr={lr!r}", aim)
+                rows.append(self.sweep("run", protocol.seeds, self.budget, *chosen, folder=f"run/{optimizer}-{lr:g}"))
         return pl.concat(rows)
 
     def tune(self) -> pl.DataFrame:
@@ -457,7 +462,7 @@ def heat(rows: pl.DataFrame, path: Path) -> None:
 
 def blocks(rows: pl.DataFrame) -> str:
     """What stands between the marks of a study's README."""
-    if stage(rows, "run")["optimizer"].n_unique() > 1:
+    if len(set(stage(rows, "run")["optimizer"])) > 1:
         return "\n".join(grid(rows))
     return "\n".join(table(rows))
 
@@ -485,6 +490,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("name", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("overrides", nargs="*", help="as run.py takes them")
     parser.add_argument("--budget", type=float, help="share of the paper's budget; by default that of the protocol")
+    parser.add_argument("--stages", default=",".join(STAGES), help=f"some of {', '.join(STAGES)} (default all)")
     parser.add_argument("--launcher", default="joblib", help="Hydra's launcher (default joblib)")
     parser.add_argument("--work", type=Path, help="folder of the sweeps (default multirun/NAME)")
     parser.add_argument("--table", action="store_true", help="print the table of the frozen rows and end")
@@ -498,8 +504,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     budget = protocol.budget if given.budget is None else given.budget
     if not 0 < budget <= 1:
         parser.error(f"--budget must lie in (0, 1], got {budget}")
+    stages = tuple(given.stages.split(","))
+    if unknown := set(stages) - set(STAGES):
+        parser.error(f"--stages must be of {', '.join(STAGES)}, got {unknown.pop()}")
     work = given.work or Path("multirun") / given.name
-    study = Study(given.name, protocol, budget, work, given.launcher, tuple(given.overrides))
+    study = Study(given.name, protocol, budget, work, given.launcher, tuple(given.overrides), stages)
     freeze(study.run(), results)
     rows = pl.read_csv(results)
     draw = heat if len(protocol.optimizers) > 1 else figure

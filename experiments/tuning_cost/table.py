@@ -36,6 +36,11 @@ def lines(runs: pl.DataFrame, ways: pl.DataFrame) -> list[str]:
     spent: dict[str, dict[int, tuple[int, bool]]] = {default: {}, "auto": {}}
     for policy, seed, steps, budget in runs.select("policy", "seed", "steps_to_target", "max_steps").rows():
         spent[policy][seed] = (budget if steps is None else steps, steps is not None)
+    alone = runs.filter(policy="auto").select("seed", "steps_to_target", "tuning_steps", "steps_run")
+    spent["auto, its policy alone"] = {
+        seed: ((run if steps is None else steps) - tuning, steps is not None)
+        for seed, steps, tuning, run in alone.rows()
+    }
     for method, seed, steps, reached in ways.select("method", "seed", "steps_in_all", "reached").rows():
         spent.setdefault(method, {})[seed] = (steps, reached)
     shown = ["| way | reached | steps in all, median [range] | default / it, median [range] |", "|---|---|---|---|"]

@@ -317,7 +317,7 @@ def table(rows: pl.DataFrame) -> list[str]:
         name = f"**{row.name}**: `{first['policy']}`" if row.name == "the default" else f"`{row.name}`"
         lines.append(
             f"| {row.tier} | {name} | {'' if row.lr is None else f'{row.lr:g}'} | {row.reached}/{row.n} "
-            f"| {_spread(row.steps, '.0f')} | {_spread(row.speed_up, '.2f')} | {_spread(row.counted, '.2f')} "
+            f"| {spread(row.steps, '.0f')} | {spread(row.speed_up, '.2f')} | {spread(row.counted, '.2f')} "
             f"| {row.tuning} | {row.test_accuracy:.4f} |"
         )
     return lines
@@ -358,7 +358,9 @@ def _seeds(rows: pl.DataFrame) -> str:
     return f"{seeds[0]} to {seeds[-1]}" if seeds == list(range(seeds[0], seeds[-1] + 1)) else ", ".join(map(str, seeds))
 
 
-def _spread(estimate: st.Estimate, form: str) -> str:
+def spread(estimate: st.Estimate, form: str) -> str:
+    """An estimate with its interval, if it has one."""
+
     def say(value: float) -> str:
         return "missed" if math.isinf(value) and form == ".0f" else "∞" if math.isinf(value) else f"{value:{form}}"
 

@@ -34,8 +34,8 @@ def lines(studies: list[Path]) -> list[str]:
             name = f"`{first['policy']}` at {first['lr']:g}, the default" if default else f"`{row.name}`"
             name += f" at {row.lr:g}" if row in tuned else ""
             shown.append(
-                f"| {workload} | {name} | {row.reached}/{row.n} | {spread(row.steps, '.0f')} | {spread(row.speed_up, '.2f')} "
-                f"| {spread(row.counted, '.2f')} | {row.test_accuracy:.4f} |"
+                f"| {workload} | {name} | {row.reached}/{row.n} | {spread(row.steps, '.0f')} "
+                f"| {spread(row.speed_up, '.2f')} | {spread(row.counted, '.2f')} | {row.test_accuracy:.4f} |"
             )
     return shown
 

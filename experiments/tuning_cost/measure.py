@@ -24,8 +24,8 @@ WAYS = ("selection", "grid", "lr_finder_onecycle", "optuna_tpe")
 ROWS = {"selection": "selection", "grid": "grid", "lr_finder_onecycle": "lr_finder_onecycle", "optuna_tpe": "optuna"}
 # Overrides, target and name in the rows of each workload.
 WORKLOADS = {
-    "digits": (("trainer=cpu", "check_every=20"), 0.9733333587646484, "digits/mlp"),
-    "mnist": (("experiment=mnist_lenet", "trainer=bf16"), 0.9891999959945679, "mnist/lenet"),
+    "digits": (("trainer=cpu", "check_every=20"), 0.9733334, "digits/mlp"),
+    "mnist": (("experiment=mnist_lenet", "trainer=bf16"), 0.9892, "mnist/lenet"),
     "cnn3": (
         ("experiment=cifar10_cnn3", "trainer=bf16", "max_steps=3500", "check_every=50"),
         0.0,

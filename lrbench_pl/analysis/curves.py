@@ -56,7 +56,7 @@ def read_history(folder: str | Path, monitor: str) -> History | None:
     """The history of a run, as far as it is written; None if there is none or it cannot be read.
 
     Its checks are those by which a target is judged: of a composition neither those of its range test nor those of
-    averaged weights.
+    averaged weights. Its rates are not those of a range test either, which go far beyond the others.
 
     Args:
         folder: Folder of the run.
@@ -68,6 +68,9 @@ def read_history(folder: str | Path, monitor: str) -> History | None:
     except (OSError, history.HistoryError, pl.exceptions.PolarsError):
         return None
     rates = _numbers(table, "step", "lr")
+    for leg in read_tuning(folder) or ():
+        if leg["kind"] == "range":
+            rates = rates[(rates[:, 0] < leg["spent"]) | (rates[:, 0] >= leg["spent"] + leg["steps"])]
     checks = {step: value for step, value in zip(judged.steps, judged.values, strict=True) if math.isfinite(value)}
     if not checks:
         return None

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
@@ -560,8 +561,7 @@ class Leg:
         kept: Whether it is part of the composed policy.
         begin: Steps spent before it.
         end: Steps spent after it.
-        first_rate: Its first rate.
-        last_rate: Its last rate.
+        rates: Its rates at equal distances, from the first to the last; two or more.
         value: The monitor at its end, or None.
         why: What came of it.
         averaged: Whether its value is that of averaged weights, a forecast.
@@ -571,8 +571,7 @@ class Leg:
     kept: bool
     begin: int
     end: int
-    first_rate: float
-    last_rate: float
+    rates: tuple[float, ...]
     value: float | None
     why: str
     averaged: bool = False
@@ -612,8 +611,7 @@ def tuning_info(
             kept=bool(record.get("kept")),
             begin=int(record["spent"]),
             end=int(record["spent"]) + int(record["steps"]),
-            first_rate=float(record["first_rate"]),
-            last_rate=float(record["last_rate"]),
+            rates=tuple(map(float, record.get("rates") or (record["first_rate"], record["last_rate"]))),
             value=record.get("value"),
             why=str(record.get("why") or ""),
             averaged=bool(record.get("averaged")),
@@ -653,15 +651,15 @@ def tuning_figure(info: TuningInfo) -> go.Figure:
             row=1,
             col=1,
         )
-        x = [each for leg in legs for each in (leg.begin, leg.end, None)]
-        y = [each for leg in legs for each in (leg.first_rate, leg.last_rate, None)]
+        x = [each for leg in legs for each in (*np.linspace(leg.begin, leg.end, len(leg.rates)).tolist(), None)]
+        y = [each for leg in legs for each in (*leg.rates, None)]
         figure.add_scatter(
             x=x,
             y=y,
             mode="lines",
             line={"color": colour, "dash": dash, "width": 2.5},
-            customdata=[_text(leg.why) for leg in legs for _ in range(3)],
-            hovertemplate="%{y:.3g} at %{x}: %{customdata}<extra></extra>",
+            customdata=[_text(leg.why) for leg in legs for _ in range(len(leg.rates) + 1)],
+            hovertemplate="%{y:.3g} at %{x:.0f}: %{customdata}<extra></extra>",
             name=label,
             legendgroup=label,
             row=2,

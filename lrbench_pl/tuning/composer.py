@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 
+_POINTS = 20  # parts of a leg between which its account says the rate
+
+
 class LRPolicyComposer(LRPolicyCallback):
     """Finds a policy while it trains: range test, trunk, a branch that decays to zero, trunk again, until the target.
 
@@ -336,6 +339,7 @@ class LRPolicyComposer(LRPolicyCallback):
                 "averaged": leg.averaged,
                 "first_rate": leg.policy(leg.start),
                 "last_rate": leg.policy(leg.start + max(0, done - 1)),
+                "rates": [leg.policy(leg.start + i * (done - 1) // _POINTS) for i in range(_POINTS + 1)],  # evenly
                 "value": value if math.isfinite(value) else None,
                 "kept": (leg.kind == "trunk" and not diverged) or bool(why),
                 "why": why or ("diverged" if diverged else leg.note),

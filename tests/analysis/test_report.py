@@ -55,6 +55,21 @@ def test_a_history_without_checks_is_none(tmp_path, text):
     assert curves.read_history(tmp_path, "val/accuracy") is None
 
 
+def test_the_rates_of_a_range_test_are_left_out_of_a_history(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,lr,check/step,val/accuracy\n0,5.0,,\n9,7.0,,\n10,0.2,,\n19,,20,0.9\n")
+    legs = [{**LEG, "kind": "range", "policy_step": 0, "spent": 0, "steps": 10, "why": "", "averaged": False}]
+    legs += [{**LEG, "kind": "trunk", "policy_step": 0, "spent": 10, "steps": 10, "why": "", "averaged": False}]
+    (tmp_path / "tuning.json").write_text(json.dumps(legs))
+    found = curves.read_history(tmp_path, "val/accuracy")
+    assert (found.rate_steps, found.rates) == ((10,), (0.2,))
+
+
+def test_a_leg_is_drawn_with_its_rates(tmp_path):
+    info = plots.tuning_info([{**LEG, "rates": [0.1, 0.2, 0.1]}], "seed 0")
+    (line,) = [trace for trace in plots.tuning_figure(info).data if trace.mode == "lines"]
+    assert (line.x, line.y) == ((240, 260, 280, None), (0.1, 0.2, 0.1, None))
+
+
 def test_a_truncated_history_is_read_as_far_as_it_goes(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,lr,check/step,val/accuracy\n9,,10,0.5\n19,,20,nan\n29,,30,0.7\n39,,4")
     found = curves.read_history(tmp_path, "val/accuracy")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+_LOOK_UP = "lrbench_pl.tuning.best.best"
+
+
 def steps(fraction: float, *, _root_: Any) -> int:
     """``${steps:0.5}``: a fraction of the budget ``max_steps``, rounded, at least 1 step."""
     return max(1, round(float(fraction) * int(_root_.max_steps)))
@@ -136,8 +139,12 @@ def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:
     return list(itertools.product(*choices))
 
 
-def build_policy(cfg: DictConfig) -> Any:
+def build_policy(cfg: DictConfig, kept_in: Path | None = None) -> Any:
     """The very object that a training with this configuration asks for its rates.
+
+    Args:
+        cfg: The configuration.
+        kept_in: File in which a run keeps what ``lr_policy=best`` found, to go on with it.
 
     Returns:
         A policy, or the callback that the policy group itself names (``lr_policy=auto``).
@@ -153,7 +160,9 @@ def build_policy(cfg: DictConfig) -> Any:
 
     if cfg.lr_policy_file is not None:
         return read_policy(cfg.lr_policy_file)
-    return instantiate(cfg.lr_policy, _convert_="all")  # parts of a composite stay policies
+    looks_up = kept_in is not None and cfg.lr_policy.get("_target_") == _LOOK_UP
+    more = {"kept_in": kept_in} if looks_up else {}
+    return instantiate(cfg.lr_policy, _convert_="all", **more)  # parts of a composite stay policies
 
 
 def read_policy(path: str | Path) -> Policy:

@@ -33,7 +33,6 @@ from lrbench_pl.results import RunResult, write_atomically
 from lrbench_pl.row import describe, describe_parts, headline, identity, judge
 from lrbench_pl.sharing import Pool
 from lrbench_pl.sweeps.records import FINISHED, ChangedConfigurationError, claim, note
-from lrbench_pl.tuning.best import LookedUp
 from lrbench_pl.tuning.ranging import LRRangeTest
 from lrbench_pl.workloads.classifier import Classifier
 
@@ -207,7 +206,7 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
     else:
         module = instantiate(cfg.workload)
     loggers = list(loggers)
-    verifier = build_verifier(cfg)
+    verifier = build_verifier(cfg, output)
     folder = (Path() if output is None else output) / "checkpoints"
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoints_kept, cfg.max_time)
     checkpoints.remember(loggers)
@@ -231,7 +230,7 @@ def _num_classes(cfg: DictConfig, data: pl.LightningDataModule) -> int:
     raise UserError("the number of classes is not known; give it as model.num_classes or as dataset.num_classes")
 
 
-def build_verifier(cfg: DictConfig) -> LRPolicyCallback:
+def build_verifier(cfg: DictConfig, output: Path | None = None) -> LRPolicyCallback:
     """The callback that applies the configured policy, or the one that the policy group itself names."""
     target = {
         "target_accuracy": cfg.target_accuracy,
@@ -239,7 +238,7 @@ def build_verifier(cfg: DictConfig) -> LRPolicyCallback:
         "mode": cfg.mode,
         "confirmations": cfg.confirmations,
     }
-    policy = build_policy(cfg)
+    policy = build_policy(cfg, None if output is None else output / "lookup.json")
     if isinstance(policy, LRPolicyCallback):
         return policy
     refuse_late_milestones(policy, cfg.max_steps)
@@ -324,8 +323,6 @@ def _write_policy(cfg: DictConfig, verifier: LRPolicyCallback, output: Path) -> 
         write_atomically(output / "policy.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
         if (records := getattr(verifier, "records", None)) is not None:
             write_atomically(output / "tuning.json", json.dumps(records, indent=2) + "\n")
-        if isinstance(verifier, LookedUp):
-            write_atomically(output / "lookup.json", json.dumps(verifier.found, indent=2) + "\n")
 
 
 def _is_first_process() -> bool:

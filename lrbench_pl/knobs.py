@@ -70,7 +70,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, InstantiationException):
         lines = [line for line in str(error).splitlines() if line.startswith("full_key: ")]
         where = lines[-1].removeprefix("full_key: ") + ": " if lines else ""
-        while error.__cause__ is not None:
+        while error.__cause__ is not None and not isinstance(error, UserError):
             error = error.__cause__
     text = " ".join(str(error).split())
     known = isinstance(error, (ValueError, RuntimeError, HydraException, OmegaConfBaseException))

@@ -9,6 +9,8 @@ import torch
 from lrbench_pl import experiment
 from lrbench_pl.checkpoints import CheckpointError, Checkpoints, TrainingPaused, check_intact, pause_all
 from lrbench_pl.config import compose
+from lrbench_pl.database import PolicyDatabase, stored_run
+from lrbench_pl.policies import Constant, Polynomial, Sequential, to_config
 from lrbench_pl.sweeps.records import Record, state_of
 from tests.helpers import TinyModule, tiny_trainer
 
@@ -186,6 +188,38 @@ def test_a_killed_range_test_keeps_its_losses(run, tmp_path):
     found = json.loads((tmp_path / "whole" / "tuning.json").read_text())
     assert len(found[0]["losses"]) == 80
     assert json.loads((tmp_path / "killed" / "tuning.json").read_text()) == found
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["recommended", "fallen-back"])
+def test_a_looked_up_policy_stays_whatever_the_database_says_by_then(run, tmp_path, knows):
+    def learn(policy, steps):
+        known = {"dataset": "digits", "model": "mlp", "optimizer": "momentum", "batch_size": 64, "max_steps": 40}
+        known |= {"target_accuracy": 1.0, "monitor": "val/accuracy", "status": "reached", "steps_to_target": steps}
+        stored = [stored_run({**known, "run_id": f"{steps}-{s}", "policy": "p", "seed": s}, policy) for s in range(3)]
+        with PolicyDatabase(tmp_path / "runs.db", create=True) as database:
+            database.add(stored)
+
+    looks_up = ("lr_policy=best", f"lr_policy.db={tmp_path}/runs.db", "lr_policy@lr_policy.otherwise=fix")
+    if knows:
+        learn(to_config(Sequential((Constant(0.05), Polynomial(0.1, 25)), milestones=(15,))), 30)
+    whole = run("whole", *looks_up)
+    run("killed", *looks_up, dies_at=55)
+    learn(to_config(Constant(0.02)), 10)
+    assert "lr=0.02" in run("new", *looks_up).policy_repr
+    resumed = run("killed", *looks_up)
+    assert ("Sequential" if knows else "Constant(lr=0.05)") in whole.policy_repr
+    assert without_times(resumed) == without_times(whole)
+    assert all(torch.equal(a, b) for a, b in zip(run.weights["whole"], run.weights["killed"], strict=True))
+    assert history(tmp_path / "killed") == history(tmp_path / "whole")
+
+
+def test_what_was_looked_up_cannot_be_read(run, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "lookup.json").write_text('{"policy": {"_target_": "os.system"}}')
+    failed = run("a", "lr_policy=best")
+    assert failed.status == "failed"
+    assert "lookup.json: " in failed.message
+    assert "remove it to look a policy up anew" in failed.message
 
 
 def test_a_finished_run_is_not_repeated_and_another_is_refused(run, tmp_path):

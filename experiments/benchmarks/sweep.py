@@ -1,12 +1,13 @@
 """Jobs per hour of a sweep of short trainings, for each launcher, against a shell loop over `python run.py`.
 
-    python experiments/benchmarks/sweep.py [--jobs 16] [--steps 2000] [--only shell,joblib]
+    python experiments/benchmarks/sweep.py [--jobs 16] [--steps 12000] [--only shell,joblib]
 
 The same trainings (the bundled digits, all steps of the budget, one thread each) are run one by one by a shell loop; by
-as many such loops as there are cores (`xargs -P`); and as one sweep by each launcher at hand. The share of the time
-that is not training is 1 - (sum of the rows' `wall_time_s`) / (workers x wall-clock time). A last line gives the wall
-time of twice as many equal jobs as cores through joblib, in units of one job alone: all cores and no more are used
-where that is near 2.
+as many such loops as there are cores (`xargs -P`); and as one sweep by each launcher at hand. 12,000 steps are a
+training of several seconds: of shorter ones the imports, which a worker pays once, would be most of the time. The share
+of the time that is not training is 1 - (sum of the rows' `wall_time_s`) / (workers x wall-clock time). A last line
+gives the wall time of twice as many equal jobs as cores through joblib, in units of one job alone: all cores and no
+more are used where that is near 2.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--only", default="", help="ways, separated by commas")
     arguments = parser.parse_args()
     jobs, steps, cores = arguments.jobs, arguments.steps, cpu_count()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytorch_lightning.utilities import rank_zero_only
 
 from lrbench_pl.callback import LRPolicyCallback
-from lrbench_pl.policies import Policy, to_config
+from lrbench_pl.knobs import UserError, one_line
+from lrbench_pl.policies import Policy, from_config, to_config
+from lrbench_pl.results import write_atomically
 from lrbench_pl.tuning.composer import LRPolicyComposer
 from lrbench_pl.tuning.lookup import Question, Recommendation, ask
 
@@ -27,11 +31,6 @@ class LookedUp(LRPolicyCallback):
     def __init__(self, recommendation: Recommendation, **arguments: Any) -> None:
         super().__init__(recommendation.policy, **arguments)
         self.recommendation = recommendation
-
-    @property
-    def found(self) -> dict[str, Any]:
-        """What was found and why, as plain data."""
-        return {**asdict(self.recommendation), "policy": to_config(self.recommendation.policy)}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agree on one policy."""
@@ -56,8 +55,11 @@ def best(
     max_distance: float = 4.0,
     confirmations: int = 1,
     stop: bool = True,
+    kept_in: str | Path | None = None,
 ) -> Policy | LRPolicyCallback:
     """What the policy database recommends, as the callback that verifies it; says in one line what it found.
+
+    A run that is started again goes on with what it began with, whatever the database says by then.
 
     Args:
         dataset: Name of the data set, as in ``result.json``.
@@ -77,32 +79,56 @@ def best(
         max_distance: Runs further away are not suitable, see :func:`~lrbench_pl.tuning.lookup.distance`.
         confirmations: Checks in a row that must meet the target.
         stop: Whether to stop training once the target is confirmed.
+        kept_in: File in which the answer is kept; if it is there, it is the answer.
 
     Raises:
         DatabaseError: If the database cannot be read.
+        UserError: If the file cannot be read.
     """
-    why, answer = "there is no target to look a policy up by", None
-    if target_accuracy is not None:
-        question = Question(
-            dataset=dataset,
-            model=workload or model,
-            optimizer=optimizer,
-            batch_size=batch_size * accumulate,
-            max_steps=max_steps,
-            target_accuracy=target_accuracy,
-            monitor=monitor,
-            mode=mode,
-            check_on=check_on,
-        )
-        answer, why = ask(question, db, max_distance, say=_say)
-    if answer is None or not answer.recommendations:
-        _say(f"best: {why}; falls back to {_named(otherwise)}")
+    kept = None if kept_in is None else Path(kept_in)
+    if kept is not None and kept.exists():
+        found = _read(kept)
+        _say(f"best: as it began: {_named(otherwise) if found is None else found}")
+    else:
+        why, answer = "there is no target to look a policy up by", None
+        if target_accuracy is not None:
+            question = Question(
+                dataset=dataset,
+                model=workload or model,
+                optimizer=optimizer,
+                batch_size=batch_size * accumulate,
+                max_steps=max_steps,
+                target_accuracy=target_accuracy,
+                monitor=monitor,
+                mode=mode,
+                check_on=check_on,
+            )
+            answer, why = ask(question, db, max_distance, say=_say)
+        found = answer.recommendations[0] if answer is not None and answer.recommendations else None
+        _say(f"best: {why}; falls back to {_named(otherwise)}" if found is None else f"best: {found}")
+        if kept is not None and _is_first_process():
+            _write(kept, found, why)
+    if found is None:
         return otherwise
-    first = answer.recommendations[0]
-    _say(f"best: {first}")
     return LookedUp(
-        first, target_accuracy=target_accuracy, monitor=monitor, mode=mode, confirmations=confirmations, stop=stop
+        found, target_accuracy=target_accuracy, monitor=monitor, mode=mode, confirmations=confirmations, stop=stop
     )
+
+
+def _write(path: Path, found: Recommendation | None, why: str) -> None:
+    content = {"policy": None, "why": why} if found is None else {**asdict(found), "policy": to_config(found.policy)}
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def _read(path: Path) -> Recommendation | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["policy"] is None:
+            return None
+        lists = {name: tuple(content[name]) for name in ("differences", "run_ids")}
+        return Recommendation(**{**content, **lists, "policy": from_config(content["policy"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: {one_line(error)}; remove it to look a policy up anew") from error
 
 
 def _named(policy: object) -> str:
@@ -110,5 +136,9 @@ def _named(policy: object) -> str:
 
 
 def _say(line: str) -> None:
-    if not getattr(rank_zero_only, "rank", 0):
+    if _is_first_process():
         print(line, flush=True)
+
+
+def _is_first_process() -> bool:
+    return not getattr(rank_zero_only, "rank", 0)

@@ -85,11 +85,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(run, tmp_path, override
     assert not (tmp_path / "killed" / "checkpoints").exists()  # of no use once it has ended
 
 
-# Batch statistics, dropout and augmentation; a branch that is held on after its decay, and one that reaches the target.
+# Batch statistics, dropout and augmentation; branches that miss, one of them held on after its decay.
 COMPOSED = (
     *("lr_policy=auto", "model._target_=tests.tuning.test_composer.Net", "~model.hidden", "~model.input_shape"),
-    *("dataset=synthetic", "dataset.flip=true", "max_steps=700", "target_accuracy=0.7", "lr_policy.growth=1.5"),
-    "checkpoint_every=null",
+    *("dataset=synthetic", "dataset.flip=true", "max_steps=700", "target_accuracy=0.85", "lr_policy.growth=1.5"),
+    *("+lr_policy.span=5", "checkpoint_every=null"),
 )
 
 
@@ -109,8 +109,8 @@ def tail(leg):
     return leg["kind"] == "branch" and leg["why"].startswith("held")
 
 
-def given_up_twice(leg):
-    return leg["why"] == "diverged" and leg["spent"] == 20
+def diverged(leg):
+    return leg["why"] == "diverged"
 
 
 def reached(leg):
@@ -127,10 +127,10 @@ TOO_HIGH = ("lr=20", "optimizer.lr=20", "+lr_policy.repeats=0", "max_steps=300")
         pytest.param(averaged, 8, (), id="on-the-trunk"),
         pytest.param(averaged, 8, ("optimizer=adam", "target_accuracy=1.0"), id="on-the-trunk-with-adam"),
         pytest.param(branch, 18, (), id="in-a-branch"),
-        pytest.param(branch, 22, (), id="where-a-branch-was-given-up"),
+        pytest.param(branch, 22, ("lr_policy.reuse=false",), id="where-a-branch-was-given-up"),
         pytest.param(tail, 8, (), id="in-the-tail"),
-        pytest.param(reached, 38, ("target_accuracy=0.65", "confirmations=2"), id="between-two-confirmations"),
-        pytest.param(given_up_twice, 8, TOO_HIGH, id="where-a-trunk-diverges"),
+        pytest.param(reached, 8, ("target_accuracy=0.75", "confirmations=2"), id="between-two-confirmations"),
+        pytest.param(diverged, 28, TOO_HIGH, id="where-a-trunk-diverges"),
     ],
 )
 def test_a_killed_composition_goes_on_as_if_nothing_had_happened(run, tmp_path, within, after, overrides):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 
+_BLOWN = 2.0  # times the first loss: diverged
+_LEARNT, _LOST = 0.6, 0.9  # shares of the first loss: one that fell below the one and rose above the other has diverged
 _POINTS = 20  # parts of a leg between which its account says the rate
 
 
@@ -93,7 +95,7 @@ class LRPolicyComposer(LRPolicyCallback):
         self._leg_from = 0  # steps spent when it began
         self._leg_losses: list[float] = []
         self._leg_diverged = False
-        self._mean_loss: tuple[float, float] | None = None  # of the first step and of late
+        self._mean_loss: tuple[float, float, float] | None = None  # of the first step, of late, and the least of late
         self._in_a_row = 0
         self._reached: Check | None = None
         self._snapshots: dict[str, Snapshot] = {}
@@ -197,12 +199,14 @@ class LRPolicyComposer(LRPolicyCallback):
             if len(self._leg_losses) == self._leg.steps:
                 self._end_leg(trainer, math.nan, self._leg.steps, False)
         elif self._mean_loss is None:
-            self._mean_loss = number, number
+            self._mean_loss = number, number, number
         else:
-            first, late = self._mean_loss
+            first, late, least = self._mean_loss
             late = 0.95 * late + 0.05 * number
-            self._mean_loss = first, late if math.isfinite(late) else first
-            self._leg_diverged |= late > 2 * first
+            is_lost = least < _LEARNT * first and late > _LOST * first  # all that had been learnt
+            self._leg_diverged |= late > _BLOWN * first or is_lost
+            late = late if math.isfinite(late) else first
+            self._mean_loss = first, late, min(least, late)
 
     def _diverge(self, trainer: Trainer) -> None:
         self._leg_diverged = True  # no end: the next check goes back
@@ -309,7 +313,7 @@ class LRPolicyComposer(LRPolicyCallback):
         if self._leg_diverged:
             self._average = None  # it took in what is given up
             if self._mean_loss is not None:
-                self._mean_loss = self._mean_loss[0], self._mean_loss[0]
+                self._mean_loss = (self._mean_loss[0],) * 3
         if leg.skip and hasattr(trainer.train_dataloader, "position"):
             trainer.train_dataloader.position += leg.skip * trainer.accumulate_grad_batches  # type: ignore[union-attr]
 

@@ -47,7 +47,8 @@ class Outcome:
     Args:
         steps: Optimizer steps taken.
         value: The monitored metric at its last check; None if it took no step.
-        diverged: Whether the training loss became non-finite or several times what it was at the start.
+        diverged: Whether the training loss became non-finite or twice what it was at the start, or fell and then rose
+            to that again.
         losses: Training loss of each step, only for a ``range`` leg.
         spent: Steps of the whole training so far.
     """

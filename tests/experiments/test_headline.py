@@ -22,5 +22,5 @@ def test_the_headline_of_the_readme_is_that_of_the_frozen_rows():
 
 
 def test_a_readme_without_its_marks_is_refused():
-    with pytest.raises(ValueError, match="expected one <!-- from results.csv -->"):
+    with pytest.raises(ValueError, match=r"expected one .* found 0"):
         study.written("no marks", "text")

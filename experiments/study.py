@@ -39,7 +39,17 @@ from lrbench_pl.analysis.ranking import rank
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- from results.csv -->", "<!-- end -->"
 STAGES = ("default", "auto", "tune", "run")
-_DROPPED = ("folder", "run_id", "policy_id", "message", "versions", "shared_with", "mode", "confirmations")
+_DROPPED = (
+    "folder",
+    "run_id",
+    "policy_id",
+    "policy_repr",
+    "message",
+    "versions",
+    "shared_with",
+    "mode",
+    "confirmations",
+)
 
 
 @dataclass(frozen=True)

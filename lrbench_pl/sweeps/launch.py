@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ from lrbench_pl.sweeps.records import (
     finished_row,
     refuse_other,
     row_of,
+    state_of,
 )
 from lrbench_pl.sweeps.view import SweepView
 
@@ -161,6 +163,11 @@ class SweepLauncher(Launcher):
             except (ValueError, ModuleNotFoundError) as error:  # of the place's own arguments
                 raise CompactHydraException(one_line(error)) from error
             except (KeyboardInterrupt, SystemExit):
+                with contextlib.suppress(ValueError):  # not in the main thread
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C changes nothing any more
+                for job in waiting:
+                    if state_of(job.folder) == "begun":
+                        _row_after(job, None)
                 view.interrupted()
                 sys.exit(130)
         if lost:
@@ -273,7 +280,7 @@ def _row_after(job: Job, outcome: Outcome) -> tuple[RunResult, bool]:
         described = {"run_id": "unknown", "policy": str(job.config.names.policy)}
     finally:
         HydraConfig.instance().cfg = before
-    row = RunResult.from_dict({**described, "status": "failed", "message": why})
+    row = RunResult.from_dict({**described, "status": "stopped" if outcome is None else "failed", "message": why})
     try:
         row.write(job.folder)
     except OSError as error:

@@ -8,13 +8,15 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from multiprocessing import util
 from typing import Any
 
 from lrbench_pl.sweeps.launch import Job, Outcome, Task
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_ENDS_WITHIN_S = 5.0  # an idle worker, before it is killed
 
 
 def one_by_one(tasks: Sequence[tuple[Job, Task]]) -> Iterator[tuple[Job, Outcome]]:
@@ -58,7 +60,7 @@ def in_workers(
                 if slot not in workers:
                     # a pool of one: so it is known which job a dead worker had, and what it sees of the GPUs
                     workers[slot] = ProcessPoolExecutor(
-                        1, env=slots[slot], initializer=_end_with_parent, initargs=(os.getpid(),)
+                        1, env=slots[slot], initializer=_prepare_end, initargs=(os.getpid(),)
                     )
                 running[workers[slot].submit(task)] = slot, job
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -70,10 +72,11 @@ def in_workers(
                 free.append(slot)
                 yield job, outcome
     finally:
-        if running:  # interrupted: Ctrl-C has reached the workers too, which write their rows
-            wait(running, timeout=10)
-        for worker in workers.values():
-            worker.shutdown(wait=False, kill_workers=True)
+        try:
+            if running:  # interrupted: Ctrl-C has reached the workers too, which write their rows
+                wait(running, timeout=10)
+        finally:
+            _end(workers, {slot for future, (slot, _) in running.items() if not future.done()})
 
 
 def outcome_of(future: Future[Any]) -> Outcome:
@@ -124,8 +127,27 @@ def visible_gpus() -> list[str]:
     return listed.stdout.split() if listed.returncode == 0 else []
 
 
-def _end_with_parent(parent: int) -> None:
-    """End this process soon after its sweep has died, so that no orphan trains on."""
+def _end(workers: Mapping[int, Any], busy: Set[int]) -> None:
+    """End all workers at once and wait for it, so that they leave nothing behind; kill those that are busy or hang."""
+    processes = [process for worker in workers.values() for process in (worker._processes or {}).values()]
+    ends = [
+        threading.Thread(target=worker.shutdown, kwargs={"kill_workers": slot in busy}, daemon=True)
+        for slot, worker in workers.items()
+    ]
+    for end in ends:
+        end.start()
+    deadline = time.monotonic() + _ENDS_WITHIN_S
+    for end in ends:
+        end.join(max(0.0, deadline - time.monotonic()))
+    if any(end.is_alive() for end in ends):
+        for process in processes:
+            process.kill()
+
+
+def _prepare_end(parent: int) -> None:
+    """Let this worker end fast, and soon after its sweep has died, so that no orphan trains on."""
+    # once all else is put back: taking down an interpreter that holds torch takes longer than a short training
+    util.Finalize(None, os._exit, args=(0,), exitpriority=-1000)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
+import signal
+import threading
+import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lrbench_pl.sweeps.launch import Job, Outcome, Task
+from lrbench_pl.sweeps.records import state_of
+
+_LOOKS_EVERY_S = 0.2
+_ENDS_WITHIN_S = 10.0  # an interrupted job, before its process is killed
 
 
 def on_ray(
@@ -31,17 +42,20 @@ def on_ray(
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("hydra/launcher=ray needs Ray: pip install 'lrbench_pl[ray]'") from error
     ours = not ray.is_initialized()
-    if ours:
-        ray.init(**{"include_dashboard": False, "log_to_driver": False, "logging_level": "error", **(init or {})})
     first = tasks[0][0].config
-    if num_gpus is None:
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        has_gpus = resources.get("GPU", 0) > 0 and first.trainer.get("accelerator") != "cpu"
-        num_gpus = 1.0 if has_gpus else 0.0
-    run = ray.remote(num_cpus=num_cpus or int(first.threads), num_gpus=num_gpus, max_retries=0)(_run)
+    stop = Path(first.hydra.sweep.dir).absolute() / f".stop-{uuid.uuid4().hex}"
     running: dict[Any, Job] = {}
     try:
-        running = {run.remote(task): job for job, task in tasks}
+        if ours:
+            with _uninterrupted():
+                quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+                ray.init(**{**quiet, **(init or {})})
+        if num_gpus is None:
+            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            has_gpus = resources.get("GPU", 0) > 0 and first.trainer.get("accelerator") != "cpu"
+            num_gpus = 1.0 if has_gpus else 0.0
+        run = ray.remote(num_cpus=num_cpus or int(first.threads), num_gpus=num_gpus, max_retries=0)(_run)
+        running = {run.remote(task, stop): job for job, task in tasks}
         while running:
             (reference, *_), _ = ray.wait(list(running), num_returns=1)
             job = running.pop(reference)
@@ -52,14 +66,67 @@ def on_ray(
             except ray.exceptions.RayError as error:
                 yield job, f"its process ended: {_first_line(error)}"
     finally:
-        for reference in running:
-            ray.cancel(reference, force=True)
-        if ours:
-            ray.shutdown()
+        try:
+            if running:
+                _interrupt(stop, list(running.values()))
+        finally:
+            if ours:
+                ray.shutdown()
+            else:
+                for reference in running:
+                    ray.cancel(reference, force=True)
+            stop.unlink(missing_ok=True)
 
 
-def _run(task: Task) -> Outcome:
-    return task()
+def _interrupt(stop: Path, jobs: Sequence[Job]) -> None:
+    """Interrupt jobs, which Ctrl-C does not reach, and wait until those that were begun have written their rows."""
+    with contextlib.suppress(OSError):
+        stop.touch()
+    deadline = time.monotonic() + _ENDS_WITHIN_S
+    while time.monotonic() < deadline and any(state_of(job.folder) == "running" for job in jobs):
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back, since a Ray that was half started crashes; the second one is not held back."""
+    if threading.current_thread() is not threading.main_thread():  # which has no signals
+        yield
+        return
+    told: list[int] = []
+
+    def hold(signum: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        told.append(signum)
+
+    before = signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if told:
+        raise KeyboardInterrupt
+
+
+def _run(task: Task, stop: Path) -> Outcome:
+    """Run a job until it ends or the file ``stop`` is there: of ``ray.cancel`` the job would not get to its row."""
+    if stop.exists():
+        return None
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_LOOKS_EVERY_S):
+            if stop.exists():
+                _thread.interrupt_main()
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        return task()
+    except KeyboardInterrupt:  # before or after the run
+        return None
+    finally:
+        over.set()
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from lrbench_pl.sweeps.launch import Job, Outcome, Task
 from lrbench_pl.sweeps.local import slots_for
 
 _LOOKS_EVERY_S = 0.5
+_ENDS_WITHIN_S = 3.0  # an interrupted job, before it is told again
 
 
 def on_submitit(
@@ -49,6 +51,7 @@ def on_submitit(
     _show_package_to_children()
     executor = submitit.AutoExecutor(folder, cluster=cluster, **{f"{cluster}_max_num_timeout": max_num_timeout})
     executor.update_parameters(**parameters)
+    log = Path(str(folder).split("%")[0]) / "controllers.log"
     waiting = deque(tasks)
     running: dict[Any, Job] = {}
     if cluster == "slurm":
@@ -61,7 +64,8 @@ def on_submitit(
         while waiting or running:
             while waiting and len(running) < (at_once or 1):
                 job, task = waiting.popleft()
-                running[executor.submit(Requeued(), task)] = job
+                with _errors_into(log):  # where each job's own controller would print, also what Ctrl-C does to it
+                    running[executor.submit(Requeued(), task)] = job
             ended = [submitted for submitted in running if submitted.done()]
             for submitted in ended:
                 yield running.pop(submitted), _outcome_of(submitted)
@@ -69,8 +73,32 @@ def on_submitit(
                 time.sleep(_LOOKS_EVERY_S)
     finally:
         if cluster == "local":
-            for submitted in running:
-                submitted.cancel()
+            _end(list(running))
+
+
+def _end(running: Sequence[Any]) -> None:
+    """Wait until jobs that Ctrl-C has reached have written their rows, and end those that it has not reached."""
+    for tell in (False, True):
+        left = [submitted for submitted in running if not submitted.done()]
+        for submitted in left if tell else ():
+            submitted.cancel()
+        deadline = time.monotonic() + _ENDS_WITHIN_S
+        while time.monotonic() < deadline and not all(submitted.done() for submitted in left):
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _errors_into(path: Path) -> Iterator[None]:
+    """Send what children that are started meanwhile print on standard error to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    saved = os.dup(2)
+    try:
+        with open(path, "ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 class Requeued:

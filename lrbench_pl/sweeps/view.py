@@ -151,9 +151,12 @@ class SweepView:
 
     def interrupted(self) -> None:
         """The sweep ends before its jobs."""
+        with self._lock:
+            self._glance = look(self._folders, self._glance)
+        stopped = self._glance.count("stopped")
         self._say(
-            f"interrupted with {self._glance.count('finished')} of {len(self._folders)} jobs finished; "
-            "the same command goes on from here"
+            f"interrupted with {self._glance.count('finished')} of {len(self._folders)} jobs finished"
+            f"{f' and {stopped} stopped' if stopped else ''}; the same command goes on from here"
         )
 
     def _time_left(self) -> str:

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("seconds_to_target", "wall_time_s")
-LIMIT_S = 120
+LIMIT_S = 600
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -51,6 +52,58 @@ def start(folder: Path, launcher: str, *overrides: str) -> subprocess.Popen[byte
     )
 
 
+class Terminal:
+    """A sweep on a terminal of its own, where a user can press Ctrl-C."""
+
+    TAKEN = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+
+    def __init__(self, folder: Path, launcher: str, *overrides: str) -> None:
+        self._mark = f"SWEEP_ON_TERMINAL={folder}"
+        self._keyboard, screen = os.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.TAKEN, *command(folder, launcher, *overrides)],
+            cwd=folder.parent,
+            env={**ENVIRONMENT, **dict([self._mark.split("=", 1)]), "TERM": "xterm"},
+            stdin=screen,
+            stdout=screen,
+            stderr=screen,
+            start_new_session=True,
+        )
+        os.close(screen)
+        self._shown = bytearray()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # all who held the other end have gone
+            while data := os.read(self._keyboard, 65536):
+                self._shown += data
+
+    def ctrl_c(self) -> None:
+        """Interrupt every process of the foreground."""
+        os.write(self._keyboard, b"\x03")
+
+    def text(self) -> str:
+        """What was printed, to its end."""
+        self._reader.join(timeout=30)
+        return self._shown.decode(errors="replace")
+
+    def living(self) -> list[str]:
+        """The command lines of the sweep and of everything it started."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if self._mark.encode() in (path / "environ").read_bytes().split(b"\0"):
+                    found.append((path / "cmdline").read_text().replace("\0", " "))
+        return found
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        end(self.process)
+        self._reader.join(timeout=30)
+        os.close(self._keyboard)
+
+
 def records(folder: Path) -> list[dict[str, Any]]:
     return [record for path in folder.glob("*/run.json") if (record := _json(path))]
 
@@ -72,7 +125,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def wait_for(condition: Any, limit_s: float = 60.0) -> bool:
+def wait_for(condition: Any, limit_s: float = 300.0) -> bool:
     """Look every twentieth of a second."""
     deadline = time.monotonic() + limit_s
     while not (met := condition()) and time.monotonic() < deadline:

@@ -7,11 +7,13 @@ import random
 import signal
 import subprocess
 import time
+from collections import Counter
 
 import pytest
 
 from tests.faults.sweeps import (
     ENVIRONMENT,
+    Terminal,
     command,
     end,
     kill_in_the_middle,
@@ -111,6 +113,33 @@ def _wait_for_steps(process, folder, steps):
 def _steps(folder):
     """Of the last checkpoint of the only job."""
     return max((int(path.stem.partition("=")[2]) for path in folder.glob("0/checkpoints/step=*.ckpt")), default=0)
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "ray", "submitit_local"])
+def test_ctrl_c_ends_a_sweep_that_goes_on_when_started_again(tmp_path, undisturbed, launcher):
+    if launcher in ("ray", "submitit_local"):
+        needs(launcher.split("_")[0])
+    folder, jobs = tmp_path / "sweep", (*LONG, "lr_policy=fix", "seed=0,1")
+    terminal = Terminal(folder, launcher, *jobs)
+    try:
+        assert wait_for(lambda: records(folder)), terminal.text()
+        terminal.ctrl_c()
+        assert terminal.process.wait(timeout=300) == 130, terminal.text()
+        assert wait_for(lambda: not terminal.living(), limit_s=60), terminal.living()
+        text = terminal.text()
+    finally:
+        terminal.close()
+    assert "Traceback" not in text
+    states = Counter(row["status"] for row in rows(folder))
+    assert states.total() == len(records(folder))
+    assert states["stopped"] == states.total() - states["missed"] >= 1  # one may have just ended
+    counted = f"interrupted with {states['missed']} of 2 jobs finished and {states['stopped']} stopped; "
+    assert f"{counted}the same command goes on from here" in " ".join(text.split())
+    done = sweep(folder, launcher, *jobs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wanted = {run_id for run_id, _ in numbers(folder)}
+    assert len(wanted) == 2
+    assert numbers(folder) == [row for row in undisturbed if row[0] in wanted]
 
 
 def test_a_preempted_job_is_queued_again(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -60,6 +61,27 @@ def test_a_launcher_that_cannot_be_is_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("hydra.launcher.n_jobs must be at least 1, or -1 or null for all, got 0\n")
     assert "Traceback" not in done.stderr
+
+
+IDLE = """
+import multiprocessing
+from types import SimpleNamespace
+from omegaconf import OmegaConf
+from lrbench_pl.sweeps.local import in_workers
+
+def lock():
+    multiprocessing.kept = multiprocessing.RLock()
+
+job = SimpleNamespace(config=OmegaConf.create({"threads": 1, "trainer": {"accelerator": "cpu"}}))
+print([outcome for _, outcome in in_workers([(job, lock)] * 4, n_jobs=2)])
+"""
+
+
+def test_idle_workers_end_silently_and_put_back_what_they_held():
+    """One that is killed leaves its semaphores, of which Python complains at the end."""
+    command = [sys.executable, "-c", IDLE]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[None, None, None, None]\n", "")
 
 
 @pytest.mark.parametrize(("launcher", "extra"), [("ray", "ray"), ("submitit_local", "submitit")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -32,6 +33,7 @@ from lrbench_pl.progress import progress
 from lrbench_pl.results import RunResult, write_atomically
 from lrbench_pl.row import describe, describe_parts, headline, identity, judge
 from lrbench_pl.sharing import Pool
+from lrbench_pl.sweeps.processes import one_job
 from lrbench_pl.sweeps.records import FINISHED, ChangedConfigurationError, claim, note
 from lrbench_pl.tuning.ranging import LRRangeTest
 from lrbench_pl.workloads.classifier import Classifier
@@ -71,7 +73,7 @@ def main(cfg: DictConfig) -> float | None:
             raise
         print(f"no row could be written into {output}: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
-    if not (in_sweep and _is_shown_by_launcher()):
+    if _is_first_process() and not (in_sweep and _is_shown_by_launcher()):
         print(headline(result), flush=True)
     if result.status == "stopped" and (result.message or "").startswith("interrupted"):
         sys.exit(EXIT_STOPPED)
@@ -114,10 +116,16 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
     if not _is_first_process():  # the first one holds the folder for all
         return _train(cfg, output, row)
     try:
-        with claim(output, str(row["run_id"]), identity(cfg)) as finished:
+        with claim(output, str(row["run_id"]), identity(cfg)) as finished, _processes(cfg, output):
             return _train(cfg, output, row) if finished is None else finished
     except ChangedConfigurationError as error:
         return RunResult.from_dict({**row, "status": "failed", "message": one_line(error)})
+
+
+def _processes(cfg: DictConfig, output: Path) -> contextlib.AbstractContextManager[None]:
+    """What the further processes of this run are, where there may be any and Lightning cannot know."""
+    several = cfg.trainer.get("devices") not in (1, "1")
+    return one_job(cfg, output) if several and _in_sweep() else contextlib.nullcontext()
 
 
 def _train(cfg: DictConfig, output: Path, row: dict[str, Any]) -> RunResult:

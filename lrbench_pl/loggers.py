@@ -46,6 +46,8 @@ def quiet_lightning() -> Iterator[None]:
             # The run's folder already holds Hydra's files.
             warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
             warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+            # under several processes: torchmetrics has brought these together
+            warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\('test/")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

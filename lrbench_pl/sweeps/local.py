@@ -39,7 +39,7 @@ def in_workers(
     Args:
         tasks: What to run.
         n_jobs: Workers; None or -1 for one for each ``threads`` cores, or for each share of a GPU where there is one
-            and ``trainer.accelerator`` is not ``cpu``.
+            and ``trainer.accelerator`` is not ``cpu``; with ``trainer.devices=N`` for N times as many cores or GPUs.
         jobs_per_gpu: Jobs that share a GPU.
 
     Raises:
@@ -101,15 +101,24 @@ def slots_for(job: Job, n_jobs: int | None, jobs_per_gpu: int) -> list[dict[str,
         raise ValueError(f"hydra.launcher.n_jobs must be at least 1, or -1 or null for all, got {n_jobs}")
     if jobs_per_gpu < 1:
         raise ValueError(f"hydra.launcher.jobs_per_gpu must be at least 1, got {jobs_per_gpu}")
-    threads = int(job.config.threads)
+    threads, devices = int(job.config.threads), devices_of(job)
     gpus = [] if job.config.trainer.get("accelerator") == "cpu" else visible_gpus()
-    most = len(gpus) * jobs_per_gpu if gpus else max(1, cpu_count() // threads)
+    if gpus and len(gpus) < devices:
+        raise ValueError(f"trainer.devices={devices} needs as many GPUs, there are {len(gpus)}")
+    shares = [",".join(gpus[i : i + devices]) for i in range(0, len(gpus) - devices + 1, devices)]
+    most = len(shares) * jobs_per_gpu if shares else max(1, cpu_count() // (threads * devices))
     number = most if n_jobs in (None, -1) else int(n_jobs or 1)
     environment = dict.fromkeys(_THREADS, str(threads))
     return [
-        {**environment, "CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else dict(environment)
+        {**environment, "CUDA_VISIBLE_DEVICES": shares[slot % len(shares)]} if shares else dict(environment)
         for slot in range(number)
     ]
+
+
+def devices_of(job: Job) -> int:
+    """On how many devices a job trains, each with a process and ``threads`` of its own."""
+    devices = job.config.trainer.get("devices")
+    return devices if isinstance(devices, int) and devices > 1 else 1
 
 
 def visible_gpus() -> list[str]:
@@ -145,9 +154,14 @@ def _end(workers: Mapping[int, Any], busy: Set[int]) -> None:
 
 
 def _prepare_end(parent: int) -> None:
-    """Let this worker end fast, and soon after its sweep has died, so that no orphan trains on."""
+    """Let this worker end fast, and not outlive its sweep."""
     # once all else is put back: taking down an interpreter that holds torch takes longer than a short training
     util.Finalize(None, os._exit, args=(0,), exitpriority=-1000)
+    end_with(parent)
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after the one that started it has died, so that no orphan trains on."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lrbench_pl.sweeps.launch import Job, Outcome, Task
+from lrbench_pl.sweeps.local import devices_of
 from lrbench_pl.sweeps.records import state_of
 
 _LOOKS_EVERY_S = 0.2
@@ -29,9 +30,9 @@ def on_ray(
 
     Args:
         tasks: What to run.
-        num_cpus: Cores of a job; None for its ``threads``.
-        num_gpus: GPUs of a job, such as 0.25; None for one where the cluster has any and ``trainer.accelerator`` is not
-            ``cpu``.
+        num_cpus: Cores of a job; None for its ``threads`` for each of its ``trainer.devices``.
+        num_gpus: GPUs of a job, such as 0.25; None for its ``trainer.devices`` where the cluster has any and
+            ``trainer.accelerator`` is not ``cpu``.
         init: Arguments of ``ray.init``, such as ``address``; without an address a Ray of this sweep's own is started.
 
     Raises:
@@ -42,7 +43,7 @@ def on_ray(
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("hydra/launcher=ray needs Ray: pip install 'lrbench_pl[ray]'") from error
     ours = not ray.is_initialized()
-    first = tasks[0][0].config
+    first, devices = tasks[0][0].config, devices_of(tasks[0][0])
     stop = Path(first.hydra.sweep.dir).absolute() / f".stop-{uuid.uuid4().hex}"
     running: dict[Any, Job] = {}
     try:
@@ -53,8 +54,8 @@ def on_ray(
         if num_gpus is None:
             resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             has_gpus = resources.get("GPU", 0) > 0 and first.trainer.get("accelerator") != "cpu"
-            num_gpus = 1.0 if has_gpus else 0.0
-        run = ray.remote(num_cpus=num_cpus or int(first.threads), num_gpus=num_gpus, max_retries=0)(_run)
+            num_gpus = float(devices) if has_gpus else 0.0
+        run = ray.remote(num_cpus=num_cpus or int(first.threads) * devices, num_gpus=num_gpus, max_retries=0)(_run)
         running = {run.remote(task, stop): job for job, task in tasks}
         while running:
             (reference, *_), _ = ray.wait(list(running), num_returns=1)

@@ -42,14 +42,13 @@ def sweep(
 
 def start(folder: Path, launcher: str, *overrides: str) -> subprocess.Popen[bytes]:
     """Start a sweep in a process group of its own."""
-    return subprocess.Popen(
-        command(folder, launcher, *overrides),
-        cwd=folder.parent,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    return begin(command(folder, launcher, *overrides), folder.parent)
+
+
+def begin(words: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own."""
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(words, cwd=folder, env=ENVIRONMENT, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
 class Terminal:
@@ -102,6 +101,17 @@ class Terminal:
         end(self.process)
         self._reader.join(timeout=30)
         os.close(self._keyboard)
+
+
+def group(number: int) -> list[str]:
+    """The command lines of the living processes of a process group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = (path / "stat").read_text().rpartition(")")[2].split()[:3]
+            if state != "Z" and int(its_group) == number:
+                found.append((path / "cmdline").read_text().replace("\0", " "))
+    return found
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 
@@ -13,9 +14,13 @@ import pytest
 
 from tests.faults.sweeps import (
     ENVIRONMENT,
+    LIMIT_S,
+    ROOT,
     Terminal,
+    begin,
     command,
     end,
+    group,
     kill_in_the_middle,
     numbers,
     records,
@@ -140,6 +145,30 @@ def test_ctrl_c_ends_a_sweep_that_goes_on_when_started_again(tmp_path, undisturb
     wanted = {run_id for run_id, _ in numbers(folder)}
     assert len(wanted) == 2
     assert numbers(folder) == [row for row in undisturbed if row[0] in wanted]
+
+
+def test_a_training_in_two_processes_goes_on(tmp_path):
+    """In a sweep both processes of a job are the job's, one job after the other; killed alone it ends with that row."""
+    two = (*LONG, "lr_policy=fix", "trainer=ddp", "trainer.accelerator=cpu")
+    whole = sweep(tmp_path / "sweep", "joblib", *two, "seed=0,1", "hydra.launcher.n_jobs=1")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    assert whole.stderr == ""
+    assert "2 jobs: 2 missed" in whole.stdout
+    alone = [sys.executable, str(ROOT / "run.py"), *two, "seed=1", f"hydra.run.dir={tmp_path}/alone"]
+    first = begin(alone, tmp_path)
+    try:
+        assert wait_for(lambda: list(tmp_path.glob("alone/checkpoints/step=*.ckpt")))
+        first.kill()  # the second process ends without it
+        first.wait(timeout=60)
+        assert wait_for(lambda: not group(first.pid)), group(first.pid)
+    finally:
+        end(first)
+    assert rows(tmp_path) == []
+    again = subprocess.run(alone, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT_S)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "going on from step=" in again.stdout + again.stderr
+    assert (again.stdout + again.stderr).count("ran 800 steps") == 1
+    assert numbers(tmp_path)[0] in numbers(tmp_path / "sweep")
 
 
 def test_a_preempted_job_is_queued_again(tmp_path):

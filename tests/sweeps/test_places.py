@@ -16,8 +16,9 @@ from tests.faults.sweeps import ENVIRONMENT, numbers, rows, sweep
 SHORT = ("max_steps=20", "check_every=10", "target_accuracy=null")
 
 
-def job(accelerator="auto", threads=1):
-    return SimpleNamespace(config=OmegaConf.create({"threads": threads, "trainer": {"accelerator": accelerator}}))
+def job(accelerator="auto", threads=1, devices=1):
+    trainer = {"accelerator": accelerator, "devices": devices}
+    return SimpleNamespace(config=OmegaConf.create({"threads": threads, "trainer": trainer}))
 
 
 @pytest.fixture
@@ -41,6 +42,26 @@ def test_slots(monkeypatch, four_cores, gpus, accelerator, threads, n_jobs, jobs
     slots = slots_for(job(accelerator, threads), n_jobs, jobs_per_gpu)
     assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in slots] == seen
     assert {slot["OMP_NUM_THREADS"] for slot in slots} == {str(threads)}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "threads", "seen"),
+    [
+        pytest.param("", 1, [None] * 2, id="two-cores-each"),
+        pytest.param("", 2, [None], id="two-threads-on-each"),
+        pytest.param("0,1,2,3,4", 1, ["0,1", "2,3"], id="two-gpus-each"),
+    ],
+)
+def test_slots_of_trainings_on_two_devices(monkeypatch, four_cores, gpus, threads, seen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    slots = slots_for(job(threads=threads, devices=2), None, 1)
+    assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in slots] == seen
+
+
+def test_too_few_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(ValueError, match=r"trainer\.devices=2 needs as many GPUs, there are 1"):
+        slots_for(job(devices=2), None, 1)
 
 
 @pytest.mark.parametrize(

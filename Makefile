@@ -3,10 +3,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint format bench study clean
+.PHONY: help install demo test docs-check lint format bench study clean
 
 help:  ## Show this help
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,6 +22,9 @@ demo: install  ## Train a small real sweep on the bundled digits and rank the po
 
 test: install  ## Run every test, the doctests included
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+docs-check: install  ## Do what README.md and the guides say, each in a clean copy
+	$(BIN)/python -m tests.docs.check
 
 lint: install  ## Check style and types
 	$(BIN)/ruff check .

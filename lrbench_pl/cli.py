@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -78,12 +79,16 @@ _Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE...", help="What run.py takes; several values make several runs."),
 ]
+_ConfigDir = Annotated[
+    Path | None, typer.Option("--config-dir", metavar="DIR", help="Folder of your own YAML files, as run.py takes it.")
+]
 
 
 @app.command("preview")
 def preview_command(
     overrides: _Overrides = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="FILE.html or FILE.png; else text.")] = None,
+    config_dir: _ConfigDir = None,
 ) -> None:
     """Show the learning rate over the budget, without any training."""
     from lrbench_pl.analysis import preview
@@ -91,7 +96,7 @@ def preview_command(
     suffix = output.suffix.lower() if output is not None else ""
     if output is not None and suffix not in (".html", ".png"):
         raise ValueError(f"--output must end in .html or .png, got {str(output)!r}")
-    curves = [preview.curve(job) for job in preview.jobs(overrides or [])]
+    curves = [preview.curve(job) for job in preview.jobs(_with_own(config_dir, overrides))]
     if output is None:
         print(preview.draw(curves, width=min(100, shutil.get_terminal_size().columns)))
     elif suffix == ".png":
@@ -110,11 +115,12 @@ def preview_command(
 def lint_command(
     overrides: _Overrides = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 for warnings too.")] = False,
+    config_dir: _ConfigDir = None,
 ) -> None:
     """Look for what is wrong with policies in their budget, each finding with its fix; exit code 1 for errors."""
     from lrbench_pl.analysis import lint, preview
 
-    jobs = preview.jobs(overrides or [])
+    jobs = preview.jobs(_with_own(config_dir, overrides))
     levels: list[str] = []
     for job in jobs:
         for finding in lint.lint(job.plan):
@@ -126,6 +132,17 @@ def lint_command(
     print(f"{len(jobs)} checked: {errors} errors, {warnings} warnings", file=sys.stderr)
     if errors or (strict and warnings):
         raise typer.Exit(1)
+
+
+def _with_own(config_dir: Path | None, overrides: list[str] | None) -> list[str]:
+    """The overrides, with a folder of the user's own before ``conf/``; his modules lie in the working directory."""
+    if config_dir is None:
+        return overrides or []
+    if not config_dir.is_dir():
+        raise ValueError(f"--config-dir must be a folder, got {str(config_dir)!r}, which is none")
+    sys.path.insert(0, os.getcwd())
+    url = f"file://{config_dir.absolute()}".replace("\\", "\\\\").replace("'", "\\'")
+    return [f"hydra.searchpath=['{url}']", *(overrides or [])]
 
 
 @app.command("verify")

@@ -28,7 +28,7 @@ from lrbench_pl.checkpoints import Checkpoints, TrainingPaused, check_intact
 from lrbench_pl.config import build_policy, register_resolvers
 from lrbench_pl.knobs import UserError, check_knobs, one_line, refuse_late_milestones
 from lrbench_pl.loggers import close_logger, open_loggers, quiet_lightning
-from lrbench_pl.policies import AdaptivePolicy, to_config
+from lrbench_pl.policies import AdaptivePolicy, cut, to_config
 from lrbench_pl.progress import progress
 from lrbench_pl.results import RunResult, write_atomically
 from lrbench_pl.row import describe, describe_parts, headline, identity, judge
@@ -322,7 +322,7 @@ def _write_policy(cfg: DictConfig, verifier: LRPolicyCallback, output: Path) -> 
     """``policy.yaml``: what ``lr_policy_file=`` takes. An adaptive policy is written as it turned out."""
     policy = verifier.policy
     if isinstance(policy, AdaptivePolicy):
-        policy = policy.realised()
+        policy = cut(policy.realised(), cfg.max_steps)  # a change at the last check would never run
     try:
         stored: Any = to_config(policy)
     except (TypeError, ValueError):  # a policy type of the user's own

@@ -149,6 +149,17 @@ def test_every_optimizer_learns_at_its_own_rate(tmp_path, optimizer):
     assert result.lr == compose([f"optimizer={optimizer}"]).lr
 
 
+def test_a_change_at_the_last_check_leaves_a_policy_that_runs_again(tmp_path):
+    never_better = ("lr_policy.threshold=1", "lr_policy.cooldown=0", "lr_policy.switch_fraction=0")
+    for patience, stones in ((2, (30,)), (3, ())):
+        folder = tmp_path / str(patience)
+        run(folder, "lr_policy=plateau", *never_better, f"lr_policy.patience={patience}", "target_accuracy=null")
+        policy = from_config(OmegaConf.load(folder / "policy.yaml"))
+        assert getattr(policy, "milestones", ()) == stones
+        again = run(folder / "again", f"lr_policy_file={folder}/policy.yaml", "target_accuracy=null")
+        assert again.status == "missed", again.message
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

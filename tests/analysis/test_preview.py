@@ -109,6 +109,26 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     assert (code, err) == (2, "error: --output must end in .html or .png, got 'a.pdf'\n")
 
 
+def test_a_policy_of_ones_own(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "mine, it's"
+    (folder / "lr_policy").mkdir(parents=True)
+    (folder / "lr_policy" / "late.yaml").write_text("_target_: policy_of_a_test.Late\nlr: ${lr}\n")
+    (tmp_path / "policy_of_a_test.py").write_text(
+        "class Late:\n    def __init__(self, lr): self.lr = lr\n    def __call__(self, t): return self.lr * t / 100\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    asked = ("--config-dir", folder.name, "lr_policy=late", "max_steps=100")
+    code, out, err = call(monkeypatch, capsys, "preview", *asked)
+    assert (code, out.splitlines()[0], err) == (0, "late", "")
+    code, out, _ = call(monkeypatch, capsys, "lint", *asked)
+    assert (code, out.split("]")[0]) == (0, "late: warning [rises")
+    assert call(monkeypatch, capsys, "lint", "--config-dir", "nowhere")[::2] == (
+        2,
+        "error: --config-dir must be a folder, got 'nowhere', which is none\n",
+    )
+
+
 def test_lint_exits_for_ci(monkeypatch, capsys):
     assert call(monkeypatch, capsys, "lint", "lr_policy=tri,cosine") == (0, "", "2 checked: 0 errors, 0 warnings\n")
     code, out, err = call(monkeypatch, capsys, "lint", "lr_policy=step", "lr_policy.gamma=0.01")

@@ -28,6 +28,7 @@ _PATH = re.compile(r"^(?:# @package \S+\n)?# ([\w./-]+\.(?:py|yaml|sh))$", re.MU
 _INLINE = re.compile(r"`([^`]+)`")
 _KEY_VALUE = re.compile(r"^[+~]{0,2}[a-z][\w./@]*=\S+$")
 _PLACEHOLDER = re.compile(r"…|\b(?:[A-Z]{2,}|N)\b(?!\()")
+_TABLE_MARKS = ("<!-- from results.csv -->", "<!-- end -->")  # between them stands what a script wrote
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def blocks(markdown: str) -> list[Block]:
     found: list[Block] = []
     not_run, code, after_commands = None, 0, False
     for line, language, text in _raw(markdown):
+        if language == "comment" and text in _TABLE_MARKS:
+            continue
         if language == "comment":
             comment = _COMMENT.match(text)
             if comment is None:

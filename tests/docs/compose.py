@@ -133,9 +133,14 @@ def _check_lrbench(arguments: list[str], folder: Path) -> None:
 
 
 def _check_make(arguments: list[str]) -> None:
-    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([\w-]+):", makefile, re.MULTILINE)
     for name in arguments:
-        if name not in targets:
+        variable, equals, _ = name.partition("=")
+        if equals:
+            if f"$({variable})" not in makefile:
+                raise CommandError(f"make has no variable {variable}")
+        elif name not in targets:
             raise CommandError(f"make has no target {name}")
 
 

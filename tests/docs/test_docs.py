@@ -6,7 +6,7 @@ import pytest
 
 from tests.docs.blocks import blocks, documents, inline
 from tests.docs.check import follow, missing_words
-from tests.docs.compose import ROOT, CommandError, check_command
+from tests.docs.compose import ROOT, check_command
 
 STUDIES = sorted(ROOT.glob("experiments/*/README.md"))
 
@@ -80,7 +80,8 @@ def test_what_was_renamed_is_caught(command, message, tmp_path):
     [
         "WANDB_MODE=offline python run.py -m logger=wandb 'lr_policy=glob(t*)' seed=0,1  # as it stands",
         "timeout -s KILL 15 python run.py lr_policy=tri max_time=3600",
-        "python run.py --cfg hydra -p hydra.launcher hydra/launcher=submitit_slurm '+hydra.launcher.slurm_constraint=a100'",
+        "python run.py --cfg hydra -p hydra.launcher hydra/launcher=submitit_slurm "
+        "'+hydra.launcher.slurm_constraint=a100'",
         "lrbench db best max_steps=2000 -o policy.yaml",
         "hydra.sweeper.tuning_budget=4",
     ],
@@ -130,6 +131,7 @@ def test_a_document_is_followed(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.docs.check.checkout", lambda to: to.mkdir())
     document.write_text(
         "```yaml\n# mine/a.yaml\nwords: here\n```\n\n    cat mine/a.yaml\n\n    words: there\n\n"
-        "<!-- exits with 1 -->\n    cat nowhere\n\n    cat mine/b.yaml\n\n<!-- not run: dangerous -->\n    cat /\n\n    all of it\n"
+        "<!-- exits with 1 -->\n    cat nowhere\n\n    cat mine/b.yaml\n\n"
+        "<!-- not run: dangerous -->\n    cat /\n\n    all of it\n"
     )
     assert [good for good, _ in follow(document)] == [True, False, True, True, True]

@@ -112,7 +112,7 @@ def judge(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def headline(row: RunResult) -> str:
+def headline(row: RunResult, with_seed: bool = False) -> str:
     """The last line of a run, for a person.
 
     Example:
@@ -120,7 +120,7 @@ def headline(row: RunResult) -> str:
         ...     target_accuracy=0.97, steps_to_target=240, max_steps=1000, best_accuracy=0.983, test_accuracy=0.972)))
         tri (momentum, lr 0.05): reached 0.970 at step 240 of 1000, best 0.983, test 0.972
     """
-    name = f"{row.policy} ({row.optimizer}, lr {row.lr:g})" if row.lr is not None else row.policy
+    name = label(row, with_seed)
     if row.status == "reached":
         words = f"reached {row.target_accuracy:.3f} at step {row.steps_to_target} of {row.max_steps}"
     elif row.status == "missed" and row.target_accuracy is None:
@@ -132,6 +132,19 @@ def headline(row: RunResult) -> str:
     accuracies = {"best": row.best_accuracy, "test": row.test_accuracy}
     shown = "".join(f", {label} {value:.3f}" for label, value in accuracies.items() if value is not None)
     return f"{name}: {words}{shown}"
+
+
+def label(row: RunResult, with_seed: bool = True) -> str:
+    """Which run it is, for a person.
+
+    Example:
+        >>> label(RunResult(run_id="a", policy="tri", status="missed", optimizer="sgd", lr=0.1, seed=3))
+        'tri (sgd, lr 0.1, seed 3)'
+    """
+    said = [row.optimizer, f"lr {row.lr:g}"] if row.lr is not None else []
+    if with_seed and row.seed is not None:
+        said.append(f"seed {row.seed}")
+    return f"{row.policy} ({', '.join(map(str, said))})" if said else row.policy
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrbench_pl.results import RunResult
-from lrbench_pl.row import headline
+from lrbench_pl.row import headline, label
 from lrbench_pl.sweeps.records import Record, State, row_of, state_of
 
 _LOOKS_EVERY_S = 1.0
@@ -97,8 +97,9 @@ class SweepView:
         self, folders: Sequence[Path], sweep: str | Path, mode: str = "max", console: Console | None = None
     ) -> None:
         self._folders, self._sweep, self._mode = list(folders), sweep, mode
-        self._console = console or Console(file=sys.stdout, soft_wrap=True, highlight=False)
-        self._began = time.monotonic()
+        # in a file a line stays one line
+        self._console = console or Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty(), highlight=False)
+        self._began = self._last = time.monotonic()  # the start, and the end of the last job
         self._glance = look(self._folders)
         self._before = self._glance.count("finished")  # of an earlier start
         self._told: set[Path] = {folder for folder, state in self._glance.states.items() if state == "finished"}
@@ -143,11 +144,14 @@ class SweepView:
             if folder in self._told:
                 return
             self._told.add(folder)
+            self._last = time.monotonic()
+            self._refresh()  # first, since each line draws the view again
             record = Record.read(folder)
             for line in record.notes if record else ():
                 self._say(f"{folder.name}: {line}")
             left = self._time_left()
-            self._say(f"{len(self._told)} of {len(self._folders)}: {headline(row)}{f' ({left} left)' if left else ''}")
+            after = f" ({left} left)" if left else ""
+            self._say(f"{len(self._told)} of {len(self._folders)}: {headline(row, with_seed=True)}{after}")
 
     def interrupted(self) -> None:
         """The sweep ends before its jobs."""
@@ -160,9 +164,13 @@ class SweepView:
         )
 
     def _time_left(self) -> str:
+        """As long as the jobs so far took for each that is left, less what has gone by since the last of them."""
         done = len(self._told) - self._before
         rest = len(self._folders) - len(self._told)
-        return in_words((time.monotonic() - self._began) / done * rest) if done and rest else ""
+        if not done or not rest:
+            return ""
+        left = (self._last - self._began) / done * rest - (time.monotonic() - self._last)
+        return in_words(left) if left > 0 else ""
 
     def _say(self, words: str) -> None:
         self._console.print(Text(words))
@@ -172,22 +180,26 @@ class SweepView:
         while not self._over.wait(_LOOKS_EVERY_S):
             with self._lock:
                 self._glance = look(self._folders, self._glance)
-                if self._live is not None:
-                    self._live.update(self._drawn(), refresh=True)
+                self._refresh()
+
+    def _refresh(self) -> None:
+        if self._live is not None:
+            self._live.update(self._drawn(), refresh=True)
 
     def _drawn(self) -> Group:
         seen, total = self._glance, len(self._folders)
         bar = Table.grid(padding=(0, 1))
-        words = f"{seen.count('finished')} of {total} done, {seen.count('running')} running"
+        counts = f"{seen.count('finished')} of {total} done, {seen.count('running')} running"
         for state in ("failed", "stopped"):
             if number := seen.count(state):
-                words += f", {number} {state}"
+                counts += f", {number} {state}"
         left = self._time_left()
-        bar.add_row(ProgressBar(total=total, completed=seen.ended, width=30), words, f"{left} left" if left else "")
+        bar.add_row(ProgressBar(total=total, completed=seen.ended, width=20), counts, f"{left} left" if left else "")
         lines = [bar]
         best = seen.best(self._mode)
         if best is not None:
-            lines.append(Text(f"best so far: {headline(best)}"))  # type: ignore[arg-type]
+            words = f"best so far: {best.best_accuracy:.3f} at step {best.best_step} by {label(best)}"
+            lines.append(Text(words))  # type: ignore[arg-type]
         running = [folder for folder, state in seen.states.items() if state == "running"]
         shown = ", ".join(_name(folder) for folder in running[:_SHOWN_RUNNING])
         more = f" and {len(running) - _SHOWN_RUNNING} more" if len(running) > _SHOWN_RUNNING else ""

@@ -1,7 +1,9 @@
 """What a person sees of a sweep."""
 
 import io
+import re
 import time
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -13,7 +15,14 @@ from lrbench_pl.sweeps.view import SweepView, in_words, look
 
 def row(seed, status="missed", best=0.9):
     return RunResult(
-        run_id=str(seed), policy="tri", seed=seed, status=status, max_steps=10, best_accuracy=best, steps_run=10
+        run_id=str(seed),
+        policy="tri",
+        seed=seed,
+        status=status,
+        max_steps=10,
+        best_accuracy=best,
+        best_step=10,
+        steps_run=10,
     )
 
 
@@ -24,7 +33,7 @@ def fill(folder, done):
 
 
 def show(folders, terminal, work):
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=120, highlight=False)
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80 if terminal else 120, highlight=False)
     with SweepView(folders, "sweep", console=console) as view:
         work(view)
     return console.file.getvalue()
@@ -44,9 +53,9 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path):
     assert "\x1b" not in text
     lines = text.splitlines()
     assert lines[0] == "3 jobs in sweep: 1 finished before, 0 begun"
-    assert lines[1].startswith("2 of 3: tri: ran 10 steps without a target, best 0.900 (")
+    assert lines[1].startswith("2 of 3: tri (seed 1): ran 10 steps without a target, best 0.900 (")
     assert lines[2] == "2: going on from step=000000010.ckpt"
-    assert lines[3].startswith("3 of 3: tri: failed: ")
+    assert lines[3].startswith("3 of 3: tri (seed 2): failed: ")
     assert lines[4].startswith("3 jobs: 2 missed, 1 failed; ")
 
 
@@ -60,8 +69,28 @@ def test_a_live_view_on_a_terminal_reads_the_folders(tmp_path):
             time.sleep(1.5)
 
     text = show(folders, terminal=True, work=work)
-    for words in ("1 of 3 done, 1 running", "best so far: tri: ", "running: 1 (exp, seed 7)"):
+    for words in (
+        "1 of 3 done, 1 running",
+        "best so far: 0.800 at step 10 by tri (seed 0)",
+        "running: 1 (exp, seed 7)",
+    ):
         assert words in text
+
+
+def test_the_time_left_goes_by_while_a_job_runs(tmp_path, monkeypatch):
+    folders = [tmp_path / str(i) for i in range(4)]
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("lrbench_pl.sweeps.view.time.monotonic", lambda: clock.now)
+    console = Console(file=io.StringIO(), width=120)
+    view = SweepView(folders, "sweep", console=console)
+    said = []
+    for clock.now in (10.0, 25.0, 45.0):
+        if clock.now == 10.0:
+            view.ended(folders[0], fill(folders[0], row(0)))
+        console.file.truncate(0)
+        console.print(view._drawn())
+        said.append(re.findall(r"\d+ s left", console.file.getvalue()))
+    assert said == [["30 s left"], ["15 s left"], []]  # late, it promises nothing
 
 
 def test_the_best_row_by_mode(tmp_path):

@@ -1,7 +1,10 @@
 """One thread per process: pytest-xdist runs two, and more threads than cores are many times slower."""
 
 import os
+import signal
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job, which children would inherit
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

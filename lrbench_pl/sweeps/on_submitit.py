@@ -68,7 +68,7 @@ def on_submitit(
                     running[executor.submit(Requeued(), task)] = job
             ended = [submitted for submitted in running if submitted.done()]
             for submitted in ended:
-                yield running.pop(submitted), _outcome_of(submitted)
+                yield running.pop(submitted), _outcome_of(submitted, cluster)
             if not ended:
                 time.sleep(_LOOKS_EVERY_S)
     finally:
@@ -133,7 +133,9 @@ class Requeued:
         return submitit.helpers.DelayedSubmission(self, task)
 
 
-def _outcome_of(submitted: Any) -> Outcome:
+def _outcome_of(submitted: Any, cluster: str) -> Outcome:
+    if cluster == "local" and not submitted.paths.result_pickle.exists():  # submitit would wait for it, as on a network
+        return f"its process ended without a result, as one that is killed for memory; see {submitted.paths.stderr}"
     error = submitted.exception()
     if error is None:
         return submitted.results()[0]  # type: ignore[no-any-return]

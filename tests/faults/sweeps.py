@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import random
@@ -15,10 +16,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("seconds_to_target", "wall_time_s")
 LIMIT_S = 600
+LONG = ("max_steps=800", "check_every=100", "checkpoint_every=50", "target_accuracy=null")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def needs(package: str) -> None:
+    """Skip a test of what is not installed."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
 
 
 def command(folder: Path, launcher: str, *overrides: str) -> list[str]:

@@ -1,12 +1,11 @@
 """A full disk, a folder that cannot be written, a damaged checkpoint, a dead service, a job without memory."""
 
-import importlib.util
 import os
 import subprocess
 
 import pytest
 
-from tests.faults.sweeps import end, numbers, rows, start, sweep, wait_for
+from tests.faults.sweeps import end, needs, numbers, rows, start, sweep, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -106,8 +105,7 @@ def test_a_service_that_fails_in_the_middle_changes_no_number(tmp_path, monkeypa
 
 @pytest.mark.parametrize("launcher", ["joblib", "ray", "submitit_local"])
 def test_a_job_killed_for_memory_is_a_row_and_the_others_go_on(tmp_path, launcher):
-    if importlib.util.find_spec(launcher.split("_")[0]) is None:
-        pytest.skip(f"{launcher} is not installed")
+    needs(launcher.split("_")[0])
     doomed = ("model._target_=tests.faults.own.model", "+model.seed=${seed}", "+model.doomed=1", "+model.steps=150")
     done = sweep(tmp_path / "sweep", launcher, *SHORT, *doomed, "seed=0,1,2")
     assert done.returncode == 0, done.stdout + done.stderr

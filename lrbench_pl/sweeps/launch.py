@@ -95,7 +95,8 @@ class Task:
         try:
             with _output_into(job_folder(self.config)):
                 return self.run()
-        except SystemExit:
+        except (KeyboardInterrupt, SystemExit):
+            _ignore_ctrl_c()
             return None
 
     def run(self) -> JobReturn:
@@ -163,8 +164,7 @@ class SweepLauncher(Launcher):
             except (ValueError, ModuleNotFoundError) as error:  # of the place's own arguments
                 raise CompactHydraException(one_line(error)) from error
             except (KeyboardInterrupt, SystemExit):
-                with contextlib.suppress(ValueError):  # not in the main thread
-                    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C changes nothing any more
+                _ignore_ctrl_c()
                 for job in waiting:
                     if state_of(job.folder) == "begun":
                         _row_after(job, None)
@@ -258,6 +258,12 @@ def _moved(job: Job, folder: Path) -> Job:
     with read_write(job.config.hydra.sweep):
         job.config.hydra.sweep.subdir = os.path.relpath(folder, Path(job.config.hydra.sweep.dir).absolute())
     return replace(job, folder=folder)
+
+
+def _ignore_ctrl_c() -> None:
+    """A second one changes nothing any more."""
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 # -- what came of a job ---------------------------------------------------------------------------------------

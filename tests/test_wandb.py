@@ -14,6 +14,7 @@ from lrbench_pl.wandb_logging import WandbRun
 from tests.analysis.test_report import sweep
 
 pytestmark = [
+    pytest.mark.filterwarnings("error:W&B failed"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -25,6 +26,7 @@ def offline(monkeypatch, tmp_path):
     before = dict(os.environ)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", "120")  # seconds for its process to begin, on a machine with other work
     monkeypatch.chdir(tmp_path)
     yield
     for name in os.environ.keys() - before.keys():
@@ -49,7 +51,7 @@ def records(data):
 
 def read_back(folder):
     """The one offline run below a folder; W&B's own process may write on for a moment."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (found := read(folder))[3] is None and time.monotonic() < deadline:
         time.sleep(0.2)
     return found
@@ -59,9 +61,10 @@ def read(folder):
     """Its description, history, summary and exit code, as far as they are written."""
     from wandb.proto import wandb_internal_pb2
 
-    (file,) = folder.rglob("*.wandb")
+    files = list(folder.rglob("*.wandb"))  # none yet, perhaps
+    assert len(files) <= 1, "one run for one training"
     run, history, summary, code = None, [], {}, None
-    for data in records(file.read_bytes()):
+    for data in records(files[0].read_bytes() if files else b""):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         kind = record.WhichOneof("record_type")

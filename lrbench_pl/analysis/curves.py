@@ -138,7 +138,7 @@ def read_tuning(folder: str | Path) -> list[dict[str, Any]] | None:
         records = json.loads((Path(folder) / history.TUNING_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    needed = {"kind", "spent", "steps", "first_rate", "last_rate"}
+    needed = {"kind", "spent", "steps", "rates"}
     if not isinstance(records, list) or not all(isinstance(leg, Mapping) and needed <= leg.keys() for leg in records):
         return None
     return [dict(leg) for leg in records] or None

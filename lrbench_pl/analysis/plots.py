@@ -600,8 +600,8 @@ def tuning_info(
     """A composition from the records in ``tuning.json``.
 
     Example:
-        >>> record = {"kind": "trunk", "policy_step": 0, "spent": 160, "steps": 80, "first_rate": 0.01,
-        ...     "last_rate": 0.2, "value": 0.96, "kept": True, "why": "peak 0.2"}
+        >>> record = {"kind": "trunk", "policy_step": 0, "spent": 160, "steps": 80, "rates": [0.01, 0.2],
+        ...     "value": 0.96, "kept": True, "why": "peak 0.2"}
         >>> tuning_info([record], "seed 0").legs[0].end
         240
     """
@@ -611,7 +611,7 @@ def tuning_info(
             kept=bool(record.get("kept")),
             begin=int(record["spent"]),
             end=int(record["spent"]) + int(record["steps"]),
-            rates=tuple(map(float, record.get("rates") or (record["first_rate"], record["last_rate"]))),
+            rates=tuple(map(float, record["rates"])),
             value=record.get("value"),
             why=str(record.get("why") or ""),
             averaged=bool(record.get("averaged")),

@@ -181,9 +181,8 @@ class LRPolicyComposer(LRPolicyCallback):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.global_step == self._step:  # more batches to this step
             return
-        if (
-            self._leg.kind == "trunk" or (self._leg.kind == "branch" and self.settings.reuse)
-        ) and self.settings.average:
+        is_kept = self._leg.kind == "trunk" or (self._leg.kind == "branch" and self.settings.reuse)
+        if is_kept and self.settings.average:
             if self._average is None:
                 self._average = WeightAverage(pl_module, self.settings.average)
             self._average.update(pl_module, self._leg.start + trainer.global_step - self._leg_from)
@@ -341,8 +340,6 @@ class LRPolicyComposer(LRPolicyCallback):
                 "spent": self._leg_from,
                 "steps": done,
                 "averaged": leg.averaged,
-                "first_rate": leg.policy(leg.start),
-                "last_rate": leg.policy(leg.start + max(0, done - 1)),
                 "rates": [leg.policy(leg.start + i * (done - 1) // _POINTS) for i in range(_POINTS + 1)],  # evenly
                 "value": value if math.isfinite(value) else None,
                 "kept": (leg.kind == "trunk" and not diverged) or bool(why),

@@ -19,7 +19,7 @@ from tests.test_cli import call
 
 ROOT = Path(__file__).resolve().parents[2]
 NASTY = "<script>alert(1)</script>"
-LEG = {"kind": "branch", "policy_step": 80, "spent": 240, "steps": 40, "first_rate": 0.2, "last_rate": 0.01}
+LEG = {"kind": "branch", "policy_step": 80, "spent": 240, "steps": 40, "rates": [0.2, 0.01]}
 
 
 def sweep(folder, policies=("tri", "cos"), optimizers=("sgd", "adam"), rates=(0.05,), seeds=5):

@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 import polars as pl
-from study import HERE, compared, spread, stage, written
+from reading import compared, spread, stage, written
 
+HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 
 

@@ -24,6 +24,7 @@ _FEWEST = 4  # checks that make a trend
 _PATIENCE = 2  # branches in a row without a gain that change the trunk
 _TAIL = 0.1  # of the rate at which a branch left, where it is held on after its decay
 _TAIL_SHARE = 1.0  # of the steps of the branch that it may be held on
+_FROZEN = 5  # checks in a row that bring the very same value: the network answers as before, whatever it is taught
 _NEAR = 2.0  # spreads of the trend within which a value is near the target
 
 # A trunk function at a peak rate; the cycles take as many steps as the first branch point.
@@ -152,6 +153,7 @@ def compose(
     seen: list[tuple[int, float]] = []  # steps of the trunk and value of its averaged weights; larger is better
     branches: list[tuple[int, float]] = []  # where they left, and what they brought beyond the forecast
     ends: list[float] = []  # what the branches of this trunk reached; larger is better
+    values: list[float] = []  # of every check since the training last began; larger is better
     goal = math.inf if target is None else sign * target
     while spent < max_steps:
         left = max_steps - spent
@@ -186,6 +188,7 @@ def compose(
                 continue
             t += outcome.steps
             snapshot, at = "trunk", t
+            values += [] if outcome.value is None else [sign * outcome.value]
             if averaged and outcome.value is not None and math.isfinite(outcome.value):
                 seen.append((t, sign * outcome.value))
             if not final:
@@ -209,11 +212,13 @@ def compose(
             if outcome.value is None or outcome.diverged:
                 break
             value = sign * outcome.value
+            values.append(value)
             reached = value if reached is None else max(reached, value)
             if found.best is None or value > sign * found.best:
                 found.best, found.policy = outcome.value, branch
                 yield Leg("keep", branch, end, 0, save="best")
-            if end >= last or forecast is None or value + _NEAR * forecast.spread < goal or spent >= max_steps:
+            is_far = forecast is None or value + _NEAR * forecast.spread < goal
+            if end >= last or is_far or _is_frozen(values) or spent >= max_steps:
                 break
             branch = _then(branch, end, Constant(_TAIL * rate))
             held = min(interval, max_steps - spent)
@@ -223,6 +228,13 @@ def compose(
         branches.append((t, 0.0 if reached is None or forecast is None else reached - forecast.value))
         if reached is not None:
             ends.append(reached)
+        if _is_frozen(values) and spent < max_steps:
+            found.avoided.append(f"going on at {peak:.3g}: {_FROZEN} checks in a row brought the same; begun anew")
+            peak /= 2
+            t, tuning, back, snapshot, at = 0, spent, "start", "start", 0
+            trunk = _rising(functions[0], peak, first, interval)
+            seen, branches, ends, values = [], [], [], []
+            continue
         if settings.reuse and not diverged:
             trunk, t = _changed(branch, end, functions[0], peak, first, interval), end
             yield Leg("keep", trunk, t, 0, save="trunk")
@@ -315,6 +327,16 @@ def _stands_still(ends: Sequence[float], min_gain: float) -> bool:
         (False, True, False)
     """
     return len(ends) > _PATIENCE and max(ends[-_PATIENCE:]) - max(ends[:-_PATIENCE]) <= min_gain
+
+
+def _is_frozen(values: Sequence[float]) -> bool:
+    """Whether the network answers as before, whatever it is taught: it has died, or has learnt its data by heart.
+
+    Example:
+        >>> _is_frozen([0.8, 0.9, 0.9, 0.9, 0.9, 0.9]), _is_frozen([0.9, 0.9, 0.9, 0.9, 0.91])
+        (True, False)
+    """
+    return len(values) >= _FROZEN and len(set(values[-_FROZEN:])) == 1
 
 
 def _whole(steps: float, interval: int) -> int:

@@ -309,7 +309,7 @@ class LRPolicyComposer(LRPolicyCallback):
             return
         self._snapshots[leg.restore].restore(trainer, module)
         self._param_groups = self._find_optimizer(trainer).param_groups  # loading made new ones
-        if self._leg_diverged:
+        if self._leg_diverged or leg.start == 0:
             self._average = None  # it took in what is given up
             if self._mean_loss is not None:
                 self._mean_loss = (self._mean_loss[0],) * 3
@@ -318,8 +318,6 @@ class LRPolicyComposer(LRPolicyCallback):
 
     def _save(self, trainer: Trainer, module: LightningModule, name: str) -> None:
         self._snapshots[name] = Snapshot(trainer, module, self._is_own)
-        if name == "trunk":
-            self._snapshots.pop("start", None)  # no leg goes back to it any more
 
     def _is_own(self, callback: object) -> bool:
         return callback is self

@@ -23,8 +23,7 @@ class Leg:
         steps: Optimizer steps; the leg ends at the first check at or after them. 0: nothing is trained.
         restore: Name of the snapshot to go back to before it.
         skip: Steps whose batches are passed over after that.
-        save: Name under which the state after it is kept: ``start``, ``trunk`` or ``best``. No leg after the first
-            ``trunk`` goes back to ``start``.
+        save: Name under which the state after it is kept: ``start``, ``trunk`` or ``best``.
         averaged: Whether the check at its end looks at the averaged weights; it can then not reach the target.
         note: Why it is taken, for the record.
     """

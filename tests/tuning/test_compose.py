@@ -79,9 +79,29 @@ def test_a_trunk_goes_on_from_a_branch_that_missed():
 
 
 def test_a_standstill_changes_the_trunk():
-    legs, _, found = play(Settings(trunks=("constant", "sine"), average=0.0, growth=1.5), value=lambda t: 0.5)
+    def value(t):
+        return 0.5 + 0.001 * (t // 10 % 2)
+
+    legs, _, found = play(Settings(trunks=("constant", "sine"), average=0.0, growth=1.5), value=value)
     assert any("going on at" in words for words in found.avoided)
     assert len({leg.note for leg in legs if leg.kind == "trunk"}) > 1
+
+
+def test_a_network_that_answers_as_before_is_begun_anew_at_half_the_rate():
+    """It died, or learnt its data by heart: no rate moves it from there."""
+    legs, spent, found = play(Settings(repeats=0), value=lambda t: min(0.9, t / 100))
+    taken = [leg for leg in legs if leg.kind in ("trunk", "branch")]
+    anew = [at for at, leg in enumerate(taken) if leg.restore == "start"]
+    assert anew
+    for at in anew:
+        assert taken[at - 1].kind == "branch"
+        assert taken[at].start == 0
+        assert [leg.note for leg in taken[at - 2 :] if leg.kind == "trunk"]
+    peaks = list(dict.fromkeys(leg.note for leg in taken if leg.kind == "trunk"))
+    assert peaks[:2] == ["peak 0.1", "peak 0.05"]
+    assert found.avoided[0] == "going on at 0.1: 5 checks in a row brought the same; begun anew"
+    assert spent == 1000
+    assert found.best == 0.9
 
 
 def test_a_branch_leaves_when_the_forecast_meets_the_target():
@@ -150,10 +170,20 @@ def test_a_range_that_diverges_at_once_is_refused():
         analyse(Sweep(0.1, 1.0, 10), [[math.nan] * 10])
 
 
+def test_losses_that_never_rise_again_say_nothing_of_a_limit():
+    """A network with batch statistics falls to a constant answer, whose loss is below that of its start."""
+    sweep = Sweep(0.001, 10.0, 50)
+    dead = [6.5 - 4.1 * min(t, 30) / 30 for t in range(50)]
+    assert analyse(sweep, [dead, dead]).peak == pytest.approx(0.1)  # the optimizer's own
+    risen = [loss if t < 40 else 2.4 + 0.3 * (t - 40) for t, loss in enumerate(dead)]
+    assert analyse(sweep, [risen, risen]).peak > 0.2
+    early = [2.3 - 2.0 * min(t, 10) / 10 for t in range(50)]
+    assert analyse(sweep, [early, early]).peak == pytest.approx(0.1)  # never above it: the first of equals is far lower
+
+
 def test_a_range_test_that_learnt_nothing_moves_the_peak_half_way_to_the_own_rate():
     sweep = Sweep(1e-5, 0.1, 50)  # round the own rate of 0.001
     plateau = [2.3 - 0.001 * min(t, 40) for t in range(50)]
-    steep = [2.3 - 0.05 * min(t, 40) for t in range(50)]
-    told, alone = analyse(sweep, [steep]).peak, analyse(sweep, [plateau]).peak
-    assert told > 0.01
-    assert alone == pytest.approx(math.sqrt(told * 0.001), rel=0.05)
+    steep = [2.3 - 0.05 * min(t, 40) + 0.4 * max(0, t - 40) for t in range(50)]
+    assert analyse(sweep, [steep]).peak > 0.01
+    assert analyse(sweep, [plateau]).peak == pytest.approx(math.sqrt(0.1 / 3 * 0.001))

@@ -67,6 +67,26 @@ def test_the_composed_policy_alone_repeats_the_training_bit_for_bit(tmp_path, op
         assert torch.equal(value, theirs[name]), name
 
 
+def test_a_composition_begun_anew_is_repeated_bit_for_bit_too(tmp_path):
+    """The network has learnt its data by heart before it meets the target."""
+    from omegaconf import OmegaConf
+
+    from lrbench_pl.policies import to_config
+
+    common = ["dataset=digits", "check_every=20", "seed=64"]
+    composed = fit(*common, "lr_policy=auto", "target_accuracy=0.9733", "max_steps=1000")
+    composer = composed.verifier
+    begun = [record for record in composer.records if record["kind"] == "trunk" and record["policy_step"] == 0]
+    assert len(begun) > 1
+    assert begun[1]["why"] != begun[0]["why"]  # another peak
+    assert [record["kept"] for record in begun] == [False] * (len(begun) - 1) + [True]
+    OmegaConf.save(OmegaConf.create(to_config(composer.realised())), tmp_path / "policy.yaml")
+    policy = f"lr_policy_file={tmp_path}/policy.yaml"
+    alone = fit(*common, policy, f"max_steps={composer.policy_step}", "target_accuracy=null")
+    theirs = weights(alone)
+    assert all(torch.equal(value, theirs[name]) for name, value in weights(composed).items())
+
+
 def test_a_run_says_both_clocks_and_keeps_the_account(tmp_path):
     row = run(compose([*BASE, "lr_policy=auto", "target_accuracy=1.0", "dataset=digits", "max_steps=200"]), tmp_path)
     assert row.status == "missed"
@@ -220,7 +240,7 @@ def plain(path, *callbacks, steps=200, check_every=2, optimizer_lr=99.0, jumps_a
 class TestGoingOnInAPlainTrainer:
     def test_a_checkpoint_holds_plain_data_and_what_may_be_gone_back_to(self, tmp_path):
         plain(None, Keep(tmp_path / "a.ckpt", 60), Keep(tmp_path / "b.ckpt", 500), steps=700)
-        for name, snapshots in (("a", {"start"}), ("b", {"trunk", "best"})):
+        for name, snapshots in (("a", {"start"}), ("b", {"start", "trunk", "best"})):
             checkpoint = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)
             (state,) = [kept for kept in checkpoint["callbacks"].values() if "composition" in kept]
             assert set(state["composition"]["snapshots"]) == snapshots

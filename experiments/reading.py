@@ -1,0 +1,292 @@
+"""What the rows of a study say: its table in Markdown, its figure, and how far few seeds can be trusted.
+
+Rows are those of ``results.csv``; the stage that a row belongs to stands in its column ``study``, after a slash.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from lrbench_pl.analysis import statistics as st
+from lrbench_pl.analysis.ranking import rank
+
+BEGIN, END = "<!-- from results.csv -->", "<!-- end -->"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One policy of a study.
+
+    Args:
+        name: Its name; with its steps where it is stretched over fewer than the budget.
+        lr: Its rate; None for one that is composed.
+        tier: Tier of the ranking.
+        reached: Seeds that reached the target.
+        n: Seeds.
+        steps: Median steps in all, with its interval.
+        speed_up: Times sooner than the default, by seed; the tuning left out.
+        counted: The same with the tuning counted.
+        tuning: Steps of its tuning, in the median.
+        test_accuracy: Median where the training ended.
+        each: Steps to the target by seed; infinite for a miss.
+    """
+
+    name: str
+    lr: float | None
+    tier: int
+    reached: int
+    n: int
+    steps: st.Estimate
+    speed_up: st.Estimate
+    counted: st.Estimate
+    tuning: int
+    test_accuracy: float
+    each: tuple[float, ...]
+
+
+def stage(rows: pl.DataFrame, *names: str) -> pl.DataFrame:
+    """The rows of some stages."""
+    return rows.filter(pl.col("study").str.split("/").list.last().is_in(names))
+
+
+def compared(rows: pl.DataFrame) -> list[Row]:
+    """Every policy beside the default, the best first.
+
+    Speed-ups are medians over seeds with the interval of :func:`lrbench_pl.analysis.statistics.speed_up`. The tuning of
+    a policy is all steps of its tuning runs, of ``auto`` what it gave up.
+    """
+    default = stage(rows, "default").with_columns(pl.lit("the default").alias("policy"))
+    short = stage(rows, "short").with_columns(pl.format("{} in {}", "policy", "max_steps").alias("policy"))
+    shown = pl.concat([default, stage(rows, "run", "auto"), short])
+    tuning = dict(stage(rows, "tune").group_by("policy").agg(pl.col("steps_run").sum()).rows())
+    base = _outcomes(default)
+    found = []
+    for place in rank(shown, by=["policy"]).to_dicts():
+        mine = shown.filter(pl.col("policy") == place["policy"]).sort("seed")
+        steps, hit = _outcomes(mine)
+        if place["policy"] == "auto":
+            given_up = [float(spent) for spent in mine["tuning_steps"]]
+            alone, whole = [step - spent for step, spent in zip(steps, given_up, strict=True)], steps
+        else:
+            given_up = [float(tuning.get(place["policy"].split(" in ")[0], 0))]
+            alone, whole = steps, [step + given_up[0] for step in steps]
+        found.append(
+            Row(
+                name=place["policy"],
+                lr=None if place["policy"] == "auto" else mine["lr"][0],
+                tier=place["tier"],
+                reached=sum(hit),
+                n=len(hit),
+                steps=st.Estimate(place["median_steps"], place["median_low"], place["median_high"], len(hit)),
+                speed_up=st.speed_up(*base, alone, hit, rng=0, paired=True),
+                counted=st.speed_up(*base, whole, hit, rng=0, paired=True),
+                tuning=round(statistics.median(given_up)),
+                test_accuracy=statistics.median(mine["test_accuracy"].to_list()),
+                each=tuple(step if ok else math.inf for step, ok in zip(steps, hit, strict=True)),
+            )
+        )
+    return found
+
+
+def _outcomes(rows: pl.DataFrame) -> tuple[list[float], list[bool]]:
+    """By seed: steps to the target, or those run in vain, and whether it was reached."""
+    rows = rows.sort("seed")
+    hit = [steps is not None for steps in rows["steps_to_target"]]
+    run = rows.select(pl.coalesce("steps_to_target", "steps_run")).to_series().to_list()
+    return [float(steps) for steps in run], hit
+
+
+def table(rows: pl.DataFrame) -> list[str]:
+    """The table of a study in Markdown, with what it rests on."""
+    first = stage(rows, "default").row(0, named=True)
+    aims, runs = stage(rows, "target"), stage(rows, "default", "run", "auto", "short")
+    lines = [
+        f"{first['dataset']}/{first['model']}, budget {first['max_steps']} steps, "
+        f"target {first['target_accuracy']:.4f}, seeds {_seeds(runs)}.",
+    ]
+    if len(aims):
+        test = statistics.median(aims["test_accuracy"].to_list())
+        lines.append(
+            f"Target: the median final accuracy of `{first['policy']}` at {first['lr']:g} on seeds {_seeds(aims)}: "
+            f"{aims['final_accuracy'].min():.4f} to {aims['final_accuracy'].max():.4f}; on the test set {test:.4f}."
+        )
+    lines += [
+        "",
+        "| tier | policy | rate | reached | steps, median [95 %] | times sooner | tuning counted | tuning | test |",
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    for row in compared(rows):
+        name = f"**{row.name}**: `{first['policy']}`" if row.name == "the default" else f"`{row.name}`"
+        lines.append(
+            f"| {row.tier} | {name} | {'' if row.lr is None else f'{row.lr:g}'} | {row.reached}/{row.n} "
+            f"| {spread(row.steps, '.0f')} | {spread(row.speed_up, '.2f')} | {spread(row.counted, '.2f')} "
+            f"| {row.tuning} | {row.test_accuracy:.4f} |"
+        )
+    return lines
+
+
+def grid(rows: pl.DataFrame) -> list[str]:
+    """Policies by optimizers in Markdown: median steps to the target, or how many of the seeds reached it; the rate."""
+    optimizers, policies, medians = _medians(rows)
+    lines = [f"| policy | {' | '.join(optimizers)} |", "|---" * (len(optimizers) + 1) + "|"]
+    for policy in policies:
+        shown = []
+        for optimizer in optimizers:
+            part = stage(rows, "run").filter(policy=policy, optimizer=optimizer)
+            middle = medians[policy, optimizer]
+            hits = part["steps_to_target"].is_not_null().sum()
+            shown.append(f"{f'{middle:.0f}' if math.isfinite(middle) else f'{hits}/{len(part)}'} ({part['lr'][0]:g})")
+        lines.append(f"| `{policy}` | {' | '.join(shown)} |")
+    return lines
+
+
+def _medians(rows: pl.DataFrame) -> tuple[list[str], list[str], dict[tuple[str, str], float]]:
+    """Optimizers and policies, the best first, and the median steps of each pair; infinite for a miss."""
+    medians: dict[tuple[str, str], float] = {}
+    for (policy, optimizer), part in stage(rows, "run").group_by("policy", "optimizer"):
+        steps, hit = _outcomes(part)
+        reached = [step if ok else math.inf for step, ok in zip(steps, hit, strict=True)]
+        medians[str(policy), str(optimizer)] = statistics.median(reached)
+
+    def middle(name: str, at: int) -> tuple[float, str]:
+        return statistics.median(value for key, value in medians.items() if key[at] == name), name
+
+    policies, optimizers = (sorted({key[at] for key in medians}, key=lambda name: middle(name, at)) for at in (0, 1))
+    return optimizers, policies, medians
+
+
+def _seeds(rows: pl.DataFrame) -> str:
+    seeds = sorted(set(rows["seed"]))
+    return f"{seeds[0]} to {seeds[-1]}" if seeds == list(range(seeds[0], seeds[-1] + 1)) else ", ".join(map(str, seeds))
+
+
+def spread(estimate: st.Estimate, form: str) -> str:
+    """An estimate with its interval, if it has one."""
+
+    def say(value: float) -> str:
+        return "missed" if math.isinf(value) and form == ".0f" else "∞" if math.isinf(value) else f"{value:{form}}"
+
+    if estimate.value is None:
+        return "–"
+    shown = say(estimate.value)
+    if estimate.low is None or estimate.high is None:
+        return shown
+    return f"{shown} [{say(estimate.low)}, {say(estimate.high)}]"
+
+
+def stability(rows: pl.DataFrame) -> list[str]:
+    """How often a ranking by some of the seeds names the winner that all seeds name, in Markdown.
+
+    All sets of that many seeds are counted. A winner has the smallest median of steps; of equals each gets its share.
+    """
+    runs = stage(rows, "run", "auto")
+    steps: dict[str, dict[int, float]] = {}
+    for policy, seed, at in runs.select("policy", "seed", "steps_to_target").rows():
+        steps.setdefault(policy, {})[seed] = math.inf if at is None else float(at)
+    seeds = sorted({seed for each in steps.values() for seed in each})
+    best = _winners(steps, seeds)
+    lines = [f"All {len(seeds)} seeds name {' and '.join(f'`{name}`' for name in sorted(best))}.", ""]
+    lines += ["| seeds | name the same winner | policies named |", "|---|---|---|"]
+    for n in range(1, len(seeds) + 1):
+        named = [_winners(steps, chosen) for chosen in itertools.combinations(seeds, n)]
+        right = statistics.fmean(len(each & best) / len(each) for each in named)
+        lines.append(f"| {n} | {right:.0%} | {len(set().union(*named))} |")
+    return lines
+
+
+def _winners(steps: dict[str, dict[int, float]], seeds: Sequence[int]) -> set[str]:
+    medians = {policy: statistics.median(each[seed] for seed in seeds) for policy, each in steps.items()}
+    return {policy for policy, median in medians.items() if median == min(medians.values())}
+
+
+def figure(rows: pl.DataFrame, path: Path) -> None:
+    """Steps to the target by policy: a dot for each seed, a bar at the median, a cross at the budget for a miss."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    found = compared(rows)
+    budget = rows["max_steps"].max()
+    picture, axes = pyplot.subplots(figsize=(8, 0.9 + 0.3 * len(found)), layout="constrained")
+    for y, row in enumerate(reversed(found)):
+        colour = {"the default": "#555555", "auto": "#d62728"}.get(row.name, "#1f77b4")
+        hits, misses = [step for step in row.each if math.isfinite(step)], sum(map(math.isinf, row.each))
+        axes.plot(hits, [y] * len(hits), "o", color=colour, alpha=0.6, markersize=5, markeredgewidth=0)
+        if row.steps.value is not None and math.isfinite(row.steps.value):
+            axes.plot([row.steps.value] * 2, [y - 0.32, y + 0.32], color=colour, linewidth=2.5)
+        if misses:
+            axes.plot(budget, y, "x", color=colour, markersize=6)
+            axes.annotate(
+                f" {misses} missed", (budget, y), va="center", fontsize=8, color=colour, annotation_clip=False
+            )
+        if row.name == "the default" and row.steps.value is not None and math.isfinite(row.steps.value):
+            axes.axvline(row.steps.value, color=colour, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(found)), [row.name for row in reversed(found)])
+    axes.set(xlabel="optimizer steps to the target (auto: tuning counted)", xlim=(0, budget * 1.02))
+    axes.grid(axis="x", alpha=0.2)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    picture.savefig(path, dpi=150)
+    pyplot.close(picture)
+
+
+def heat(rows: pl.DataFrame, path: Path) -> None:
+    """Median steps to the target by policy and optimizer."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    optimizers, policies, medians = _medians(rows)
+    picture, axes = pyplot.subplots(
+        figsize=(1.5 + 0.95 * len(optimizers), 1.2 + 0.5 * len(policies)), layout="constrained"
+    )
+    values = [[medians[policy, optimizer] for optimizer in optimizers] for policy in policies]
+    known = [value for line in values for value in line if math.isfinite(value)]
+    masked = [[value if math.isfinite(value) else math.nan for value in line] for line in values]
+    scale = matplotlib.colors.LogNorm(min(known), max(known))
+    axes.imshow(masked, cmap="viridis_r", norm=scale, aspect="auto")
+    for y, line in enumerate(values):
+        for x, value in enumerate(line):
+            dark = math.isfinite(value) and scale(value) > 0.55
+            text = f"{value:.0f}" if math.isfinite(value) else "missed"
+            axes.text(x, y, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
+    axes.set_xticks(range(len(optimizers)), optimizers)
+    axes.set_yticks(range(len(policies)), policies)
+    axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.set_title("median steps to the target, each pair at its best rate", fontsize=10)
+    picture.savefig(path, dpi=150)
+    pyplot.close(picture)
+
+
+def blocks(rows: pl.DataFrame) -> str:
+    """What stands between the marks of a study's README."""
+    if len(set(stage(rows, "run")["optimizer"])) > 1:
+        return "\n".join(grid(rows))
+    return "\n".join(table(rows))
+
+
+def written(readme: str, text: str) -> str:
+    r"""A README with the text between its marks.
+
+    Raises:
+        ValueError: If it has no marks.
+
+    Example:
+        >>> written(f"a\n\n{BEGIN}\n\nold\n\n{END}\n", "new")
+        'a\n\n<!-- from results.csv -->\n\nnew\n\n<!-- end -->\n'
+    """
+    found, count = re.subn(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n\n{text}\n\n{END}", readme, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"expected one {BEGIN} … {END}, found {count}")
+    return found

@@ -23,6 +23,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 _GAP = 2  # characters between columns
 _NAME = 24  # of a name before it folds, while other columns can be left out
 _SHORTEST_NAME = 8
+_TRAINING = ("dataset", "model", "optimizer", "batch_size", "policy", "policy_id", "lr", "max_steps", "seed")
 
 
 def render(ranking: pl.DataFrame, form: Format, width: int | None = None) -> str:
@@ -224,6 +225,8 @@ def remarks(ranking: pl.DataFrame, runs: Runs, most: int = 5) -> list[str]:
     said += honest_about_few(ranking)
     if "seed" in table.columns and (unequal := _unequal_seeds(ranking)):
         said.append(unequal)
+    if (twice := _repeated(table)) is not None:
+        said.append(twice)
     if "open" in ranking.columns and (n := int(ranking["open"].sum() or 0)):
         said.append(
             f"open: {n} run{'s' if n > 1 else ''} stopped at an easier target, so the answer is not known beyond; "
@@ -265,6 +268,23 @@ def _unequal_seeds(ranking: pl.DataFrame) -> str | None:
     if counts.n_unique() < 2:
         return None
     return f"unequal numbers of runs: {min(counts)} to {max(counts)} per policy"
+
+
+def _repeated(table: pl.DataFrame) -> str | None:
+    """Trainings that are there more than once, as of two sweeps with the same seeds.
+
+    Example:
+        >>> _repeated(pl.DataFrame({"policy": ["tri", "tri", "cos"], "seed": [0, 0, 0]}))
+        '1 run repeats the seed of another with the same policy and counts again: give fresh seeds, or leave one out'
+        >>> _repeated(pl.DataFrame({"policy": ["tri", "tri"], "seed": [0, 1]})) is None
+        True
+    """
+    known = [name for name in _TRAINING if name in table.columns]
+    if "seed" not in known or not (n := table.height - table.select(known).unique().height):
+        return None
+    runs = "1 run repeats the seed of another" if n == 1 else f"{n} runs repeat the seeds of others"
+    again = "counts" if n == 1 else "count"
+    return f"{runs} with the same policy and {again} again: give fresh seeds, or leave one out"
 
 
 def honest_about_few(ranking: pl.DataFrame) -> list[str]:

@@ -12,7 +12,9 @@ from lrbench_pl.tuning.legs import Leg, Outcome
 _WINDOWS = 12  # the running mean of the loss looks back over this part of a sweep
 _BLOWN = 1.25  # a smoothed loss this many times that of the start has diverged
 _LEARNT = 0.1  # share of the loss that must fall for the losses to say more of a rate than that it does not diverge
-_RISEN = 1 / 3  # share of its fall that the loss must rise again by the end of a sweep for its least value to be a limit
+_RISEN = (
+    1 / 3
+)  # share of its fall that the loss must rise again by the end of a sweep for its least value to be a limit
 _MARGIN = 3.0  # from the peak to the highest usable rate: what holds for 50 steps may not for 1,000
 
 
@@ -50,10 +52,10 @@ class RangeTest:
         high: The largest usable rate: below any that diverged in any repeat.
         peak: The suggested peak: a third of the largest usable rate, and not above that where the loss is lowest. The
             first varies far less from sample to sample than the second. Where the loss fell by less than a tenth, as in
-            a network that starts on a plateau, it lies half way, on a logarithmic scale, to the middle of the sweep. Where
-            no rate diverged and the loss never rose by a third of its fall, there is no limit to keep away from, and the
-            network may have died of a rate (a ResNet then answers a constant, with a loss below that of its start): the
-            peak is the middle of the sweep, unless it is less.
+            a network that starts on a plateau, it lies half way, on a logarithmic scale, to the middle of the sweep.
+            Where no rate diverged and the loss did not rise by a third of its fall, no limit was met and the network
+            may have died (a ResNet's loss falls below that of its start as it comes to answer a constant): the peak is
+            then at most the middle of the sweep.
         diverged_at: The least rate that diverged in any repeat; None if none did.
         steps: Optimizer steps that it took.
     """

@@ -245,6 +245,18 @@ def test_unequal_numbers_of_runs_are_said(tmp_path):
     assert "unequal numbers of runs: 3 to 5 per policy" in said
 
 
+def test_the_same_seed_of_two_sweeps_is_said(tmp_path):
+    for sweep in ("one", "two"):
+        five(tmp_path / sweep, "a", 100)
+    runs = load_runs([tmp_path / "one", tmp_path / "two"])
+    said = [line for line in remarks(rank(runs.table), runs) if "repeat" in line]
+    assert said == [
+        "5 runs repeat the seeds of others with the same policy and count again: give fresh seeds, or leave one out"
+    ]
+    runs = load_runs([tmp_path / "one"])
+    assert not [line for line in remarks(rank(runs.table), runs) if "repeat" in line]
+
+
 def test_runs_without_a_target_are_said_to_miss(tmp_path):
     five(tmp_path, "a", None, target_accuracy=None)
     assert "no target was set" in remarks(ranked(tmp_path), load_runs([tmp_path]))[0]

@@ -314,9 +314,8 @@ def _is_time(
     forecast = trend(seen, t * (1 + settings.decay_fraction))
     if forecast is None or (branches and t < _APART * branches[-1][0]):
         return False
-    gains = [gain for _, gain in branches]
-    learned = math.fsum(gains) / (len(gains) + 1)  # one branch more that brought what was forecast
-    return forecast.value + max(-forecast.spread, min(forecast.spread, learned)) >= goal
+    learned = statistics.fmean(gain for _, gain in branches) if branches else 0.0  # one branch more is no great loss
+    return forecast.value + max(-forecast.spread, learned) >= goal
 
 
 def _stands_still(ends: Sequence[float], min_gain: float) -> bool:

@@ -1,15 +1,13 @@
-"""What the rows of a study say: its table in Markdown, its figure, and how far few seeds can be trusted.
+"""What the rows of a study say: its table in Markdown, and its figure.
 
 Rows are those of ``results.csv``; the stage that a row belongs to stands in its column ``study``, after a slash.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +62,10 @@ def compared(rows: pl.DataFrame) -> list[Row]:
     a policy is all steps of its tuning runs, of ``auto`` what it gave up.
     """
     default = stage(rows, "default").with_columns(pl.lit("the default").alias("policy"))
-    short = stage(rows, "short").with_columns(pl.format("{} in {}", "policy", "max_steps").alias("policy"))
+    short = stage(rows, "short").with_columns(
+        pl.format("{} in {}", "policy", "max_steps").alias("policy"),
+        pl.lit(default["max_steps"][0], default.schema["max_steps"]).alias("max_steps"),
+    )
     shown = pl.concat([default, stage(rows, "run", "auto"), short])
     tuning = dict(stage(rows, "tune").group_by("policy").agg(pl.col("steps_run").sum()).rows())
     base = _outcomes(default)
@@ -182,31 +183,6 @@ def spread(estimate: st.Estimate, form: str) -> str:
     return f"{shown} [{say(estimate.low)}, {say(estimate.high)}]"
 
 
-def stability(rows: pl.DataFrame) -> list[str]:
-    """How often a ranking by some of the seeds names the winner that all seeds name, in Markdown.
-
-    All sets of that many seeds are counted. A winner has the smallest median of steps; of equals each gets its share.
-    """
-    runs = stage(rows, "run", "auto")
-    steps: dict[str, dict[int, float]] = {}
-    for policy, seed, at in runs.select("policy", "seed", "steps_to_target").rows():
-        steps.setdefault(policy, {})[seed] = math.inf if at is None else float(at)
-    seeds = sorted({seed for each in steps.values() for seed in each})
-    best = _winners(steps, seeds)
-    lines = [f"All {len(seeds)} seeds name {' and '.join(f'`{name}`' for name in sorted(best))}.", ""]
-    lines += ["| seeds | name the same winner | policies named |", "|---|---|---|"]
-    for n in range(1, len(seeds) + 1):
-        named = [_winners(steps, chosen) for chosen in itertools.combinations(seeds, n)]
-        right = statistics.fmean(len(each & best) / len(each) for each in named)
-        lines.append(f"| {n} | {right:.0%} | {len(set().union(*named))} |")
-    return lines
-
-
-def _winners(steps: dict[str, dict[int, float]], seeds: Sequence[int]) -> set[str]:
-    medians = {policy: statistics.median(each[seed] for seed in seeds) for policy, each in steps.items()}
-    return {policy for policy, median in medians.items() if median == min(medians.values())}
-
-
 def figure(rows: pl.DataFrame, path: Path) -> None:
     """Steps to the target by policy: a dot for each seed, a bar at the median, a cross at the budget for a miss."""
     import matplotlib
@@ -226,7 +202,14 @@ def figure(rows: pl.DataFrame, path: Path) -> None:
         if misses:
             axes.plot(budget, y, "x", color=colour, markersize=6)
             axes.annotate(
-                f" {misses} missed", (budget, y), va="center", fontsize=8, color=colour, annotation_clip=False
+                f"{misses} missed",
+                (budget, y),
+                (7, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=colour,
+                annotation_clip=False,
             )
         if row.name == "the default" and row.steps.value is not None and math.isfinite(row.steps.value):
             axes.axvline(row.steps.value, color=colour, linewidth=0.8, linestyle=":")

@@ -89,14 +89,6 @@ def test_a_policy_over_the_short_budget_is_a_row_of_its_own_with_the_same_tuning
     assert (found["tri in 100"].steps.value, found["tri in 100"].tuning, found["tri"].tuning) == (80, 50, 50)
 
 
-def test_a_single_seed_is_as_right_as_the_count_says():
-    rows = rows_of({"inv": [9, 9, 9], "a": [10, 10, 40], "b": [20, 20, 20]})
-    lines = reading.stability(rows)
-    assert lines[0] == "All 3 seeds name `a`."
-    assert lines[4] == "| 1 | 67% | 2 |"  # seed 2 names b
-    assert lines[6] == "| 3 | 100% | 1 |"
-
-
 @pytest.mark.slow
 def test_a_small_study_runs_whole_and_goes_on_where_it_was(tmp_path, capfd):
     protocol = study.Protocol(

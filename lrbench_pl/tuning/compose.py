@@ -217,8 +217,9 @@ def compose(
             if found.best is None or value > sign * found.best:
                 found.best, found.policy = outcome.value, branch
                 yield Leg("keep", branch, end, 0, save="best")
-            is_far = forecast is None or value + _NEAR * forecast.spread < goal
-            if end >= last or is_far or _is_frozen(values) or spent >= max_steps:
+            if forecast is None or value + _NEAR * forecast.spread < goal or value < reached - forecast.spread:
+                break  # too far, or falling
+            if end >= last or spent >= max_steps or _is_frozen(values):
                 break
             branch = _then(branch, end, Constant(_TAIL * rate))
             held = min(interval, max_steps - spent)
@@ -314,8 +315,9 @@ def _is_time(
     forecast = trend(seen, t * (1 + settings.decay_fraction))
     if forecast is None or (branches and t < _APART * branches[-1][0]):
         return False
-    learned = statistics.fmean(gain for _, gain in branches) if branches else 0.0  # one branch more is no great loss
-    return forecast.value + max(-forecast.spread, learned) >= goal
+    learned = statistics.fmean(gain for _, gain in branches) if branches else 0.0
+    least = 0.0 if settings.reuse else -forecast.spread  # a branch that misses is no great loss where the trunk goes on
+    return forecast.value + max(least, learned) >= goal
 
 
 def _stands_still(ends: Sequence[float], min_gain: float) -> bool:

@@ -14,10 +14,10 @@ from lrbench_pl.wandb_logging import WandbRun
 from tests.analysis.test_report import sweep
 
 pytestmark = [
-    pytest.mark.filterwarnings("error:W&B failed"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("error:W&B failed"),  # the last one wins
 ]
 
 

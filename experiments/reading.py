@@ -105,13 +105,13 @@ def _outcomes(rows: pl.DataFrame) -> tuple[list[float], list[bool]]:
     return [float(steps) for steps in run], hit
 
 
-def table(rows: pl.DataFrame) -> list[str]:
-    """The table of a study in Markdown, with what it rests on."""
+def aim(rows: pl.DataFrame) -> list[str]:
+    """What a study aims at, in a line or two: workload, budget, target and seeds, and where the target comes from."""
     first = stage(rows, "default").row(0, named=True)
     aims, runs = stage(rows, "target"), stage(rows, "default", "run", "auto", "short")
     lines = [
         f"{first['dataset']}/{first['model']}, budget {first['max_steps']} steps, "
-        f"target {first['target_accuracy']:.4f}, seeds {_seeds(runs)}.",
+        f"target {first['target_accuracy']:.4f}, seeds {_seeds(runs)}."
     ]
     if len(aims):
         test = statistics.median(aims["test_accuracy"].to_list())
@@ -119,6 +119,13 @@ def table(rows: pl.DataFrame) -> list[str]:
             f"Target: the median final accuracy of `{first['policy']}` at {first['lr']:g} on seeds {_seeds(aims)}: "
             f"{aims['final_accuracy'].min():.4f} to {aims['final_accuracy'].max():.4f}; on the test set {test:.4f}."
         )
+    return lines
+
+
+def table(rows: pl.DataFrame) -> list[str]:
+    """The table of a study in Markdown, with what it rests on."""
+    first = stage(rows, "default").row(0, named=True)
+    lines = aim(rows)
     lines += [
         "",
         "| tier | policy | rate | reached | steps, median [95 %] | times sooner | tuning counted | tuning | test |",
@@ -137,7 +144,7 @@ def table(rows: pl.DataFrame) -> list[str]:
 def grid(rows: pl.DataFrame) -> list[str]:
     """Policies by optimizers in Markdown: median steps to the target, or how many of the seeds reached it; the rate."""
     optimizers, policies, medians = _medians(rows)
-    lines = [f"| policy | {' | '.join(optimizers)} |", "|---" * (len(optimizers) + 1) + "|"]
+    lines = [*aim(rows), "", f"| policy | {' | '.join(optimizers)} |", "|---" * (len(optimizers) + 1) + "|"]
     for policy in policies:
         shown = []
         for optimizer in optimizers:

@@ -10,6 +10,7 @@ import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -222,6 +223,14 @@ def figure(rows: pl.DataFrame, path: Path) -> None:
             axes.axvline(row.steps.value, color=colour, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(found)), [row.name for row in reversed(found)])
     axes.set(xlabel="optimizer steps to the target (auto: tuning counted)", xlim=(0, budget * 1.02))
+    save(picture, path)
+
+
+def save(picture: Any, path: Path) -> None:
+    """Write a figure of one row of values for each name, with no more lines than it needs."""
+    from matplotlib import pyplot
+
+    (axes,) = picture.axes
     axes.grid(axis="x", alpha=0.2)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)

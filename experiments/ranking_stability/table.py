@@ -21,7 +21,7 @@ import polars as pl
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from reading import stage, written  # noqa: E402
+from reading import save, stage, written  # noqa: E402
 
 ROWS = HERE.parent / "policies_mnist_lenet" / "results.csv"
 Steps = dict[str, dict[int, float]]  # of each policy, by seed; infinite for a miss
@@ -118,12 +118,7 @@ def figure(steps: Steps, path: Path) -> None:
     axes.invert_yaxis()
     axes.set(xlabel=f"rank by one seed alone (a dot for each of {len(seeds)}, a bar at the median)")
     axes.set_xticks(range(1, len(order) + 1))
-    axes.grid(axis="x", alpha=0.2)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    picture.savefig(path, dpi=150)
-    pyplot.close(picture)
+    save(picture, path)
 
 
 def main() -> None:

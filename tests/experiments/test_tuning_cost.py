@@ -11,3 +11,9 @@ def test_the_tables_in_the_readme_are_those_of_the_frozen_results():
     found = subprocess.run([sys.executable, STUDY / "table.py"], capture_output=True, text=True, check=True).stdout
     assert found.count("| auto |") == 3
     assert found.strip() in (STUDY / "README.md").read_text()
+
+
+def test_the_policies_alone_are_those_of_the_frozen_rows():
+    found = subprocess.run([sys.executable, STUDY / "alone.py"], capture_output=True, text=True, check=True).stdout
+    assert found.count("| seed ") >= 5
+    assert found.strip() in (STUDY / "README.md").read_text()

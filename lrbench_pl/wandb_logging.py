@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,6 +60,7 @@ class WandbRun(Logger):
         def begin() -> None:
             mode: dict[str, Any] = {"mode": "offline"} if is_offline() else {}
             self._save_dir.mkdir(parents=True, exist_ok=True)
+            _end_what_was_left()
             run = WandbLogger(
                 name=name,
                 save_dir=str(self._save_dir),
@@ -103,3 +105,12 @@ class WandbRun(Logger):
         except Exception as error:  # whatever a service can raise
             self._broken = True
             rank_zero_warn(f"W&B failed ({type(error).__name__}: {error}); this run goes on without it")
+
+
+def _end_what_was_left() -> None:
+    """End the run of a training whose service failed: Lightning would go on with it, and two trainings share one."""
+    import wandb
+
+    if wandb.run is not None:
+        with contextlib.suppress(Exception):  # it failed before
+            wandb.finish(exit_code=1)

@@ -12,6 +12,7 @@ from lrbench_pl.config import compose
 from lrbench_pl.database import PolicyDatabase, stored_run
 from lrbench_pl.policies import Constant, Polynomial, Sequential, to_config
 from lrbench_pl.sweeps.records import Record, state_of
+from lrbench_pl.tuning import compose as plan
 from tests.helpers import TinyModule, tiny_trainer
 
 TIMES = ("seconds_to_target", "wall_time_s")
@@ -128,12 +129,27 @@ TOO_HIGH = ("lr=20", "optimizer.lr=20", "+lr_policy.repeats=0", "max_steps=300")
         pytest.param(averaged, 8, ("optimizer=adam", "target_accuracy=1.0"), id="on-the-trunk-with-adam"),
         pytest.param(branch, 18, (), id="in-a-branch"),
         pytest.param(branch, 22, ("lr_policy.reuse=false",), id="where-a-branch-was-given-up"),
-        pytest.param(tail, 8, (), id="in-the-tail"),
+        pytest.param(tail, 8, ("seed=1", "target_accuracy=0.83"), id="in-the-tail"),
         pytest.param(reached, 8, ("target_accuracy=0.75", "confirmations=2"), id="between-two-confirmations"),
         pytest.param(diverged, 28, TOO_HIGH, id="where-a-trunk-diverges"),
     ],
 )
 def test_a_killed_composition_goes_on_as_if_nothing_had_happened(run, tmp_path, within, after, overrides):
+    goes_on(run, tmp_path, within, after, overrides)
+
+
+def test_a_composition_begun_anew_goes_on_too(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_FROZEN", 1)  # whatever its checks bring
+    begun = iter(("first", "again"))
+
+    def anew(leg):
+        return leg["kind"] == "trunk" and leg["policy_step"] == 0 and next(begun) == "again"
+
+    goes_on(run, tmp_path, anew, 8, ())
+
+
+def goes_on(run, tmp_path, within, after, overrides):
+    """Killed some steps after the first leg of a kind began, and started again, it ends as it would have."""
     whole = run("whole", *COMPOSED, *overrides)
     legs = json.loads((tmp_path / "whole" / "tuning.json").read_text())
     dies_at = next(leg["spent"] for leg in legs if within(leg)) + after
@@ -166,7 +182,7 @@ def test_the_next_checkpoint_of_a_resumed_composition_is_that_of_an_unbroken_one
         for name in ("whole", "killed")
     )
     (state,) = [kept for kept in whole["callbacks"].values() if "composition" in kept]
-    assert {"trunk", "best"} == set(state["composition"]["snapshots"])
+    assert {"start", "trunk", "best"} == set(state["composition"]["snapshots"])
     for part in ("callbacks", "state_dict", "optimizer_states"):
         assert list(flat(killed[part])) == list(flat(whole[part]))
 

@@ -6,6 +6,7 @@ import struct
 import time
 
 import pytest
+from pytorch_lightning.loggers import WandbLogger
 
 from lrbench_pl.analysis.load import AnalysisError
 from lrbench_pl.analysis.publish import publish
@@ -110,6 +111,27 @@ def test_a_failing_service_stops_nothing(tmp_path, monkeypatch):
     logger.close_with(RunResult(run_id="a", policy="tri", status="missed"))
     with pytest.raises(AnalysisError, match=r"W&B failed \(RuntimeError: no\); the ranking above is complete"):
         publish(sweep(tmp_path / "s", seeds=1).table, "p")
+
+
+def test_a_training_after_one_whose_service_failed_has_a_run_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    failing = WandbRun("p", tmp_path / "a")
+    failing.open_with({}, "a", None)
+
+    def fail(*arguments, **keywords):
+        raise ConnectionError("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(WandbLogger, "log_metrics", fail)
+        with pytest.warns(UserWarning, match="W&B failed"):
+            failing.log_metrics({"lr": 0.1}, step=1)
+    failing.close_with(RunResult(run_id="a", policy="tri", status="missed"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = WandbRun("p", tmp_path / "b")
+    logger.open_with({"lr": 0.1}, "b", None)
+    logger.close_with(RunResult(run_id="b", policy="tri", status="missed"))
+    run, _, summary, code = read_back(tmp_path / "b")
+    assert (run.display_name, summary["run_id"], code) == ("b", "b", 0)
 
 
 def test_a_ranking_is_one_run(tmp_path):

@@ -62,28 +62,30 @@ def compared(rows: pl.DataFrame) -> list[Row]:
     Speed-ups are medians over seeds with the interval of :func:`lrbench_pl.analysis.statistics.speed_up`. The tuning of
     a policy is all steps of its tuning runs, of ``auto`` what it gave up.
     """
-    default = stage(rows, "default").with_columns(pl.lit("the default").alias("policy"))
+    default = stage(rows, "default").with_columns(pl.lit("the default").alias("name"))
+    plain = stage(rows, "run", "auto").with_columns(pl.col("policy").alias("name"))
     short = stage(rows, "short").with_columns(
-        pl.format("{} in {}", "policy", "max_steps").alias("policy"),
+        pl.format("{} in {}", "policy", "max_steps").alias("name"),
         pl.lit(default["max_steps"][0], default.schema["max_steps"]).alias("max_steps"),
     )
-    shown = pl.concat([default, stage(rows, "run", "auto"), short])
+    shown = pl.concat([default, plain, short])
     tuning = dict(stage(rows, "tune").group_by("policy").agg(pl.col("steps_run").sum()).rows())
     base = _outcomes(default)
     found = []
-    for place in rank(shown, by=["policy"]).to_dicts():
-        mine = shown.filter(pl.col("policy") == place["policy"]).sort("seed")
+    for place in rank(shown, by=["name"]).to_dicts():
+        mine = shown.filter(pl.col("name") == place["name"]).sort("seed")
         steps, hit = _outcomes(mine)
-        if place["policy"] == "auto":
+        is_auto = place["name"] == "auto"
+        if is_auto:
             given_up = [float(spent) for spent in mine["tuning_steps"]]
             alone, whole = [step - spent for step, spent in zip(steps, given_up, strict=True)], steps
         else:
-            given_up = [float(tuning.get(place["policy"].split(" in ")[0], 0))]
+            given_up = [0.0 if place["name"] == "the default" else float(tuning.get(mine["policy"][0], 0))]
             alone, whole = steps, [step + given_up[0] for step in steps]
         found.append(
             Row(
-                name=place["policy"],
-                lr=None if place["policy"] == "auto" else mine["lr"][0],
+                name=place["name"],
+                lr=None if is_auto else mine["lr"][0],
                 tier=place["tier"],
                 reached=sum(hit),
                 n=len(hit),

@@ -60,7 +60,6 @@ class WandbRun(Logger):
         def begin() -> None:
             mode: dict[str, Any] = {"mode": "offline"} if is_offline() else {}
             self._save_dir.mkdir(parents=True, exist_ok=True)
-            _end_what_was_left()
             run = WandbLogger(
                 name=name,
                 save_dir=str(self._save_dir),
@@ -94,7 +93,10 @@ class WandbRun(Logger):
             run.summary.update({name: value for name, value in result.to_dict().items() if value is not None})
             run.finish(exit_code=0 if result.status in ("reached", "missed", "diverged") else 1)
 
-        if self._run is not None:
+        if self._broken and self._run is not None:
+            with contextlib.suppress(Exception):  # left open, the next training in this process would go on with it
+                self._run.experiment.finish(exit_code=1)
+        elif self._run is not None:
             self._try(end)
 
     def _try(self, action: Callable[[], None]) -> None:
@@ -105,12 +107,3 @@ class WandbRun(Logger):
         except Exception as error:  # whatever a service can raise
             self._broken = True
             rank_zero_warn(f"W&B failed ({type(error).__name__}: {error}); this run goes on without it")
-
-
-def _end_what_was_left() -> None:
-    """End the run of a training whose service failed: Lightning would go on with it, and two trainings share one."""
-    import wandb
-
-    if wandb.run is not None:
-        with contextlib.suppress(Exception):  # it failed before
-            wandb.finish(exit_code=1)

@@ -28,9 +28,7 @@ COLUMNS += ["steps_to_target", "final_accuracy", "best_accuracy", "test_accuracy
 
 def lines(rows: pl.DataFrame) -> list[str]:
     """The table in Markdown: a line for each composed policy."""
-    shown = [
-        "| workload, target | composed on | steps | new seeds that reached it | where they ended, median [range] |"
-    ]
+    shown = ["| workload, target | composed on | steps | new seeds that reached it | best check, median [range] |"]
     shown.append("|---|---|---|---|---|")
     for (dataset, model, target, seed, steps), part in rows.group_by(
         "dataset", "model", "target_accuracy", "composed_on", "max_steps", maintain_order=True
@@ -53,8 +51,12 @@ def measure(composed: pl.DataFrame, seeds: str, work: Path, overrides: Sequence[
         command = [sys.executable, str(HERE.parents[1] / "run.py"), "-m", *overrides]
         command += [f"lr_policy_file={Path(row['folder']).resolve() / 'policy.yaml'}", f"seed={seeds}"]
         command += [f"max_steps={steps}", f"target_accuracy={row['target_accuracy']!r}", f"hydra.sweep.dir={folder}"]
-        subprocess.run([*command, "hydra/launcher=joblib"], check=True)
+        done = subprocess.run([*command, "hydra/launcher=joblib"], check=False)
+        if done.returncode != 0:
+            sys.exit(f"{folder}: the sweep ended with {done.returncode}; see above, and give the same command again")
         found.append(load_runs([folder]).table.with_columns(pl.lit(row["seed"]).alias("composed_on")))
+    if not found:
+        sys.exit("expected folders with runs of lr_policy=auto that reached their target, found none")
     return pl.concat(found).select(COLUMNS)
 
 

@@ -188,9 +188,10 @@ def compose(
                 continue
             t += outcome.steps
             snapshot, at = "trunk", t
-            values += [] if outcome.value is None else [sign * outcome.value]
-            if averaged and outcome.value is not None and math.isfinite(outcome.value):
-                seen.append((t, sign * outcome.value))
+            if outcome.value is not None:
+                values.append(sign * outcome.value)
+                if averaged and math.isfinite(outcome.value):
+                    seen.append((t, sign * outcome.value))
             if not final:
                 continue
         if at != t or snapshot == "start":

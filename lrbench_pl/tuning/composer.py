@@ -309,7 +309,7 @@ class LRPolicyComposer(LRPolicyCallback):
             return
         self._snapshots[leg.restore].restore(trainer, module)
         self._param_groups = self._find_optimizer(trainer).param_groups  # loading made new ones
-        if self._leg_diverged or leg.start == 0:
+        if self._leg_diverged or leg.restore == "start":
             self._average = None  # it took in what is given up
             if self._mean_loss is not None:
                 self._mean_loss = (self._mean_loss[0],) * 3

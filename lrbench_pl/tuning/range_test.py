@@ -12,9 +12,7 @@ from lrbench_pl.tuning.legs import Leg, Outcome
 _WINDOWS = 12  # the running mean of the loss looks back over this part of a sweep
 _BLOWN = 1.25  # a smoothed loss this many times that of the start has diverged
 _LEARNT = 0.1  # share of the loss that must fall for the losses to say more of a rate than that it does not diverge
-_RISEN = (
-    1 / 3
-)  # share of its fall that the loss must rise again by the end of a sweep for its least value to be a limit
+_RISEN = 1 / 3  # share of its fall that the loss must rise again by the end of a sweep to have met a limit
 _MARGIN = 3.0  # from the peak to the highest usable rate: what holds for 50 steps may not for 1,000
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 STUDY = Path(__file__).resolve().parents[2] / "experiments" / "ranking_stability"
-sys.path[:0] = [str(STUDY.parent), str(STUDY)]
+sys.path.insert(0, str(STUDY.parent))
 
 import reading  # noqa: E402
 

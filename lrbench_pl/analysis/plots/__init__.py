@@ -1,0 +1,54 @@
+"""The figures of reports. What they show is computed by ``*_info`` functions; ``*_figure`` functions only draw it.
+
+Colours of text, grid and background are left to the template, so that a page can change them for the dark.
+"""
+
+from lrbench_pl.analysis.plots._course import (
+    ArrivalsInfo,
+    CourseInfo,
+    arrivals_figure,
+    arrivals_info,
+    course_figure,
+    course_info,
+    rates_figure,
+)
+from lrbench_pl.analysis.plots._mutual import (
+    HeatInfo,
+    SensitivityInfo,
+    heat_figure,
+    heat_info,
+    sensitivity_figure,
+    sensitivity_info,
+)
+from lrbench_pl.analysis.plots._ranking import Place, RankingInfo, ranking_figure, ranking_info
+from lrbench_pl.analysis.plots._shared import Group, Line, groups, name_of, steps_and_hits
+from lrbench_pl.analysis.plots._tuning import Leg, TuningInfo, tuning_figure, tuning_info
+
+__all__ = [
+    "ArrivalsInfo",
+    "CourseInfo",
+    "Group",
+    "HeatInfo",
+    "Leg",
+    "Line",
+    "Place",
+    "RankingInfo",
+    "SensitivityInfo",
+    "TuningInfo",
+    "arrivals_figure",
+    "arrivals_info",
+    "course_figure",
+    "course_info",
+    "groups",
+    "heat_figure",
+    "heat_info",
+    "name_of",
+    "ranking_figure",
+    "ranking_info",
+    "rates_figure",
+    "sensitivity_figure",
+    "sensitivity_info",
+    "steps_and_hits",
+    "tuning_figure",
+    "tuning_info",
+]

@@ -1,0 +1,178 @@
+"""Steps to the target with their intervals, in order of rank."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+import polars as pl
+from plotly.subplots import make_subplots
+
+from lrbench_pl.analysis.plots._shared import COLOURS, finished, name_of, plain_text
+
+
+@dataclass(frozen=True)
+class Place:
+    """One row of the ranking. What the runs do not say is None.
+
+    Args:
+        name: The policy.
+        steps: Median steps to the target, infinite if half of the runs or more missed.
+        low: Lower end of its interval.
+        high: Upper end, may be infinite.
+        reached: Runs that reached the target.
+        runs: Runs that count.
+        rank: Its rank.
+        rank_low: The best rank that the runs allow.
+        rank_high: The worst.
+        tier: Its tier, from 1.
+    """
+
+    name: str
+    steps: float | None
+    low: float | None
+    high: float | None
+    reached: int
+    runs: int
+    rank: int
+    rank_low: int | None
+    rank_high: int | None
+    tier: int | None
+
+
+@dataclass(frozen=True)
+class RankingInfo:
+    """A ranking, best first.
+
+    Args:
+        places: Its rows.
+        budget: Steps at which a miss is drawn.
+        target: The target, or None if there was none: then steps say nothing.
+    """
+
+    places: tuple[Place, ...]
+    budget: float
+    target: float | None
+
+
+def ranking_info(ranking: pl.DataFrame, keys: Sequence[str], budget: float, target: float | None) -> RankingInfo | None:
+    """What the figure of a ranking by cost shows; None without a row that counts.
+
+    Args:
+        ranking: From :func:`lrbench_pl.analysis.ranking.rank`.
+        keys: The columns that make its rows.
+        budget: Steps up to which runs were watched.
+        target: The target.
+    """
+    places = tuple(
+        Place(
+            name=name_of([row[key] for key in keys]),
+            steps=row["median_steps"],
+            low=row["median_low"],
+            high=row["median_high"],
+            reached=row["reached"],
+            runs=row["runs"],
+            rank=row["rank"],
+            rank_low=row["rank_low"],
+            rank_high=row["rank_high"],
+            tier=row["tier"],
+        )
+        for row in ranking.to_dicts()
+        if row["runs"]
+    )
+    return RankingInfo(places, budget, target) if places else None
+
+
+def ranking_figure(info: RankingInfo) -> go.Figure:
+    """Steps with their interval on the left, the rank with its on the right; a colour and a line for each tier."""
+    figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.04, column_widths=[0.62, 0.38])
+    tiers = list(dict.fromkeys(place.tier or 0 for place in info.places))
+    for tier in tiers:
+        places = [place for place in info.places if (place.tier or 0) == tier]
+        colour = COLOURS[tiers.index(tier) % len(COLOURS)]
+        label = f"tier {tier}" if tier else "no tier"
+        _add_intervals(
+            figure,
+            [plain_text(place.name) for place in places],
+            [(place.steps, place.low, place.high) for place in places],
+            colour,
+            label,
+            info.budget,
+            [f"{place.reached}/{place.runs} reached" for place in places],
+            column=1,
+        )
+        ranks = [(place.rank, place.rank_low, place.rank_high) for place in places]
+        words = ["rank" if place.rank_low is not None else "rank, too few runs for an interval" for place in places]
+        _add_intervals(
+            figure, [plain_text(place.name) for place in places], ranks, colour, label, math.inf, words, column=2
+        )
+    names = [plain_text(place.name) for place in info.places]
+    for number, (above, below) in enumerate(itertools.pairwise(info.places)):
+        if above.tier != below.tier:
+            figure.add_hline(y=number + 0.5, line={"color": "#888888", "width": 1, "dash": "dot"})
+    figure.update_yaxes(
+        type="category", categoryorder="array", categoryarray=names, range=[len(names) - 0.4, -0.6], showgrid=False
+    )
+    figure.update_xaxes(
+        title_text="median steps to the target", range=[0, 1.04 * info.budget], side="top", row=1, col=1
+    )
+    figure.update_xaxes(title_text="rank", range=[0, len(names) + 1], side="top", row=1, col=2)
+    figure.update_layout(meta={"rows": len(names)})
+    return finished(figure, 110 + 22 * len(names) + 24, legend=True)
+
+
+def _add_intervals(
+    figure: go.Figure,
+    names: Sequence[str],
+    estimates: Sequence[tuple[float | None, float | None, float | None]],
+    colour: str,
+    label: str,
+    edge: float,
+    words: Sequence[str],
+    column: int,
+) -> None:
+    """Dots with whiskers; what is infinite is an open mark at ``edge``."""
+    x: list[float] = []
+    y: list[str] = []
+    symbols, above, below, said = [], [], [], []
+    for name, (value, low, high), word in zip(names, estimates, words, strict=True):
+        if value is None:
+            continue
+        dot = min(value, edge)
+        x.append(dot)
+        y.append(name)
+        symbols.append("circle" if math.isfinite(value) else "x-thin-open")
+        above.append(0.0 if high is None else max(0.0, min(high, edge) - dot))
+        below.append(0.0 if low is None else max(0.0, dot - min(low, edge)))
+        said.append([f"{value:g}" if math.isfinite(value) else "∞", _interval(low, high), word])
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="markers",
+        marker={"color": colour, "size": 9, "symbol": symbols},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": above,
+            "arrayminus": below,
+            "color": colour,
+            "thickness": 2,
+            "width": 3,
+        },
+        customdata=said,
+        hovertemplate="%{y}: %{customdata[0]}%{customdata[1]}, %{customdata[2]}<extra></extra>",
+        name=label,
+        legendgroup=label,
+        showlegend=column == 1,
+        row=1,
+        col=column,
+    )
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return ""
+    return f" [{low:g} to {high:g}]" if math.isfinite(high) else f" [{low:g} to ∞]" if math.isfinite(low) else " [∞]"

@@ -131,127 +131,195 @@ def compose(
         target: Value to reach; None spends the budget on one policy.
         mode: Whether a larger or a smaller value is better.
     """
-    yield Leg("keep", Constant(lr), 0, 0, save="start")
-    found = Composition()
-    peak, spent = lr, 0
-    sweeps_steps = _up(_SWEEP_STEPS * settings.repeats, interval)
-    if settings.repeats and sweeps_steps <= _RANGE_SHARE * max_steps:
-        sweep = Sweep(lr / settings.span, lr * settings.span, sweeps_steps // settings.repeats)
-        found.range = yield from range_test(sweep, settings.repeats, restore="start", steps=sweeps_steps)
-        peak, spent = found.range.peak, found.range.steps
-        if found.range.diverged_at is not None:
-            found.avoided.append(f"rates of {found.range.diverged_at:.3g} and above: the range test diverged")
+    plan = _Plan(settings, lr, max_steps, interval, target, mode)
+    return (yield from plan.legs())
 
-    sign = 1.0 if mode == "max" else -1.0
-    first = _whole(settings.first_branch * max_steps, interval)
-    functions = list(settings.trunks)
-    trunk: Policy = _rising(functions[0], peak, first, interval)
-    t = 0
-    tuning = spent
-    back: str | None = "start" if spent else None
-    snapshot, at = "start", 0  # the last good state
-    seen: list[tuple[int, float]] = []  # steps of the trunk and value of its averaged weights; larger is better
-    branches: list[tuple[int, float]] = []  # where they left, and what they brought beyond the forecast
-    ends: list[float] = []  # what the branches of this trunk reached; larger is better
-    values: list[float] = []  # of every check since the training last began; larger is better
-    goal = math.inf if target is None else sign * target
-    while spent < max_steps:
-        left = max_steps - spent
-        # how long a branch would be here, and whether it is the last that fits
+
+class _Plan:
+    """Where a composition stands, and what it does next; values are signed so that larger is better."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        lr: float,
+        max_steps: int,
+        interval: int,
+        target: float | None,
+        mode: Literal["max", "min"],
+    ) -> None:
+        self.settings, self.max_steps, self.interval = settings, max_steps, interval
+        self.sign = 1.0 if mode == "max" else -1.0
+        self.target = target
+        self.goal = math.inf if target is None else self.sign * target
+        self.first = _whole(settings.first_branch * max_steps, interval)  # before it no branch leaves
+        self.found = Composition()
+        self.spent = self.tuning = 0  # steps in all, and in vain
+        self.functions = list(settings.trunks)  # of the trunk, the present one first
+        self.peak = lr
+        self.trunk: Policy = Constant(lr)
+        self.t = 0  # steps of the trunk
+        self.snapshot, self.at = "start", 0  # the last good state, and its step of the trunk
+        self.back: str | None = None  # the state to which the next leg goes back
+        self.seen: list[tuple[int, float]] = []  # steps of the trunk and value of its averaged weights
+        self.branches: list[tuple[int, float]] = []  # where they left, and what they brought beyond the forecast
+        self.ends: list[float] = []  # what the branches of this trunk reached
+        self.values: list[float] = []  # of every check since the training last began
+
+    def legs(self) -> Generator[Leg, Outcome, Composition]:
+        yield Leg("keep", Constant(self.peak), 0, 0, save="start")
+        yield from self._find_peak()
+        self.trunk = self._risen()
+        while self.spent < self.max_steps:
+            ahead, steps, final = self._outlook()
+            if ahead > 0:
+                diverged = yield from self._follow_trunk(ahead, averaged=not final)
+                if diverged or not final:
+                    continue
+            if self.at != self.t or self.snapshot == "start":
+                yield self._kept(self.trunk, restore=self.back)
+            steps = min(steps, self.max_steps - self.spent)
+            if steps <= 0:
+                break
+            yield from self._take_branch(steps)
+        if self.found.policy is not None:
+            yield Leg("keep", self.found.policy, 0, 0, restore="best")
+        return self.found
+
+    def _find_peak(self) -> Generator[Leg, Outcome, None]:
+        """The range test, where the budget allows one."""
+        settings, lr = self.settings, self.peak
+        steps = _up(_SWEEP_STEPS * settings.repeats, self.interval)
+        if not settings.repeats or steps > _RANGE_SHARE * self.max_steps:
+            return
+        sweep = Sweep(lr / settings.span, lr * settings.span, steps // settings.repeats)
+        self.found.range = tested = yield from range_test(sweep, settings.repeats, restore="start", steps=steps)
+        self.peak, self.spent, self.tuning = tested.peak, tested.steps, tested.steps
+        self.back = "start" if tested.steps else None
+        if tested.diverged_at is not None:
+            self.found.avoided.append(f"rates of {tested.diverged_at:.3g} and above: the range test diverged")
+
+    def _outlook(self) -> tuple[int, int, bool]:
+        """Steps that the trunk goes on, those of the branch then, and whether that branch is the last that fits."""
+        settings, interval, t, first = self.settings, self.interval, self.t, self.first
+        left = self.max_steps - self.spent
         steps = min(_whole(settings.decay_fraction * max(t, first), interval), left)
-        final = (
-            _floor(left - steps, interval) < interval
-            or target is None
-            or (tuning + steps > settings.tuning_budget * max_steps)
-        )
-        if final:
+        if (
+            self.target is None
+            or _floor(left - steps, interval) < interval
+            or self.tuning + steps > settings.tuning_budget * self.max_steps
+        ):
             share = settings.decay_fraction / (1 + settings.decay_fraction)
             steps = min(_whole(share * (t + left), interval), left)
-            ahead = _floor(left - steps, interval)
-        elif t < first:
-            ahead = min(first - t, _floor(left - steps, interval))
-        else:
-            ahead = 0 if _is_time(settings, t, first, seen, branches, goal) else interval
-            if not settings.average and ahead:
-                ahead = min(_due(settings, first, branches, interval) - t, _floor(left - steps, interval))
-        if ahead > 0:
-            averaged = bool(settings.average) and t >= first and not final
-            note = f"peak {peak:.3g}"
-            outcome = yield Leg("trunk", trunk, t, ahead, restore=back, save="trunk", averaged=averaged, note=note)
-            spent, back = outcome.spent, None
-            if outcome.diverged:
-                tuning += outcome.steps
-                found.avoided.append(f"a trunk at {peak:.3g}: diverged after policy step {t}")
-                peak /= 2
-                t, back = at, snapshot
-                trunk, seen = _changed(trunk, t, functions[0], peak, first, interval), []
-                continue
-            t += outcome.steps
-            snapshot, at = "trunk", t
-            if outcome.value is not None:
-                values.append(sign * outcome.value)
-                if averaged and math.isfinite(outcome.value):
-                    seen.append((t, sign * outcome.value))
-            if not final:
-                continue
-        if at != t or snapshot == "start":
-            yield Leg("keep", trunk, t, 0, restore=back, save="trunk")
-            snapshot, at, back = "trunk", t, None
-        steps = min(steps, max_steps - spent)
-        if steps <= 0:
-            break
-        rate = trunk(t)
-        branch = _then(trunk, t, _DECAYS[settings.decay](rate, steps))
+            return _floor(left - steps, interval), steps, True
+        room = _floor(left - steps, interval)
+        if t < first:
+            return min(first - t, room), steps, False
+        if _is_time(settings, t, first, self.seen, self.branches, self.goal):
+            return 0, steps, False
+        if settings.average:
+            return interval, steps, False
+        return min(_due(settings, first, self.branches, interval) - t, room), steps, False
+
+    def _follow_trunk(self, steps: int, averaged: bool) -> Generator[Leg, Outcome, bool]:
+        """Go on; whether the trunk diverged, and goes on from the last good state at half the peak."""
+        averaged = averaged and bool(self.settings.average) and self.t >= self.first
+        note = f"peak {self.peak:.3g}"
+        outcome = yield Leg(
+            "trunk", self.trunk, self.t, steps, restore=self.back, save="trunk", averaged=averaged, note=note
+        )
+        self.spent, self.back = outcome.spent, None
+        if outcome.diverged:
+            self.tuning += outcome.steps
+            self.found.avoided.append(f"a trunk at {self.peak:.3g}: diverged after policy step {self.t}")
+            self.peak /= 2
+            self.t, self.back = self.at, self.snapshot
+            self.trunk, self.seen = self._changed(self.trunk), []
+            return True
+        self.t += outcome.steps
+        self.snapshot, self.at = "trunk", self.t
+        if outcome.value is not None:
+            self.values.append(self.sign * outcome.value)
+            if averaged and math.isfinite(outcome.value):
+                self.seen.append((self.t, self.sign * outcome.value))
+        return False
+
+    def _take_branch(self, steps: int) -> Generator[Leg, Outcome, None]:
+        """Decay to zero, hold on while the target is near, and go on from there or from where the branch left."""
+        t, rate = self.t, self.trunk(self.t)
+        forecast = trend(self.seen, t * (1 + self.settings.decay_fraction))
+        branch = _then(self.trunk, t, _DECAYS[self.settings.decay](rate, steps))
         note = f"decays from {rate:.3g} over {steps} steps"
-        outcome = yield Leg("branch", branch, t, steps, restore=back, note=note)
-        end, diverged = t + outcome.steps, outcome.diverged
-        last = end + max(interval, _whole(_TAIL_SHARE * steps, interval))
-        forecast = trend(seen, t * (1 + settings.decay_fraction))
+        outcome = yield Leg("branch", branch, t, steps, restore=self.back, note=note)
+        end = t + outcome.steps
+        last = end + max(self.interval, _whole(_TAIL_SHARE * steps, self.interval))
         reached: float | None = None
         while True:
-            spent, diverged = outcome.spent, outcome.diverged
+            self.spent = outcome.spent
             if outcome.value is None or outcome.diverged:
                 break
-            value = sign * outcome.value
-            values.append(value)
+            value = self.sign * outcome.value
+            self.values.append(value)
             reached = value if reached is None else max(reached, value)
-            if found.best is None or value > sign * found.best:
-                found.best, found.policy = outcome.value, branch
+            if self.found.best is None or value > self.sign * self.found.best:
+                self.found.best, self.found.policy = outcome.value, branch
                 yield Leg("keep", branch, end, 0, save="best")
-            if forecast is None or value + _NEAR * forecast.spread < goal or value < reached - forecast.spread:
+            if forecast is None or value + _NEAR * forecast.spread < self.goal or value < reached - forecast.spread:
                 break  # too far, or falling
-            if end >= last or spent >= max_steps or _is_frozen(values):
+            if end >= last or self.spent >= self.max_steps or _is_frozen(self.values):
                 break
             branch = _then(branch, end, Constant(_TAIL * rate))
-            held = min(interval, max_steps - spent)
+            held = min(self.interval, self.max_steps - self.spent)
             note = f"held at {_TAIL * rate:.3g}: {outcome.value:.4g} is near the target"
             outcome = yield Leg("branch", branch, end, held, note=note)
             end += outcome.steps
-        branches.append((t, 0.0 if reached is None or forecast is None else reached - forecast.value))
+        self.branches.append((t, 0.0 if reached is None or forecast is None else reached - forecast.value))
         if reached is not None:
-            ends.append(reached)
-        if _is_frozen(values) and spent < max_steps:
-            found.avoided.append(f"going on at {peak:.3g}: {_FROZEN} checks in a row brought the same; begun anew")
-            peak /= 2
-            t, tuning, back, snapshot, at = 0, spent, "start", "start", 0
-            trunk = _rising(functions[0], peak, first, interval)
-            seen, branches, ends, values = [], [], [], []
-            continue
-        if settings.reuse and not diverged:
-            trunk, t = _changed(branch, end, functions[0], peak, first, interval), end
-            yield Leg("keep", trunk, t, 0, save="trunk")
-            at, back = t, None
+            self.ends.append(reached)
+        if _is_frozen(self.values) and self.spent < self.max_steps:
+            self._begin_anew()
+            return
+        if self.settings.reuse and not outcome.diverged:
+            self.t = end
+            self.trunk = self._changed(branch)
+            yield self._kept(self.trunk)
         else:
-            tuning += end - t
-            back = "trunk"
-        if _stands_still(ends, settings.min_gain):
-            found.avoided.append(f"going on at {peak:.3g} ({functions[0]}): no gain in {_PATIENCE} branches")
-            functions.append(functions.pop(0))
-            peak /= 2
-            trunk, seen, ends = _changed(trunk, t, functions[0], peak, first, interval), seen[-1:], [max(ends)]
-    if found.policy is not None:
-        yield Leg("keep", found.policy, 0, 0, restore="best")
-    return found
+            self.tuning += end - t
+            self.back = "trunk"
+        if _stands_still(self.ends, self.settings.min_gain):
+            self._change_trunk()
+
+    def _kept(self, trunk: Policy, restore: str | None = None) -> Leg:
+        """Keep the present state as the last good one."""
+        self.snapshot, self.at, self.back = "trunk", self.t, None
+        return Leg("keep", trunk, self.t, 0, restore=restore, save="trunk")
+
+    def _begin_anew(self) -> None:
+        """From the first weights, at half the peak: the network does not learn any more."""
+        self.found.avoided.append(
+            f"going on at {self.peak:.3g}: {_FROZEN} checks in a row brought the same; begun anew"
+        )
+        self.peak /= 2
+        self.t, self.tuning, self.back, self.snapshot, self.at = 0, self.spent, "start", "start", 0
+        self.trunk = self._risen()
+        self.seen, self.branches, self.ends, self.values = [], [], [], []
+
+    def _change_trunk(self) -> None:
+        """The next function, at half the peak: the present one brings no gain."""
+        self.found.avoided.append(f"going on at {self.peak:.3g} ({self.functions[0]}): no gain in {_PATIENCE} branches")
+        self.functions.append(self.functions.pop(0))
+        self.peak /= 2
+        self.trunk, self.seen, self.ends = self._changed(self.trunk), self.seen[-1:], [max(self.ends)]
+
+    def _risen(self) -> Policy:
+        """A trunk from its beginning, warmed up."""
+        return warmup(self._function(), max(1, min(self.interval, self.first // 5)))
+
+    def _changed(self, policy: Policy) -> Policy:
+        """A policy up to the present step, then the present function at the present peak."""
+        return _then(policy, self.t, self._function()) if self.t else self._risen()
+
+    def _function(self) -> Policy:
+        return _TRUNKS[self.functions[0]](self.peak, self.first)
 
 
 @dataclass(frozen=True)
@@ -352,15 +420,6 @@ def _floor(steps: int, interval: int) -> int:
 
 def _up(steps: int, interval: int) -> int:
     return -(-steps // interval) * interval
-
-
-def _rising(function: str, peak: float, period: int, interval: int) -> Policy:
-    return warmup(_TRUNKS[function](peak, period), max(1, min(interval, period // 5)))
-
-
-def _changed(trunk: Policy, t: int, function: str, peak: float, period: int, interval: int) -> Policy:
-    """The trunk up to ``t``, then another function or rate."""
-    return _then(trunk, t, _TRUNKS[function](peak, period)) if t else _rising(function, peak, period, interval)
 
 
 def _then(policy: Policy, t: int, following: Policy) -> Policy:

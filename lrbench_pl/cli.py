@@ -6,11 +6,14 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lrbench_pl import cli_db
+
+if TYPE_CHECKING:
+    from lrbench_pl.analysis.load import Runs
 
 app = typer.Typer(
     name="lrbench",
@@ -26,13 +29,19 @@ def lrbench() -> None:
     """Which learning-rate policy reaches the accuracy you need, how soon, and how sure is that?"""
 
 
+_Folders = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sweeps or runs.")]
+_By = Annotated[str, typer.Option(help="Columns that make a row, such as optimizer,policy.")]
+_Baseline = Annotated[str, typer.Option(help="Policy that the others are compared with.")]
+_Target = Annotated[float | None, typer.Option(help="Judge the histories at this target instead.")]
+
+
 @app.command("rank")
 def rank_command(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sweeps or runs.")],
-    by: Annotated[str, typer.Option(help="Columns that make a row, such as optimizer,policy.")] = "",
+    folders: _Folders,
+    by: _By = "",
     metric: Annotated[str, typer.Option(help="cost (steps), utility (accuracy) or robustness (loss gap).")] = "cost",
-    baseline: Annotated[str, typer.Option(help="Policy that the others are compared with.")] = "",
-    target: Annotated[float | None, typer.Option(help="Judge the histories at this target instead.")] = None,
+    baseline: _Baseline = "",
+    target: _Target = None,
     form: Annotated[str, typer.Option("--format", help="table, csv, json or markdown.")] = "table",
     wandb: Annotated[str, typer.Option(help="W&B project that gets ranking, figures and bands as one run.")] = "",
 ) -> None:
@@ -40,17 +49,13 @@ def rank_command(
 
     By share of runs that reached the target, then median steps to it, then best accuracy.
     """
-    from lrbench_pl.analysis.history import at_target
-    from lrbench_pl.analysis.load import AnalysisError, load_runs
+    from lrbench_pl.analysis.load import AnalysisError
     from lrbench_pl.analysis.ranking import rank
     from lrbench_pl.analysis.show import FORMATS, remarks, render
 
     if form not in FORMATS:
         raise AnalysisError(f"--format must be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {form!r}")
-    runs = load_runs(folders)
-    if target is not None:
-        runs = at_target(runs, target)
-    keys = [key.strip() for key in by.split(",") if key.strip()] or None
+    runs, keys = _judged(folders, target), _keys(by)
     ranking = rank(runs.table, keys, metric, baseline or None)  # type: ignore[arg-type]
     print(render(ranking, form))
     print("", *remarks(ranking, runs), sep="\n", file=sys.stderr)
@@ -62,17 +67,32 @@ def rank_command(
 
 @app.command("report")
 def report_command(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sweeps or runs.")],
+    folders: _Folders,
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
-    by: Annotated[str, typer.Option(help="Columns that make a row, such as optimizer,policy.")] = "",
+    by: _By = "",
+    baseline: _Baseline = "",
+    target: _Target = None,
 ) -> None:
     """Write one page with the ranking and every figure; it opens anywhere, without a network."""
-    from lrbench_pl.analysis.load import load_runs
     from lrbench_pl.analysis.report import write_report
 
-    runs = load_runs(folders)
-    write_report(runs, output, [key.strip() for key in by.split(",") if key.strip()] or None)
+    runs = _judged(folders, target)
+    write_report(runs, output, _keys(by), baseline or None)
     print(f"{runs.table.height} runs in {output}")
+
+
+def _judged(folders: list[Path], target: float | None) -> Runs:
+    """The runs, at another target if one is given."""
+    from lrbench_pl.analysis.history import at_target
+    from lrbench_pl.analysis.load import load_runs
+
+    runs = load_runs(folders)
+    return runs if target is None else at_target(runs, target)
+
+
+def _keys(by: str) -> list[str] | None:
+    """The columns of ``--by``; None if it names none."""
+    return [key.strip() for key in by.split(",") if key.strip()] or None
 
 
 _Overrides = Annotated[

@@ -38,25 +38,27 @@ class Section:
     body: str = ""
 
 
-def report(runs: Runs, by: Sequence[str] | None = None) -> str:
+def report(runs: Runs, by: Sequence[str] | None = None, baseline: str | None = None) -> str:
     """The page, as HTML; parts without data are left out.
 
     Args:
         runs: What :func:`lrbench_pl.analysis.load.load_runs` found.
         by: Columns that make a row of the ranking; by default those that vary.
+        baseline: Policy that the others are compared with in the table, as :func:`lrbench_pl.analysis.ranking.rank`
+            takes it.
 
     Raises:
         AnalysisError: If the runs cannot be ranked together.
     """
     table = runs.table
     keys = list(by) if by is not None else default_keys(table)
-    ranking = rank(table, keys)
+    ranking = rank(table, keys, baseline=baseline)
     return page(_title(table), _lead(runs), sections(runs, ranking, keys))
 
 
-def write_report(runs: Runs, path: str | Path, by: Sequence[str] | None = None) -> Path:
+def write_report(runs: Runs, path: str | Path, by: Sequence[str] | None = None, baseline: str | None = None) -> Path:
     """Write :func:`report` at one stroke."""
-    return write_atomically(path, report(runs, by))
+    return write_atomically(path, report(runs, by, baseline))
 
 
 def figures(runs: pl.DataFrame, ranking: pl.DataFrame, keys: Sequence[str]) -> dict[str, go.Figure]:
@@ -199,10 +201,14 @@ _COLUMNS = {
     "median_steps": "median steps",
     "median_low": "low",
     "median_high": "high",
+    "speed_up": "times sooner",
+    "speed_up_low": "at least",
+    "speed_up_high": "at most",
     "mean_steps": "mean steps",
     "best_accuracy": "best acc.",
     "test_accuracy": "test acc.",
     "more_seeds": "more seeds",
+    "open": "open",
     "diverged": "diverged",
     "failed": "failed",
     "stopped": "stopped",
@@ -213,7 +219,7 @@ def _table(ranking: pl.DataFrame, keys: Sequence[str]) -> str:
     names = ["rank", "rank_low", "rank_high", "tier", *keys]
     names += [name for name in _COLUMNS if name not in names and name in ranking.columns]
     names = [name for name in names if name in keys or ranking[name].drop_nulls().len()]
-    counts = ("diverged", "failed", "stopped")
+    counts = ("open", "diverged", "failed", "stopped")
     names = [name for name in names if name not in counts or ranking[name].sum()]
     text = {name for name in names if ranking.schema[name] == pl.String}
     heads = "".join(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from lrbench_pl.analysis import curves, plots
 from lrbench_pl.analysis.load import load_runs
 from lrbench_pl.analysis.ranking import rank
 from lrbench_pl.analysis.report import figures, report, write_report
+from tests.analysis.test_history import run as trained
 from tests.analysis.test_ranking import write
 from tests.test_cli import call
 
@@ -146,6 +148,22 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "preview", "lr_policy=tri,cos", "-o", tmp_path / "p.html")
     assert (code, out) == (0, f"2 curves in {tmp_path}/p.html\n")
     assert 'class="plot"' in (tmp_path / "p.html").read_text()
+
+
+def test_another_target_and_a_baseline(tmp_path, monkeypatch, capsys):
+    for policy, steps in (("tri", 40), ("fix", 60)):
+        for seed in range(5):
+            checks = [(20, 0.5), (steps, 0.96), (100, 0.98)]
+            trained(tmp_path / "s", policy, steps, checks, seed=seed, final_accuracy=0.98)
+    page = tmp_path / "r.html"
+    given = ("report", tmp_path / "s", "-o", page)
+    code, _, err = call(monkeypatch, capsys, *given, "--target", 0.9, "--baseline", "fix")
+    assert (code, err) == (0, "")
+    assert ", to 0.9 val/accuracy within" in page.read_text()
+    rows = re.findall(r'<tr data-group="(\w+)">(.*?)</tr>', page.read_text())
+    assert [(name, ">1.5</td>" in cells) for name, cells in rows] == [("tri", True), ("fix", False)]
+    code, _, err = call(monkeypatch, capsys, *given, "--baseline", "nothing")
+    assert (code, err.startswith("error: --baseline must name one of")) == (2, True)
 
 
 def look_at(page, profile, plots):

@@ -155,7 +155,7 @@ class _Plan:
         self.found = Composition()
         self.spent = self.tuning = 0  # steps in all, and in vain
         self.functions = list(settings.trunks)  # of the trunk, the present one first
-        self.peak = lr
+        self.own = self.peak = lr
         self.trunk: Policy = Constant(lr)
         self.t = 0  # steps of the trunk
         self.snapshot, self.at = "start", 0  # the last good state, and its step of the trunk
@@ -294,11 +294,11 @@ class _Plan:
         return Leg("keep", trunk, self.t, 0, restore=restore, save="trunk")
 
     def _begin_anew(self) -> None:
-        """From the first weights, at half the peak: the network does not learn any more."""
+        """From the first weights, at half the peak or the own rate, if that is less: nothing is learnt any more."""
         self.found.avoided.append(
             f"going on at {self.peak:.3g}: {_FROZEN} checks in a row brought the same; begun anew"
         )
-        self.peak /= 2
+        self.peak = min(self.peak / 2, self.own)
         self.t, self.tuning, self.back, self.snapshot, self.at = 0, self.spent, "start", "start", 0
         self.trunk = self._risen()
         self.seen, self.branches, self.ends, self.values = [], [], [], []

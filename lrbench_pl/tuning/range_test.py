@@ -50,10 +50,10 @@ class RangeTest:
         high: The largest usable rate: below any that diverged in any repeat.
         peak: The suggested peak: a third of the largest usable rate, and not above that where the loss is lowest. The
             first varies far less from sample to sample than the second. Where the loss fell by less than a tenth, as in
-            a network that starts on a plateau, it lies half way, on a logarithmic scale, to the middle of the sweep.
-            Where no rate diverged and the loss did not rise by a third of its fall, no limit was met and the network
-            may have died (a ResNet's loss falls below that of its start as it comes to answer a constant): the peak is
-            then at most the middle of the sweep.
+            a network that starts on a plateau, or rose again but never diverged, the peak lies half way, on a
+            logarithmic scale, to the middle of the sweep. Where it did not even rise by a third of its fall, no limit
+            was met and the network may have died (a ResNet's loss falls below that of its start as it comes to answer
+            a constant): the peak is then at most the middle of the sweep.
         diverged_at: The least rate that diverged in any repeat; None if none did.
         steps: Optimizer steps that it took.
     """
@@ -125,10 +125,11 @@ def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]]) -> RangeTest:
     low = next(rate for rate, loss in zip(rates, mean, strict=True) if loss <= mean[0] - 0.1 * fall)
     peak = min(rates[best], rates[-1] / _MARGIN)
     own = math.sqrt(sweep.low * sweep.high)
-    if fall < _LEARNT * mean[0]:
-        peak = min(peak, math.sqrt(peak * own))
-    elif diverged_at is None and mean[-1] - mean[best] < _RISEN * fall:
+    has_learnt = fall >= _LEARNT * mean[0]
+    if has_learnt and diverged_at is None and mean[-1] - mean[best] < _RISEN * fall:
         peak = min(peak, own)
+    elif not has_learnt or diverged_at is None:
+        peak = min(peak, math.sqrt(peak * own))
     return RangeTest(
         rates=tuple(rates),
         losses=tuple(mean),

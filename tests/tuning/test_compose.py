@@ -104,6 +104,14 @@ def test_a_network_that_answers_as_before_is_begun_anew_at_half_the_rate():
     assert found.best == 0.9
 
 
+def test_what_is_begun_anew_takes_the_own_rate_at_most():
+    """The range test found several times the own rate, and the network died of it."""
+    legs, _, _ = play(Settings(), max_steps=2000, limit=3.0, value=lambda t: 0.1)
+    peaks = list(dict.fromkeys(leg.note for leg in legs if leg.kind == "trunk"))
+    assert float(peaks[0].removeprefix("peak ")) > 0.5
+    assert peaks[1:3] == ["peak 0.1", "peak 0.05"]
+
+
 def test_a_branch_leaves_when_the_forecast_meets_the_target():
     """The averaged trunk and a branch are worth the same here: the first branch is the one that succeeds."""
 
@@ -176,7 +184,13 @@ def test_losses_that_never_rise_again_say_nothing_of_a_limit():
     dead = [6.5 - 4.1 * min(t, 30) / 30 for t in range(50)]
     assert analyse(sweep, [dead, dead]).peak == pytest.approx(0.1)  # the optimizer's own
     risen = [loss if t < 40 else 2.4 + 0.3 * (t - 40) for t, loss in enumerate(dead)]
-    assert analyse(sweep, [risen, risen]).peak > 0.2
+    halfway = analyse(sweep, [risen, risen])
+    assert halfway.diverged_at is None
+    lowest = halfway.rates[halfway.losses.index(min(halfway.losses))]
+    assert halfway.peak == pytest.approx(math.sqrt(0.1 * lowest))
+    assert 0.2 < halfway.peak < lowest
+    diverged = [loss if t < 40 else 2.4 + 1.5 * (t - 40) for t, loss in enumerate(dead)]
+    assert analyse(sweep, [diverged, diverged]).peak == pytest.approx(lowest)
     early = [2.3 - 2.0 * min(t, 10) / 10 for t in range(50)]
     assert analyse(sweep, [early, early]).peak == pytest.approx(0.1)  # never above it: the first of equals is far lower
 
@@ -184,6 +198,6 @@ def test_losses_that_never_rise_again_say_nothing_of_a_limit():
 def test_a_range_test_that_learnt_nothing_moves_the_peak_half_way_to_the_own_rate():
     sweep = Sweep(1e-5, 0.1, 50)  # round the own rate of 0.001
     plateau = [2.3 - 0.001 * min(t, 40) for t in range(50)]
-    steep = [2.3 - 0.05 * min(t, 40) + 0.4 * max(0, t - 40) for t in range(50)]
+    steep = [2.3 - 0.05 * min(t, 40) + 0.8 * max(0, t - 40) for t in range(50)]
     assert analyse(sweep, [steep]).peak > 0.01
     assert analyse(sweep, [plateau]).peak == pytest.approx(math.sqrt(0.1 / 3 * 0.001))

@@ -240,7 +240,11 @@ def figure(rows: pl.DataFrame, path: Path) -> None:
         if row.name == "the default" and row.steps.value is not None and math.isfinite(row.steps.value):
             axes.axvline(row.steps.value, color=colour, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(found)), [row.name for row in reversed(found)])
-    axes.set(xlabel="optimizer steps to the target (auto: tuning counted)", xlim=(0, budget * 1.02))
+    axes.set(
+        xlabel="optimizer steps to the target (auto: tuning counted)",
+        xlim=(0, budget * 1.02),
+        ylim=(-0.6, len(found) - 0.4),
+    )
     save(picture, path)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import signal
 import sys
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -73,6 +76,8 @@ def main(cfg: DictConfig) -> float | None:
             raise
         print(f"no row could be written into {output}: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:  # before it held its folder, or while it left it
+        sys.exit(EXIT_STOPPED)
     if _is_first_process() and not (in_sweep and _is_shown_by_launcher()):
         print(headline(result), flush=True)
     if result.status == "stopped" and (result.message or "").startswith("interrupted"):
@@ -107,19 +112,46 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
     Returns:
         The row, as it was written; not written is only the refusal of a folder that holds another configuration.
     """
+    with _hearing_ctrl_c() as heard:
+        try:
+            check_knobs(cfg)
+            row = describe(cfg)
+        except (UserError, OmegaConfBaseException) as error:
+            row = {"run_id": "unknown", "policy": str(cfg.names.policy)}
+            return _finish(output, {**row, **_why(error, heard)})
+        if not _is_first_process():  # the first one holds the folder for all
+            return _train(cfg, output, row, heard)
+        try:
+            with claim(output, str(row["run_id"]), identity(cfg)) as finished, _processes(cfg, output):
+                return _train(cfg, output, row, heard) if finished is None else finished
+        except ChangedConfigurationError as error:
+            return RunResult.from_dict({**row, "status": "failed", "message": one_line(error)})
+
+
+@contextlib.contextmanager
+def _hearing_ctrl_c() -> Iterator[Sequence[int]]:
+    """Remember that Ctrl-C was pressed, which a library in whose midst it came may turn into an error of its own."""
+    heard: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def hear(signum: int, frame: FrameType | None) -> None:
+        heard.append(signum)
+        before(signum, frame)  # type: ignore[operator,misc]
+
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, hear)
     try:
-        check_knobs(cfg)
-        row = describe(cfg)
-    except (UserError, OmegaConfBaseException) as error:
-        row = {"run_id": "unknown", "policy": str(cfg.names.policy)}
-        return _finish(output, {**row, "status": "failed", "message": one_line(error)})
-    if not _is_first_process():  # the first one holds the folder for all
-        return _train(cfg, output, row)
-    try:
-        with claim(output, str(row["run_id"]), identity(cfg)) as finished, _processes(cfg, output):
-            return _train(cfg, output, row) if finished is None else finished
-    except ChangedConfigurationError as error:
-        return RunResult.from_dict({**row, "status": "failed", "message": one_line(error)})
+        yield heard
+    finally:
+        if signal.getsignal(signal.SIGINT) is hear:  # Lightning ignores what comes after the first
+            signal.signal(signal.SIGINT, before)
+
+
+def _why(error: Exception, heard: Sequence[int]) -> dict[str, str]:
+    """The status that an error leaves, and its message."""
+    if heard:
+        return {"status": "stopped", "message": _BEFORE}
+    return {"status": "failed", "message": one_line(error)}
 
 
 def _processes(cfg: DictConfig, output: Path) -> contextlib.AbstractContextManager[None]:
@@ -128,7 +160,7 @@ def _processes(cfg: DictConfig, output: Path) -> contextlib.AbstractContextManag
     return one_job(cfg, output) if several and _in_sweep() else contextlib.nullcontext()
 
 
-def _train(cfg: DictConfig, output: Path, row: dict[str, Any]) -> RunResult:
+def _train(cfg: DictConfig, output: Path, row: dict[str, Any], heard: Sequence[int]) -> RunResult:
     """Train, from the last checkpoint if there is one, and keep the row."""
     parts = pool = None
     loggers: list[Logger] = []
@@ -155,7 +187,7 @@ def _train(cfg: DictConfig, output: Path, row: dict[str, Any]) -> RunResult:
                         parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=False)
                         break
                     except Exception as error:
-                        if parts.checkpoints.went_on:
+                        if parts.checkpoints.went_on or heard:
                             raise
                         _note(output, f"cannot go on from {checkpoint.name}: {one_line(error)}")
                         passed_over = True
@@ -173,7 +205,7 @@ def _train(cfg: DictConfig, output: Path, row: dict[str, Any]) -> RunResult:
         row |= {"status": "stopped", "message": str(pause)}
     except Exception as error:
         log.debug("the run failed", exc_info=True)
-        row |= {"status": "failed", "message": one_line(error)}
+        row |= _why(error, heard)
     finally:
         if parts is not None:
             verdict = parts.verifier.verdict

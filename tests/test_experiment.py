@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -121,6 +124,23 @@ def test_ctrl_c_leaves_a_row(tmp_path, monkeypatch):
     assert (result.status, result.message) == ("stopped", "interrupted at step 25")
     assert result.best_step in (10, 20)
     assert RunResult.read(tmp_path / "result.json") == result
+
+
+@pytest.mark.parametrize("place", ["describe", "instantiate"])
+def test_ctrl_c_that_a_library_turns_into_an_error_of_its_own_is_ctrl_c(tmp_path, monkeypatch, place):
+    def swallow(*arguments, **options):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise experiment.UserError("initialization failed") from None
+
+    monkeypatch.setattr(experiment, place, swallow)
+    before = signal.getsignal(signal.SIGINT)
+    result = run(tmp_path)
+    assert (result.status, result.message) == ("stopped", "interrupted before the first step")
+    assert RunResult.read(tmp_path / "result.json") == result
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_protocol_of_the_paper_checks_on_the_test_set(tmp_path):

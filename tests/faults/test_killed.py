@@ -73,6 +73,7 @@ def test_ctrl_c_ends_a_sweep_that_goes_on_when_started_again_and_killed(tmp_path
         terminal.close()
     assert "Traceback" not in text
     states = Counter(row["status"] for row in rows(folder))
+    assert not states["failed"], [row["message"] for row in rows(folder)]
     assert states.total() == len(records(folder))
     assert states["stopped"] == states.total() - states["missed"] >= 1  # one may have just ended
     counted = f"interrupted with {states['missed']} of 4 jobs finished and {states['stopped']} stopped; "

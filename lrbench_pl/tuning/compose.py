@@ -11,7 +11,7 @@ from typing import Literal
 from lrbench_pl.policies import Constant, Cyclic, InverseTime, Policy, Polynomial, Sequential, SqrtDecay, warmup
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.tuning.legs import Leg, Outcome
-from lrbench_pl.tuning.range_test import RangeTest, Sweep, range_test
+from lrbench_pl.tuning.range_test import MARGIN, RangeTest, Sweep, range_test
 
 Trunk = Literal["constant", "inverse_sqrt", "triangle", "sine"]
 Decay = Literal["linear", "cosine", "sqrt"]
@@ -58,6 +58,7 @@ class Settings:
             Wen et al. 2024, arXiv 2410.05192); otherwise from where the branch left.
         min_gain: Gain of the metric over two branches at or below which the trunk is changed.
         span: The range test covers the optimizer's own rate divided and multiplied by this, above 1.
+        margin: Largest usable rate of the range test over the peak, at least 1; None for 3, with Adam and its kin 9.
         repeats: Sweeps of the range test; 0 takes the optimizer's own rate as the peak.
         tuning_budget: Share of the budget that range test and dead ends may take, in [0, 1].
 
@@ -74,6 +75,7 @@ class Settings:
     reuse: bool = True
     min_gain: float = 0.0
     span: float = 100.0
+    margin: float | None = None
     repeats: int = 2
     tuning_budget: float = 0.5
 
@@ -90,6 +92,8 @@ class Settings:
         check.number("average", self.average, "lie in [0, 1)", lambda v: 0 <= v < 1)
         check.rate("min_gain", self.min_gain)
         check.number("span", self.span, "be a finite number above 1", lambda v: v > 1)
+        if self.margin is not None:
+            check.number("margin", self.margin, "be a finite number of at least 1", lambda v: v >= 1)
         check.count("repeats", self.repeats, least=0)
         check.number("tuning_budget", self.tuning_budget, "lie in [0, 1]", lambda v: 0 <= v <= 1)
 
@@ -192,7 +196,9 @@ class _Plan:
         if not settings.repeats or steps > _RANGE_SHARE * self.max_steps:
             return
         sweep = Sweep(lr / settings.span, lr * settings.span, steps // settings.repeats)
-        self.found.range = tested = yield from range_test(sweep, settings.repeats, restore="start", steps=steps)
+        self.found.range = tested = yield from range_test(
+            sweep, settings.repeats, restore="start", steps=steps, margin=settings.margin or MARGIN
+        )
         self.peak, self.spent, self.tuning = tested.peak, tested.steps, tested.steps
         self.back = "start" if tested.steps else None
         if tested.diverged_at is not None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _BLOWN = 2.0  # times the first loss: diverged
 _LEARNT, _LOST = 0.6, 0.9  # shares of the first loss: one that fell below the one and rose above the other has diverged
+# Their steps do not become shorter with the gradients, so a rate that holds for a range test may be too high for long.
+_SCALED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam)
+_MARGIN_SCALED = 9.0
 _POINTS = 20  # parts of a leg between which its account says the rate
 
 
@@ -163,6 +166,7 @@ class LRPolicyComposer(LRPolicyCallback):
             raise LRPolicyError(f"composing needs a check within {budget} steps, but they are {interval} apart")
         return {
             **asdict(self.settings),
+            "margin": self._margin(trainer),
             "lr": self._own_lr,
             "max_steps": budget,
             "steps between checks": interval,
@@ -171,6 +175,10 @@ class LRPolicyComposer(LRPolicyCallback):
             "mode": self.mode,
             "confirmations": self.confirmations,
         }
+
+    def _margin(self, trainer: Trainer) -> float | None:
+        is_scaled = isinstance(self._find_optimizer(trainer), _SCALED)
+        return _MARGIN_SCALED if self.settings.margin is None and is_scaled else self.settings.margin
 
     # -- each step ------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ _WINDOWS = 12  # the running mean of the loss looks back over this part of a swe
 _BLOWN = 1.25  # a smoothed loss this many times that of the start has diverged
 _LEARNT = 0.1  # share of the loss that must fall for the losses to say more of a rate than that it does not diverge
 _RISEN = 1 / 3  # share of its fall that the loss must rise again by the end of a sweep to have met a limit
-_MARGIN = 3.0  # from the peak to the highest usable rate: what holds for 50 steps may not for 1,000
+MARGIN = 3.0  # from the peak to the highest usable rate: what holds for 50 steps may not for 1,000
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class RangeTest:
         losses: The smoothed loss at each, mean of the repeats, as far as all of them went.
         low: The least rate at which the loss fell by a tenth of its whole fall.
         high: The largest usable rate: below any that diverged in any repeat.
-        peak: The suggested peak: a third of the largest usable rate, and not above that where the loss is lowest. The
-            first varies far less from sample to sample than the second. Where the loss fell by less than a tenth, as in
-            a network that starts on a plateau, or rose again but never diverged, the peak lies half way, on a
-            logarithmic scale, to the middle of the sweep. Where it did not even rise by a third of its fall, no limit
-            was met and the network may have died (a ResNet's loss falls below that of its start as it comes to answer
-            a constant): the peak is then at most the middle of the sweep.
+        peak: The suggested peak: a share of the largest usable rate, by default a third, and not above that where the
+            loss is lowest. The first varies far less from sample to sample than the second. Where the loss fell by less
+            than a tenth, as in a network that starts on a plateau, or rose again but never diverged, the peak lies half
+            way, on a logarithmic scale, to the middle of the sweep. Where it did not even rise by a third of its fall,
+            no limit was met and the network may have died (a ResNet's loss falls below that of its start as it comes to
+            answer a constant): the peak is then at most the middle of the sweep.
         diverged_at: The least rate that diverged in any repeat; None if none did.
         steps: Optimizer steps that it took.
     """
@@ -93,8 +93,13 @@ def _end(losses: Sequence[float], window: float) -> int:
     return len(means)
 
 
-def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]]) -> RangeTest:
+def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]], margin: float = MARGIN) -> RangeTest:
     """Usable range and peak from the losses of the repeats.
+
+    Args:
+        sweep: The rates.
+        repeats: The losses of each, by step.
+        margin: The largest usable rate over the peak.
 
     Raises:
         ValueError: If there is no repeat, or one diverged before its third step.
@@ -123,7 +128,7 @@ def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]]) -> RangeTest:
     best = min(range(shortest), key=mean.__getitem__)
     fall = mean[0] - mean[best]
     low = next(rate for rate, loss in zip(rates, mean, strict=True) if loss <= mean[0] - 0.1 * fall)
-    peak = min(rates[best], rates[-1] / _MARGIN)
+    peak = min(rates[best], rates[-1] / margin)
     own = math.sqrt(sweep.low * sweep.high)
     has_learnt = fall >= _LEARNT * mean[0]
     if has_learnt and diverged_at is None and mean[-1] - mean[best] < _RISEN * fall:
@@ -142,7 +147,11 @@ def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]]) -> RangeTest:
 
 
 def range_test(
-    sweep: Sweep, repeats: int = 2, restore: str | None = None, steps: int | None = None
+    sweep: Sweep,
+    repeats: int = 2,
+    restore: str | None = None,
+    steps: int | None = None,
+    margin: float = MARGIN,
 ) -> Generator[Leg, Outcome, RangeTest]:
     """Run the repeats from one snapshot; their caller goes back to it afterwards.
 
@@ -151,6 +160,7 @@ def range_test(
         repeats: Number of sweeps, each on the next batches.
         restore: Name of the snapshot that each repeat starts from.
         steps: Steps of all repeats together, by default what they need; more let the last one stay at its end.
+        margin: As in :func:`analyse`.
     """
     curves = []
     spent = 0
@@ -161,4 +171,4 @@ def range_test(
         outcome = yield Leg("range", sweep, 0, length, restore=restore, skip=spent, note=note)
         curves.append(outcome.losses[: sweep.steps])
         spent += outcome.steps
-    return replace(analyse(sweep, curves), steps=spent)
+    return replace(analyse(sweep, curves, margin), steps=spent)

@@ -166,11 +166,19 @@ def test_the_best_comes_back_when_the_last_is_worse():
         ({"first_branch": 0.0}, r"first_branch must lie in \(0, 1\)"),
         ({"average": 1.0}, r"average must lie in \[0, 1\)"),
         ({"tuning_budget": 2.0}, r"tuning_budget must lie in \[0, 1\]"),
+        ({"margin": 0.5}, r"margin must be a finite number of at least 1, got 0\.5"),
     ],
 )
 def test_a_setting_out_of_range_is_named(field, message):
     with pytest.raises(ValueError, match=message):
         Settings(**field)
+
+
+def test_the_margin_lies_between_the_largest_usable_rate_and_the_peak():
+    tests = {margin: play(Settings(margin=margin))[2].range for margin in (None, 3.0, 9.0)}
+    for margin, found in tests.items():
+        assert found.peak == pytest.approx(found.high / (margin or 3.0))
+    assert len({found.high for found in tests.values()}) == 1
 
 
 def test_a_range_that_diverges_at_once_is_refused():

@@ -11,6 +11,7 @@ from torch import nn
 from lrbench_pl.callback import LRPolicyError
 from lrbench_pl.config import compose
 from lrbench_pl.experiment import Classifier, build, run
+from lrbench_pl.tuning import composer as composer_module
 from lrbench_pl.tuning.composer import LRPolicyComposer
 from tests.helpers import TinyModule, tiny_trainer
 
@@ -103,6 +104,25 @@ def test_a_run_says_both_clocks_and_keeps_the_account(tmp_path):
     assert path[0]["policy_step"] == 0
     assert all(a["policy_step"] + a["steps"] == b["policy_step"] for a, b in itertools.pairwise(path))
     assert "lrbench_pl.policies" in (tmp_path / "policy.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given", "margin"),
+    [("momentum", "null", None), ("adam", "null", 9.0), ("adamw", "null", 9.0), ("adam", "4.0", 4.0)],
+)
+def test_an_optimizer_whose_steps_do_not_shrink_with_the_gradient_gets_a_wider_margin(
+    monkeypatch, optimizer, given, margin
+):
+    asked = []
+
+    def spy(settings, *arguments):
+        asked.append(settings.margin)
+        return plan(settings, *arguments)
+
+    plan = composer_module.compose
+    monkeypatch.setattr(composer_module, "compose", spy)
+    fit("lr_policy=auto", "target_accuracy=0.05", f"optimizer={optimizer}", f"lr_policy.margin={given}")
+    assert asked == [margin]
 
 
 def test_a_target_met_on_the_trunk_ends_it_there():

@@ -204,7 +204,11 @@ def test_misses_of_either_side_make_extreme_ratios_and_of_both_none():
     assert half.value == pytest.approx(1.0)
     assert half.low < 1 < half.high
     # one ratio of 0 and one of infinity, and nothing between: no difference
-    assert st.speed_up([100, 500], [yes, no], [500, 100], [no, yes], rng=0).value == 1.0
+    crossed = [100, 500], [yes, no], [500, 100], [no, yes]
+    assert st.speed_up(*crossed, rng=0).value == st.speed_up(*crossed, rng=0, paired=True).value == 1.0
+    # an even number of pairs, the middle ones a ratio and a miss: the miss decides, whichever side it is on
+    assert st.speed_up([100, 100], [yes, yes], [50, 500], [yes, no], rng=0, paired=True).value == 0
+    assert st.speed_up([50, 500], [yes, no], [100, 100], [yes, yes], rng=0, paired=True).value == math.inf
 
 
 def test_the_same_seed_gives_the_same_interval():

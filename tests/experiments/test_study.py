@@ -1,5 +1,6 @@
 """Studies of policies: their protocols, their stages, and that every figure comes out of the frozen rows."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,19 @@ def test_speed_ups_are_by_seed_with_and_without_the_tuning():
     assert tri.speed_up.value == pytest.approx(4)  # of 4, 6, 8, 0, 4
     assert tri.counted.value == pytest.approx(2)  # of 2, 2, 2.7, 0, 2
     assert any("| `tri` | 0.1 | 4/5 | 200" in line for line in reading.table(rows))
+
+
+def test_where_the_default_missed_the_table_says_what_a_policy_gains_at_least():
+    rows = rows_of({"inv": [800, None, 600, None, None], "tri": [400, 250, 600, 500, None]}, tuning=100)
+    tri = next(row for row in reading.compared(rows) if row.name == "tri")
+    assert tri.speed_up.value == math.inf  # of 2, inf, 1, inf; both missed on the last seed
+    assert (reading.times(tri, tuned=False), reading.times(tri, tuned=True)) == ("≥ 2.00", "≥ 1.63")  # of 2, 4, 1, 2
+    rows = rows_of({"inv": [800, None, 600, None, None], "tri": [400, 250, 600, 500, 500]})
+    tri = next(row for row in reading.compared(rows) if row.name == "tri")
+    assert reading.times(tri, tuned=False) == "≥ 2.00 [1.00, ∞]"
+    rows = rows_of({"inv": [800, 600, 800, 600, 800], "tri": [400, 300, 400, None, 400]})
+    tri = next(row for row in reading.compared(rows) if row.name == "tri")
+    assert reading.times(tri, tuned=False) == "2.00 [0.00, 2.00]"
 
 
 def test_the_best_case_is_set_against_the_tuning_runs():

@@ -161,6 +161,8 @@ def median_steps(steps: npt.ArrayLike, reached: npt.ArrayLike, budget: float, le
 def median(values: npt.ArrayLike, level: float = 0.95) -> Estimate:
     """Median of any values, infinite ones included, with the interval of interpolated order statistics.
 
+    Between a finite and an infinite value it is the infinite one, between infinities of both signs 0.
+
     Args:
         values: One per run.
         level: Confidence.
@@ -171,13 +173,15 @@ def median(values: npt.ArrayLike, level: float = 0.95) -> Estimate:
     Example:
         >>> median([0.5, 0.3, 0.4])
         Estimate(value=0.4, low=None, high=None, n=3)
+        >>> median([0.5, float("-inf")]).value
+        -inf
 
     Source: see :func:`median_steps`.
     """
     x = np.sort(checked_values(values))
     n = len(x)
-    with np.errstate(invalid="ignore"):
-        value = float(x[n // 2]) if n % 2 else _between(x[n // 2 - 1], x[n // 2], 0.5, math.inf)
+    below, above = float(x[(n - 1) // 2]), float(x[n // 2])
+    value = below if below == above else 0.0 if below == -above else (below + above) / 2
     if n < FEWEST_FOR_INTERVAL:
         return Estimate(value, None, None, n)
     # [x_d, x_(n+1-d)] covers 1 - 2 P(Binomial(n, 1/2) < d)

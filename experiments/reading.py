@@ -34,8 +34,7 @@ class Row:
         steps: Median steps in all, with its interval.
         speed_up: Times sooner than the default, by seed; the tuning left out.
         counted: The same with the tuning counted.
-        least: What both are at least where they are infinite, for lack of an arrival of the default: the same with its
-            misses taken as arrivals at the end of the budget.
+        least: What both are at least: the same with misses of the default taken as arrivals at the end of its budget.
         tuning: Steps of its tuning, in the median.
         test_accuracy: Median where the training ended.
         each: Steps to the target by seed; infinite for a miss.
@@ -218,12 +217,12 @@ def spread(estimate: st.Estimate, form: str) -> str:
 
 
 def times(row: Row, *, tuned: bool) -> str:
-    """How many times sooner a policy is, its tuning counted or not; what it is at least where the default missed."""
+    """How many times sooner a policy is, its tuning counted or not; at least, where misses of the default matter."""
     found, least = (row.counted if tuned else row.speed_up), row.least[tuned]
-    if found.value != math.inf or least.value is None:
-        return spread(found, ".2f")
-    low = f" [{least.low:.2f}, ∞]" if least.low is not None else ""
-    return f"≥ {least.value:.2f}{low}"
+    if found.value is None or least.value is None:
+        return "–"
+    bound = "≥ " if least.value < found.value else ""
+    return bound + spread(st.Estimate(least.value, least.low, found.high, found.n), ".2f")
 
 
 def figure(rows: pl.DataFrame, path: Path) -> None:

@@ -94,6 +94,10 @@ def test_where_the_default_missed_the_table_says_what_a_policy_gains_at_least():
     rows = rows_of({"inv": [800, None, 600, None, None], "tri": [400, 250, 600, 500, 500]})
     tri = next(row for row in reading.compared(rows) if row.name == "tri")
     assert reading.times(tri, tuned=False) == "≥ 2.00 [1.00, ∞]"
+    rows = rows_of({"inv": [800, 600, 600, None, None], "tri": [200, 300, 200, 800, 800]})
+    tri = next(row for row in reading.compared(rows) if row.name == "tri")
+    assert tri.speed_up.value == pytest.approx(4)  # of 4, 2, 3, inf, inf
+    assert reading.times(tri, tuned=False) == "≥ 2.00 [1.25, ∞]"  # of 4, 2, 3, 1.25, 1.25
     rows = rows_of({"inv": [800, 600, 800, 600, 800], "tri": [400, 300, 400, None, 400]})
     tri = next(row for row in reading.compared(rows) if row.name == "tri")
     assert reading.times(tri, tuned=False) == "2.00 [0.00, 2.00]"

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import polars as pl
-from reading import compared, spread, stage, times, written
+from reading import compared, spread, stage, written
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
@@ -36,7 +36,7 @@ def lines(studies: list[Path]) -> list[str]:
             name += f" at {row.lr:g}" if row in tuned else ""
             shown.append(
                 f"| {workload} | {name} | {row.reached}/{row.n} | {spread(row.steps, '.0f')} "
-                f"| {times(row, tuned=False)} | {times(row, tuned=True)} | {row.test_accuracy:.4f} |"
+                f"| {row.speed_up} | {row.counted} | {row.test_accuracy:.4f} |"
             )
     return shown
 

@@ -22,6 +22,23 @@ BEGIN, END = "<!-- from results.csv -->", "<!-- end -->"
 
 
 @dataclass(frozen=True)
+class Gain:
+    """How many times sooner than the default a policy is, by seed.
+
+    Args:
+        times: Median and interval, a miss of the default taken as an arrival at the end of its budget; in the upper
+            end, of which that says nothing, as infinitely late.
+        bound: Whether the median would be larger with such misses as infinitely late.
+    """
+
+    times: st.Estimate
+    bound: bool
+
+    def __str__(self) -> str:
+        return ("≥ " if self.bound else "") + spread(self.times, ".2f")
+
+
+@dataclass(frozen=True)
 class Row:
     """One policy of a study.
 
@@ -32,9 +49,8 @@ class Row:
         reached: Seeds that reached the target.
         n: Seeds.
         steps: Median steps in all, with its interval.
-        speed_up: Times sooner than the default, by seed; the tuning left out.
+        speed_up: Times sooner than the default; the tuning left out.
         counted: The same with the tuning counted.
-        least: What both are at least: the same with misses of the default taken as arrivals at the end of its budget.
         tuning: Steps of its tuning, in the median.
         test_accuracy: Median where the training ended.
         each: Steps to the target by seed; infinite for a miss.
@@ -46,9 +62,8 @@ class Row:
     reached: int
     n: int
     steps: st.Estimate
-    speed_up: st.Estimate
-    counted: st.Estimate
-    least: tuple[st.Estimate, st.Estimate]
+    speed_up: Gain
+    counted: Gain
     tuning: int
     test_accuracy: float
     each: tuple[float, ...]
@@ -78,7 +93,6 @@ def compared(rows: pl.DataFrame) -> list[Row]:
     for place in rank(shown, by=["name"]).to_dicts():
         mine = shown.filter(pl.col("name") == place["name"]).sort("seed")
         steps, hit = _outcomes(mine)
-        early = base[0], [ours or its for ours, its in zip(hit, base[1], strict=True)]
         is_auto = place["name"] == "auto"
         if is_auto:
             given_up = [float(spent) for spent in mine["tuning_steps"]]
@@ -94,18 +108,21 @@ def compared(rows: pl.DataFrame) -> list[Row]:
                 reached=sum(hit),
                 n=len(hit),
                 steps=st.Estimate(place["median_steps"], place["median_low"], place["median_high"], len(hit)),
-                speed_up=st.speed_up(*base, alone, hit, rng=0, paired=True),
-                counted=st.speed_up(*base, whole, hit, rng=0, paired=True),
-                least=(
-                    st.speed_up(*early, alone, hit, rng=0, paired=True),
-                    st.speed_up(*early, whole, hit, rng=0, paired=True),
-                ),
+                speed_up=_gain(base, alone, hit),
+                counted=_gain(base, whole, hit),
                 tuning=round(statistics.median(given_up)),
                 test_accuracy=statistics.median(mine["test_accuracy"].to_list()),
                 each=tuple(step if ok else math.inf for step, ok in zip(steps, hit, strict=True)),
             )
         )
     return found
+
+
+def _gain(default: tuple[list[float], list[bool]], steps: list[float], hit: list[bool]) -> Gain:
+    """What a policy gains, at least; seeds on which neither arrived say nothing."""
+    early = default[0], [ours or its for ours, its in zip(hit, default[1], strict=True)]
+    late, least = (st.speed_up(*base, steps, hit, rng=0, paired=True) for base in (default, early))
+    return Gain(st.Estimate(least.value, least.low, late.high, least.n), least.value != late.value)
 
 
 def _outcomes(rows: pl.DataFrame) -> tuple[list[float], list[bool]]:
@@ -146,7 +163,7 @@ def table(rows: pl.DataFrame) -> list[str]:
         name = f"**{row.name}**: `{first['policy']}`" if row.name == "the default" else f"`{row.name}`"
         lines.append(
             f"| {row.tier} | {name} | {'' if row.lr is None else f'{row.lr:g}'} | {row.reached}/{row.n} "
-            f"| {spread(row.steps, '.0f')} | {times(row, tuned=False)} | {times(row, tuned=True)} "
+            f"| {spread(row.steps, '.0f')} | {row.speed_up} | {row.counted} "
             f"| {row.tuning} | {row.test_accuracy:.4f} |"
         )
     return lines + best_case(rows)
@@ -214,15 +231,6 @@ def spread(estimate: st.Estimate, form: str) -> str:
     if estimate.low is None or estimate.high is None:
         return shown
     return f"{shown} [{say(estimate.low)}, {say(estimate.high)}]"
-
-
-def times(row: Row, *, tuned: bool) -> str:
-    """How many times sooner a policy is, its tuning counted or not; at least, where misses of the default matter."""
-    found, least = (row.counted if tuned else row.speed_up), row.least[tuned]
-    if found.value is None or least.value is None:
-        return "–"
-    bound = "≥ " if least.value < found.value else ""
-    return bound + spread(st.Estimate(least.value, least.low, found.high, found.n), ".2f")
 
 
 def figure(rows: pl.DataFrame, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -48,6 +49,8 @@ def quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
             # under several processes: torchmetrics has brought these together
             warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\('test/")
+            if "SLURM_JOB_ID" not in os.environ:  # a login node, or any machine with SLURM's programs: no job to join
+                warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -115,7 +115,7 @@ class SweepView:
         if self._before or begun:
             words += f": {self._before} finished before, {begun} begun"
         self._say(words)
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:  # which cannot go back over a line
             self._live = Live(self._drawn(), console=self._console, auto_refresh=False, transient=True)
             self._live.start()
             self._thread = threading.Thread(target=self._watch, daemon=True)

@@ -141,7 +141,7 @@ TOO_HIGH = ("lr=3", "optimizer.lr=3", "optimizer=sgd", "+lr_policy.repeats=0", "
         pytest.param(averaged, 8, ("optimizer=adam", "target_accuracy=1.0"), id="on-the-trunk-with-adam"),
         pytest.param(branch, 18, (), id="in-a-branch"),
         pytest.param(branch, 22, ("lr_policy.reuse=false",), id="where-a-branch-was-given-up"),
-        pytest.param(tail, 8, ("target_accuracy=0.815",), id="in-the-tail"),
+        pytest.param(tail, 8, ("target_accuracy=0.811",), id="in-the-tail"),
         pytest.param(reached, 15, ("target_accuracy=0.75", "confirmations=2"), id="between-two-confirmations"),
         pytest.param(diverged, 8, TOO_HIGH, id="in-a-trunk-that-diverges"),
         pytest.param(diverged, 28, TOO_HIGH, id="where-a-trunk-diverges"),

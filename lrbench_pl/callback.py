@@ -395,7 +395,9 @@ class LRPolicyCallback(Callback):
     def _refuse_unequal(self, added: Sequence[Mapping[str, Any]]) -> None:
         """Refuse groups that were added with a rate of their own, which the policy would overwrite."""
         usual = [_number(self._optimizer.defaults.get("lr"))]
-        usual += [_number(group["lr"]) for group in self._optimizer.param_groups[: -len(added)] if "lr_scale" not in group]
+        usual += [
+            _number(group["lr"]) for group in self._optimizer.param_groups[: -len(added)] if "lr_scale" not in group
+        ]
         for group in added:
             rate = _number(group["lr"])
             if "lr_scale" not in group and not any(_is_same(rate, each) for each in usual):

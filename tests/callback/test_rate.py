@@ -49,7 +49,7 @@ def fitted(module: Watched, *callbacks: Any, policy: Any = LINE, **arguments: An
 
 
 def refused(module: Watched, message: str, *callbacks: Any, policy: Any = LINE, **arguments: Any) -> LRPolicyCallback:
-    callback = LRPolicyCallback(policy, target_accuracy=0.0)
+    callback = LRPolicyCallback(policy, target_accuracy=2.0, monitor="val/score")
     with pytest.raises(LRPolicyError, match=message):
         tiny_trainer(callback, *callbacks, **arguments).fit(module)
     assert callback.verdict.status == "failed"
@@ -124,6 +124,7 @@ def test_lbfgs_evaluates_its_closure_many_times_within_one_step():
     assert fitted(module, max_steps=6, policy=Polynomial(0.1, 20)) == [[lr] for lr in table(Polynomial(0.1, 20), 6)]
 
 
+@pytest.mark.filterwarnings("ignore:When using `Trainer.accumulate_grad_batches")
 def test_accumulation_that_changes_by_epoch():
     scheduler = GradientAccumulationScheduler({0: 1, 1: 4})
     assert fitted(Watched(), scheduler, max_steps=14, val_check_interval=8) == line(14)
@@ -288,7 +289,11 @@ def test_never_log_is_never(tmp_path):
 # -- resuming -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint", "ignore:Checkpoint directory")
+@pytest.mark.filterwarnings(
+    "ignore:You're resuming from a checkpoint",
+    "ignore:Using ModelCheckpoint with manual",
+    "ignore:Be aware that when using `ckpt_path`",
+)
 @pytest.mark.parametrize("make", [Watched, Alternating])
 def test_resuming_goes_on_with_the_rates_of_the_own_steps(tmp_path, make):
     index = 1 if make is Alternating else None

@@ -45,7 +45,10 @@ def test_what_is_no_callback_is_refused():
         ("+trainer.val_check_interval=5", "trainer.val_check_interval is set by the run, got 5; use check_every=STEPS"),
         ("+trainer.logger=false", "trainer.logger is set by the run, got False; use the group logger"),
         ("+trainer.default_root_dir=there", "trainer.default_root_dir is set by the run, got 'there'; use hydra.run"),
-        ("+trainer.fast_dev_run=true", "the Trainer would take 1 steps of max_steps=20; leave out trainer.fast_dev_run"),
+        (
+            "+trainer.fast_dev_run=true",
+            "the Trainer would take 1 steps of max_steps=20; leave out trainer.fast_dev_run",
+        ),
     ],
 )
 def test_contradictions_are_refused_before_training(override, message, tmp_path):
@@ -62,7 +65,9 @@ def test_the_progress_bar_can_be_turned_off():
     assert "ProgressLines" not in kinds("+trainer.enable_progress_bar=false")
 
 
-def test_a_run_that_another_limit_ends_is_stopped_with_the_reason(tmp_path):
-    row = run(compose([*SMALL, "dataset=digits", "max_steps=300", "trainer.max_epochs=1"]), tmp_path)
-    assert row.status == "stopped", row.message
-    assert row.message == f"stopped at step {row.steps_run} of 300: max_epochs=1 was reached"
+def test_a_run_that_another_callback_ends_is_stopped_with_the_reason(tmp_path):
+    stopper = "{_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/accuracy, mode: max, patience: 99,"
+    stopper += " stopping_threshold: 0.01}"
+    row = run(compose([*SMALL, "dataset=synthetic", f"+trainer.callbacks=[{stopper}]"]), tmp_path)
+    assert (row.status, row.steps_run) == ("stopped", 10)
+    assert row.message == "stopped at step 10 of 20: a callback or the module ended the training"

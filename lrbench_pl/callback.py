@@ -18,9 +18,8 @@ from lrbench_pl.results import Status
 from lrbench_pl.targets import check_target
 
 if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
     from pytorch_lightning import LightningModule, Trainer
+    from torch.utils.hooks import RemovableHandle
 
 Mode = Literal["max", "min"]
 
@@ -320,8 +319,8 @@ class LRPolicyCallback(Callback):
         optimizer = getattr(found, "_optimizer", found) if type(found).__name__ == "LightningOptimizer" else found
         if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
             raise LRPolicyError(
-                f"the steps of {type(optimizer).__name__} cannot be counted: it is not a torch.optim.Optimizer, or does "
-                "not call super().__init__()"
+                f"the steps of {type(optimizer).__name__} cannot be counted: it is not a torch.optim.Optimizer, or "
+                "does not call super().__init__()"
             )
         self._trainer, self._found, self._optimizer = trainer, found, optimizer
         groups = optimizer.param_groups
@@ -330,8 +329,8 @@ class LRPolicyCallback(Callback):
             shown = ", ".join(f"{rate:g}" for rate in rates)
             share = min(rates) / max(rates)
             raise LRPolicyError(
-                f"the parameter groups have different learning rates ({shown}), but the policy sets them all; give each "
-                f"group its share of the policy's rate, such as {{'params': ..., 'lr_scale': {share:g}}}"
+                f"the parameter groups have different learning rates ({shown}), but the policy sets them all; give "
+                f"each group its share of the policy's rate, such as {{'params': ..., 'lr_scale': {share:g}}}"
             )
         self._write()
         self._handles = [
@@ -402,8 +401,8 @@ class LRPolicyCallback(Callback):
             rate = _number(group["lr"])
             if "lr_scale" not in group and not any(_is_same(rate, each) for each in usual):
                 raise LRPolicyError(
-                    f"a parameter group added before step {self._steps_run} has a learning rate of its own ({rate:g}), but "
-                    "the policy sets them all; add it with its share of the policy's rate as lr_scale instead"
+                    f"a parameter group added before step {self._steps_run} has a learning rate of its own ({rate:g}), "
+                    "but the policy sets them all; add it with its share of the policy's rate as lr_scale instead"
                 )
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -431,8 +430,8 @@ class LRPolicyCallback(Callback):
             if not _is_same(_number(lr), expected):
                 raise LRPolicyError(
                     f"the policy set the learning rate of step {self._step} to {expected:g}, but the optimizer found "
-                    f"{_number(lr):g}: something else sets it too, such as optimizer_step(), a scheduler or a callback; "
-                    "remove one of the two"
+                    f"{_number(lr):g}: something else sets it too, such as optimizer_step(), a scheduler or a "
+                    "callback; remove one of the two"
                 )
 
     def on_train_batch_end(

@@ -147,9 +147,7 @@ TOO_HIGH = ("lr=3", "optimizer.lr=3", "optimizer=sgd", "+lr_policy.repeats=0", "
         pytest.param(diverged, 28, TOO_HIGH, id="where-a-trunk-diverges"),
     ],
 )
-def test_a_killed_composition_goes_on_as_if_nothing_had_happened(
-    run_scripted, tmp_path, within, after, overrides
-):
+def test_a_killed_composition_goes_on_as_if_nothing_had_happened(run_scripted, tmp_path, within, after, overrides):
     goes_on(run_scripted, tmp_path, within, after, overrides)
 
 

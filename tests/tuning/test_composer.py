@@ -154,13 +154,15 @@ def test_a_tiny_budget_gives_a_policy_too(monkeypatch, budget):
 def test_a_rate_that_diverges_is_avoided_not_the_end(monkeypatch):
     explode(monkeypatch, above=0.01)
     rate = ("optimizer=sgd", "lr=0.08", "optimizer.lr=0.08", "+lr_policy.repeats=0")
-    composer = fit("lr_policy=auto", "target_accuracy=1.0", *rate, script(monkeypatch, lambda step: step / 1000)).verifier
+    composer = fit(
+        "lr_policy=auto", "target_accuracy=1.0", *rate, script(monkeypatch, lambda step: step / 1000)
+    ).verifier
     assert composer.verdict.status == "missed"
     trunks = [record["why"] for record in composer.records if record["kind"] == "trunk"]
     assert trunks[:4] == ["diverged"] * 3 + ["peak 0.01"]
     assert "diverged" not in trunks[3:]  # what is gone back from is forgotten
     assert [words.partition(":")[0] for words in composer.found.avoided[:3]] == [
-        f"a trunk at {rate}" for rate in (0.08, 0.04, 0.02)
+        f"a trunk at {peak}" for peak in (0.08, 0.04, 0.02)
     ]
     assert composer.found.avoided[0].startswith("a trunk at 0.08: diverged")
 

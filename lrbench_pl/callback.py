@@ -193,6 +193,9 @@ class LRPolicyCallback(Callback):
         self.optimizer_index = optimizer_index
         self._adaptive = policy if isinstance(policy, AdaptivePolicy) else None
         self._initial_state = None if self._adaptive is None else copy.deepcopy(self._adaptive.state_dict())
+        self._trainer: Any = None
+        self._found: Any = None  # the driven optimizer as the Trainer lists it
+        self._optimizer: Any = None
         self._handles: list[RemovableHandle] = []
         self._detach()
         self._reset()
@@ -332,7 +335,6 @@ class LRPolicyCallback(Callback):
                 f"the parameter groups have different learning rates ({shown}), but the policy sets them all; give "
                 f"each group its share of the policy's rate, such as {{'params': ..., 'lr_scale': {share:g}}}"
             )
-        self._write()
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -342,9 +344,7 @@ class LRPolicyCallback(Callback):
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._trainer: Trainer | None = None
-        self._found: Any = None  # the optimizer as the Trainer lists it
-        self._optimizer: Any = None
+        self._trainer = self._found = self._optimizer = None
         self._step = -1  # the step whose rate is set; -1: none
         self._written: list[Any] = []  # the rate of each group, as it was set
         self._is_stepping = False
@@ -353,7 +353,7 @@ class LRPolicyCallback(Callback):
         """Set the rate of the coming optimizer step, once also when several batches make one step."""
         if trainer.optimizers[self.optimizer_index or 0] is not self._found:  # set up again
             self._attach(trainer)
-        elif self._step != self._steps_run or len(self._written) != len(self._optimizer.param_groups):
+        if self._step != self._steps_run or len(self._written) != len(self._optimizer.param_groups):
             self._write()
 
     def _write(self) -> None:
@@ -372,11 +372,9 @@ class LRPolicyCallback(Callback):
             else:
                 group["lr"] = scaled
                 self._written.append(scaled)
-        trainer = self._trainer
-        assert trainer is not None
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every = self._trainer.log_every_n_steps
         if every and (step == 0 or (step + 1) % every == 0):
-            for logger in trainer.loggers:
+            for logger in self._trainer.loggers:
                 logger.log_metrics({"lr": lr}, step=step)
 
     def _rate(self, step: int) -> float:
@@ -559,6 +557,8 @@ class LRPolicyCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep an interrupted or failed training's verdict."""
+        if trainer.state.fn is None or trainer.state.fn.value != "fit":  # testing after a fit changes no verdict
+            return
         self._clock.stop()
         self._detach()
         self._count_from(trainer)

@@ -8,7 +8,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lrbench_pl.policies import MultiStep, Sequential
+from lrbench_pl.policies import meant
 
 
 class UserError(ValueError):
@@ -50,12 +50,10 @@ def check_knobs(cfg: DictConfig) -> None:
 
 def refuse_late_milestones(policy: object, max_steps: int) -> None:
     """Refuse a part of a policy that the budget never comes to."""
-    if isinstance(policy, (Sequential, MultiStep)):
-        late = [milestone for milestone in policy.milestones if milestone >= max_steps]
-        if late:
+    for name, milestones in meant(policy, "milestones").items():
+        if late := [milestone for milestone in milestones if milestone >= max_steps]:
             raise UserError(
-                f"lr_policy: milestones must lie below max_steps ({max_steps}), got {late[0]}; "
-                "lower it or raise max_steps"
+                f"lr_policy: {name} must lie below max_steps ({max_steps}), got {late[0]}; lower it or raise max_steps"
             )
 
 

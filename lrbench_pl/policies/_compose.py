@@ -6,7 +6,6 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.policies._basic import Polynomial

@@ -21,6 +21,7 @@ def to_config(policy: Policy) -> dict[str, Any]:
         TypeError: If the type of the policy, or of a part of it, is not registered.
 
     Example:
+        >>> from lrbench_pl.policies import MultiStep
         >>> to_config(MultiStep(0.1, 0.5, (10, 20)))
         {'_target_': 'lrbench_pl.policies.MultiStep', 'init_lr': 0.1, 'gamma': 0.5, 'milestones': [10, 20]}
     """
@@ -101,5 +102,7 @@ def _load_entry_points() -> None:
         try:
             entry.load()
         except Exception as error:
-            raise ValueError(f"the policies of entry point {entry.name} ({entry.value}) cannot be imported: {error}; "
-                             f"repair or uninstall their package") from error
+            raise ValueError(
+                f"the policies of entry point {entry.name} ({entry.value}) cannot be imported: {error}; "
+                f"repair or uninstall their package"
+            ) from error

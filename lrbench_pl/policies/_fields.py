@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from lrbench_pl.policies import _checks as check
@@ -238,7 +239,7 @@ def target_of(cls: type[Any]) -> str:
 
 def registered() -> Mapping[str, type[Any]]:
     """The registered policy types by their ``_target_``."""
-    return dict(_REGISTERED)
+    return MappingProxyType(_REGISTERED)
 
 
 def meanings(cls: type[Any]) -> Mapping[str, Meaning]:

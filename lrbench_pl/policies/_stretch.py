@@ -25,6 +25,7 @@ def stretched(policy: Policy, factor: float) -> Policy:
         TypeError: If the type of the policy, or of a part of it, is not registered.
 
     Example:
+        >>> from lrbench_pl.policies import Exponential, MultiStep
         >>> stretched(MultiStep(0.1, 0.5, (10, 20)), 2.5)
         MultiStep(init_lr=0.1, gamma=0.5, milestones=(25, 50))
         >>> round(stretched(Exponential(1.0, 0.25), 2)(4), 6) == round(Exponential(1.0, 0.25)(2), 6)
@@ -49,6 +50,7 @@ def cut(policy: Policy, max_steps: int) -> Policy:
         ValueError: If ``max_steps`` is no integer of at least 1.
 
     Example:
+        >>> from lrbench_pl.policies import Constant, MultiStep, Sequential
         >>> cut(Sequential((Constant(0.1), MultiStep(0.1, 0.5, (5, 40))), (10,)), 30)
         Sequential(policies=(Constant(lr=0.1), MultiStep(init_lr=0.1, gamma=0.5, milestones=(5,))), milestones=(10,))
         >>> cut(Sequential((Constant(0.1), Constant(0.2)), (10,)), 10)

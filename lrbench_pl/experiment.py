@@ -233,6 +233,7 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
     Raises:
         UserError: If the parts do not fit each other.
     """
+    _refuse_contradictions(cfg)
     data = instantiate(cfg.dataset)
     if cfg.workload is None:
         module = Classifier(
@@ -251,15 +252,56 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoints_kept, cfg.max_time)
     checkpoints.remember(loggers)
     quiet = sys.stdout.isatty() and _in_sweep() and _is_shown_by_launcher()  # a sweep has one view of its own
+    quiet = quiet or cfg.trainer.get("enable_progress_bar") is False
+    kept = OmegaConf.masked_copy(cfg.trainer, [str(key) for key in cfg.trainer if key != "callbacks"])
+    kept._set_parent(cfg)  # so that references to the rest still resolve
     trainer = instantiate(
-        cfg.trainer,
+        kept,
         val_check_interval=cfg.check_every * cfg.trainer.accumulate_grad_batches,  # Lightning counts batches
-        callbacks=[verifier, *([] if quiet else [progress(cfg.monitor)]), checkpoints],
+        callbacks=[verifier, *([] if quiet else [progress(cfg.monitor)]), checkpoints, *_own_callbacks(cfg)],
         logger=loggers,
         enable_progress_bar=sys.stdout.isatty() and not quiet,
         default_root_dir=output,
     )
+    if trainer.max_steps != cfg.max_steps:
+        raise UserError(
+            f"the Trainer would take {trainer.max_steps} steps of max_steps={cfg.max_steps}; leave out "
+            "trainer.fast_dev_run, and set the budget with max_steps"
+        )
     return Parts(module, data, verifier, checkpoints, trainer)
+
+
+# Arguments of the Trainer that a run sets itself, and from what.
+_SET_BY_RUN = {
+    "val_check_interval": "check_every=STEPS",
+    "logger": "the group logger, such as logger=csv",
+    "default_root_dir": "hydra.run.dir=FOLDER",
+}
+
+
+def _refuse_contradictions(cfg: DictConfig) -> None:
+    """Refuse keys of ``trainer`` that would be overwritten, or that would end the training before its budget."""
+    for name, instead in _SET_BY_RUN.items():
+        if cfg.trainer.get(name) is not None:
+            raise UserError(f"trainer.{name} is set by the run, got {cfg.trainer[name]!r}; use {instead} instead")
+    given = cfg.trainer.get("max_steps")
+    if given != cfg.max_steps:
+        raise UserError(
+            f"trainer.max_steps must be max_steps ({cfg.max_steps}), got {given!r}; leave it out and set max_steps"
+        )
+
+
+def _own_callbacks(cfg: DictConfig) -> list[Any]:
+    """What ``+trainer.callbacks=`` names: one callback, a list of them, or a mapping from names."""
+    callbacks = instantiate(cfg.trainer.get("callbacks"), _convert_="all") or []
+    if isinstance(callbacks, dict):
+        callbacks = list(callbacks.values())
+    elif not isinstance(callbacks, list):
+        callbacks = [callbacks]
+    for callback in callbacks:
+        if not hasattr(callback, "on_train_batch_start"):
+            raise UserError(f"trainer.callbacks must be callbacks, each with its _target_, got {callback!r}")
+    return callbacks
 
 
 def _num_classes(cfg: DictConfig, data: pl.LightningDataModule) -> int:

@@ -251,7 +251,6 @@ class LRPolicyComposer(LRPolicyCallback):
         value = self._read_monitor(trainer)
         if value is None:
             value = math.nan
-        self._steps_run = trainer.global_step
         leg, done = self._leg, trainer.global_step - self._leg_from
         if done == 0:  # a range test ended with this step, and the check came after it
             self._go_back(trainer, trainer.lightning_module, leg)
@@ -316,7 +315,8 @@ class LRPolicyComposer(LRPolicyCallback):
         if leg.restore is None:
             return
         self._snapshots[leg.restore].restore(trainer, module)
-        self._param_groups = self._find_optimizer(trainer).param_groups  # loading made new ones
+        self._step = -1  # the rate is to be set again
+        self._written = []
         if self._leg_diverged or leg.restore == "start":
             self._average = None  # it took in what is given up
             if self._mean_loss is not None:
@@ -402,7 +402,7 @@ class LRPolicyComposer(LRPolicyCallback):
         self.forecasts = [Check(**check) for check in kept["forecasts"]]
         self._reached = None if kept["reached"] is None else Check(**kept["reached"])
         self._snapshots = {name: Snapshot.of(state, self._is_own) for name, state in kept["snapshots"].items()}
-        self._steps_run, self._leg_from = kept["steps_run"], kept["leg_from"]
+        self._leg_from = kept["leg_from"]
         self._leg_losses, self._leg_diverged = list(kept["leg_losses"]), kept["leg_diverged"]
         self._mean_loss, self._in_a_row = kept["mean_loss"], kept["in_a_row"]
 

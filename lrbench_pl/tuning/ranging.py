@@ -41,6 +41,9 @@ class LRRangeTest(LRPolicyCallback):
     ) -> None:
         self._sweep = Sweep(lr / span, lr * span, steps)
         super().__init__(self._sweep, None, monitor, mode)
+
+    def _reset(self) -> None:
+        super()._reset()
         self.losses: list[float] = []
 
     @property
@@ -59,10 +62,9 @@ class LRRangeTest(LRPolicyCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Note the loss of each step."""
-        step = self._step
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, torch.Tensor) and trainer.global_step > step:  # the last batch of this step
+        if isinstance(loss, torch.Tensor) and self._steps_run > self._step:  # the last batch of this step
             number = float(trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
             self.losses.append(number * trainer.accumulate_grad_batches)  # Lightning hands out the share of one batch
 

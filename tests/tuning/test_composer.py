@@ -160,7 +160,7 @@ def test_a_rate_that_diverges_is_avoided_not_the_end():
 @pytest.mark.filterwarnings("ignore:the training loader has no `position`")
 def test_it_works_in_a_plain_trainer_with_accumulation():
     module = TinyModule()
-    composer = LRPolicyComposer(target_accuracy=2.0, max_steps=60, repeats=0)
+    composer = LRPolicyComposer(target_accuracy=2.0, monitor="val/score", max_steps=60, repeats=0)
     tiny_trainer(composer, max_steps=60, val_check_interval=4, accumulate_grad_batches=2).fit(module)
     assert composer.verdict.status == "missed"
     assert composer.verdict.steps_run == 60
@@ -169,7 +169,7 @@ def test_it_works_in_a_plain_trainer_with_accumulation():
 
 @pytest.mark.filterwarnings("ignore:the training loader has no `position`")
 def test_the_composer_s_own_budget_ends_a_trainer_without_one():
-    composer = LRPolicyComposer(target_accuracy=2.0, max_steps=60, repeats=0)
+    composer = LRPolicyComposer(target_accuracy=2.0, monitor="val/score", max_steps=60, repeats=0)
     tiny_trainer(composer, max_steps=-1, max_epochs=20).fit(TinyModule())
     assert composer.verdict.status == "missed"
     assert composer.verdict.steps_run == 60
@@ -250,7 +250,7 @@ def plain(path, *callbacks, steps=200, check_every=2, optimizer_lr=99.0, jumps_a
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=optimizer_lr)
 
-    composer = LRPolicyComposer(**{"target_accuracy": 2.0, "growth": 1.5, **arguments})
+    composer = LRPolicyComposer(**{"target_accuracy": 2.0, "monitor": "val/score", "growth": 1.5, **arguments})
     trainer = tiny_trainer(composer, *callbacks, max_steps=steps, val_check_interval=check_every)
     trainer.fit(Module(), ckpt_path=path)
     return composer

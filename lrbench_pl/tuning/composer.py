@@ -17,7 +17,7 @@ from lrbench_pl.tuning.average import WeightAverage
 from lrbench_pl.tuning.compose import Composition, Settings, compose
 from lrbench_pl.tuning.divergence import LossWatch
 from lrbench_pl.tuning.legs import Journal, Leg, Outcome, Tuner
-from lrbench_pl.tuning.snapshot import Snapshot, why_not_restorable
+from lrbench_pl.tuning.snapshot import ChangedModuleError, Snapshot, why_not_restorable
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -105,6 +105,7 @@ class LRPolicyComposer(LRPolicyCallback):
         self._watch = LossWatch()
         self._loss: torch.Tensor | None = None  # the last one since the last step
         self._seen_step = 0  # the last step that was looked at
+        self._has_pending = False  # gradients that wait for a step
         self._tried = 0  # steps of all optimizers, skipped ones included
         self._in_a_row = 0
         self._reached: Check | None = None
@@ -213,14 +214,15 @@ class LRPolicyComposer(LRPolicyCallback):
             self._loss = loss.detach()
         is_tried, self._tried = trainer.global_step != self._tried, trainer.global_step
         if self._steps_run == self._seen_step:  # more batches to this step, or a scaler skipped it
+            self._has_pending = True
             if self._leg.kind == "range" and self._leg_diverged and is_tried:  # then it skips all that follow, too
                 self._end_range(trainer)
             return
-        loss, self._loss, self._seen_step = self._loss, None, self._steps_run
+        loss, self._loss, self._seen_step, self._has_pending = self._loss, None, self._steps_run, False
         if loss is None and not pl_module.automatic_optimization:
             raise LRPolicyError(
-                "composing judges rates by the training loss, but training_step took a step and returned none; return the "
-                "loss from training_step, also with manual optimization"
+                "composing judges rates by the training loss, but training_step took a step and returned none; return "
+                "the loss from training_step, also with manual optimization"
             )
         done = self._steps_run - self._leg_from
         is_kept = self._leg.kind == "trunk" or (self._leg.kind == "branch" and self.settings.reuse)
@@ -363,7 +365,10 @@ class LRPolicyComposer(LRPolicyCallback):
     def _go_back(self, trainer: Trainer, module: LightningModule, leg: Leg) -> None:
         if leg.restore is None:
             return
-        self._snapshots[leg.restore].restore(trainer, module)
+        try:
+            self._snapshots[leg.restore].restore(trainer, module)
+        except ChangedModuleError as error:
+            raise LRPolicyError(str(error)) from error
         self._step = -1  # the rate is to be set again
         self._written = []
         if self._leg_diverged or leg.restore == "start":
@@ -373,7 +378,8 @@ class LRPolicyComposer(LRPolicyCallback):
             trainer.train_dataloader.position += leg.skip * trainer.accumulate_grad_batches  # type: ignore[union-attr]
 
     def _save(self, trainer: Trainer, module: LightningModule, name: str) -> None:
-        self._snapshots[name] = Snapshot(trainer, module, self._is_own)
+        has_gradients = self._has_pending or not module.automatic_optimization  # of any optimizer
+        self._snapshots[name] = Snapshot(trainer, module, self._is_own, has_gradients)
 
     def _is_own(self, callback: object) -> bool:
         return callback is self

@@ -48,8 +48,8 @@ class Outcome:
     Args:
         steps: Optimizer steps taken.
         value: The monitored metric at its last check; None if it took no step.
-        diverged: Whether the training loss became non-finite, or stood clearly above its start or came back to it after a
-            clear fall.
+        diverged: Whether the training loss became non-finite, stood clearly above its start, or came back to it after
+            a clear fall.
         losses: Training loss of each step, only for a ``range`` leg.
         spent: Steps of the whole training so far.
     """

@@ -54,9 +54,9 @@ class RangeTest:
         peak: The suggested peak: a share of the largest usable rate, by default a third, and not above that where the
             loss is lowest. The first varies far less from sample to sample than the second. Where the loss fell by no
             more than its noise, as in a network that starts on a plateau, or rose again but never diverged, the peak
-            lies half way, on a logarithmic scale, to the middle of the sweep. Where it did not even rise by a third of its fall,
-            no limit was met and the network may have died (a ResNet's loss falls below that of its start as it comes to
-            answer a constant): the peak is then at most the middle of the sweep.
+            lies half way, on a logarithmic scale, to the middle of the sweep. Where it did not even rise by a third of
+            its fall, no limit was met and the network may have died (a ResNet's loss falls below that of its start as
+            it comes to answer a constant): the peak is then at most the middle of the sweep.
         diverged_at: The least rate that diverged in any repeat; None if none did.
         steps: Optimizer steps that it took.
     """
@@ -123,7 +123,7 @@ def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]], margin: float = MA
         >>> found.high < found.diverged_at, round(found.diverged_at, 2), found.steps
         (True, 0.17, 181)
     """
-    if not repeats:
+    if not repeats or not all(repeats):
         raise ValueError("expected the losses of at least one repeat, got none")
     window = max(2, round(sweep.steps / _WINDOWS))
     ends = [min(_end(losses, window), sweep.steps) for losses in repeats]

@@ -150,7 +150,8 @@ def _rank_one(
     """The ranking of runs that answer one question."""
     if (n := runs.select(keys).n_unique()) > _MOST_GROUPS:
         raise AnalysisError(f"--by {','.join(keys)} makes {n} rows, of which at most {_MOST_GROUPS} can be compared")
-    groups = [_Group(dict(zip(keys, key, strict=True)), part) for key, part in _grouped(runs, keys)]
+    is_tested = not np.isnan(_numbers(runs, "test_accuracy")).all()
+    groups = [_Group(dict(zip(keys, key, strict=True)), part, is_tested) for key, part in _grouped(runs, keys)]
     rows = [group.row(metric) for group in groups]
     places = [group.place(metric, row) for group, row in zip(groups, rows, strict=True)]
     order, ranks = _places(rows, places, keys)
@@ -173,9 +174,9 @@ def _grouped(runs: pl.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[Any, .
 
 
 class _Group:
-    """The runs of one policy, as numbers."""
+    """The runs of one policy, as numbers; ``is_tested``: whether any run of the question has a test accuracy."""
 
-    def __init__(self, key: Mapping[str, Any], runs: pl.DataFrame) -> None:
+    def __init__(self, key: Mapping[str, Any], runs: pl.DataFrame, is_tested: bool) -> None:
         self.key = key
         self.status = runs["status"].to_numpy()
         counted = runs.filter(~pl.col("status").is_in(_UNCOUNTED))
@@ -192,13 +193,14 @@ class _Group:
         self.steps = np.where(self.reached, _numbers(counted, "steps_to_target"), watched)
         smaller_is_better = "mode" in counted.columns and counted["mode"].to_list()[:1] == ["min"]
         self.sign = 1.0 if smaller_is_better else -1.0
+        self.utility_sign = -1.0 if is_tested else self.sign  # an accuracy, else the monitored value
 
     def values(self, metric: Metric) -> st.Floats:
         """One number per run, smaller is better; a diverged one is the worst."""
         if metric == "utility":
-            accuracy = _numbers(self.table, "test_accuracy")
-            best = -self.sign * _numbers(self.table, "best_accuracy")
-            values = -np.where(np.isnan(accuracy), best, accuracy)
+            accuracy, best = _numbers(self.table, "test_accuracy"), _numbers(self.table, "best_accuracy")
+            unknown = np.isnan(accuracy) & (self.sign < 0)  # a loss does not stand in for an accuracy
+            values = best if self.utility_sign > 0 else -np.where(unknown, best, accuracy)
         else:
             values = _numbers(self.table, "loss_difference")
         values = np.where(self.diverged, math.inf, values)
@@ -216,7 +218,8 @@ class _Group:
             return row | self._cost()
         names = {"utility": _UTILITY, "robustness": ("cdac",)}[metric]
         row |= {name: _middle(self.table, name) for name in names}
-        main, sign = ("accuracy", -1.0) if metric == "utility" else ("loss_difference", 1.0)
+        main = "accuracy" if metric == "utility" else "loss_difference"
+        sign = self.utility_sign if metric == "utility" else 1.0
         values = self.values(metric)
         if len(values):
             found = st.median(values)
@@ -256,7 +259,7 @@ class _Group:
         """What the order goes by, smallest first; what is missing comes last."""
         found: dict[str, list[tuple[float | None, float]]] = {
             "cost": [(row.get("share"), -1), (row.get("median_steps"), 1), (row.get("best_accuracy"), self.sign)],
-            "utility": [(row.get("accuracy"), -1)],
+            "utility": [(row.get("accuracy"), self.utility_sign)],
             "robustness": [(row.get("loss_difference"), 1)],
         }
         return tuple(math.inf if value is None else sign * value for value, sign in found[metric])

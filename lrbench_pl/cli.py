@@ -205,6 +205,19 @@ def main() -> None:
     """Run a command; what a user did wrong is one line and exit code 2."""
     try:
         app()
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:
+        words = _said(error)
+        if words is None:
+            raise
+        print(f"error: {words}", file=sys.stderr)
         sys.exit(2)
+
+
+def _said(error: Exception) -> str | None:
+    """A mistake of the user's in one line; None for any other error."""
+    if "hydra" in sys.modules:  # a command that composes a configuration: the others do without
+        from lrbench_pl.config_errors import explain
+
+        if (words := explain(error)) is not None:
+            return words
+    return " ".join(str(error).split()) if isinstance(error, (ValueError, OSError)) else None

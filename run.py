@@ -10,9 +10,8 @@ try:
     from omegaconf import DictConfig
 except ImportError as error:
     sys.exit(
-        "error: lrbench_pl is not installed for this Python (%s: %s); "
+        f"error: lrbench_pl is not installed for this Python ({sys.executable}: {error}); "
         "run `make install`, then `.venv/bin/python run.py …`, or `python -m pip install -e .` here"
-        % (sys.executable, error)
     )
 
 from lrbench_pl.config import register_resolvers, use_own_launchers

@@ -15,7 +15,7 @@ from functools import cache
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
 from lrbench_pl.knobs import UserError, one_line
@@ -172,11 +172,12 @@ def _root(node: object) -> DictConfig | None:
 
 def _keys(node: DictConfig | None, prefix: str = "") -> Iterator[str]:
     """Every key of a configuration, with dots."""
-    for key in node if node is not None else ():
+    for key in map(str, node if node is not None else ()):
         if prefix or key not in _NOT_KEYS:
             yield f"{prefix}{key}"
-            if OmegaConf.is_dict(inner := node._get_node(key)) and not inner._is_none():  # type: ignore[union-attr]
-                yield from _keys(inner, f"{prefix}{key}.")  # type: ignore[arg-type]
+            inner = node._get_node(key) if node is not None else None
+            if isinstance(inner, DictConfig) and not inner._is_none():
+                yield from _keys(inner, f"{prefix}{key}.")
 
 
 def _of_grammar(error: OverrideParseException) -> str:

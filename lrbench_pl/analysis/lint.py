@@ -23,6 +23,7 @@ from lrbench_pl.policies import (
     table,
 )
 from lrbench_pl.policies import _checks as check
+from lrbench_pl.words import counted
 
 Level = Literal["error", "warning"]
 
@@ -168,7 +169,7 @@ def _never_runs(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> I
             yield Finding(
                 "never-runs",
                 "error",
-                f"{name} would drop first after {policy.step_size} steps, but has {length}: it is constant",
+                f"{name} would drop first after {counted(policy.step_size, 'step')}, but has {length}: it is constant",
                 f"set step_size to a share of the budget, such as {max(1, length // 3)}",
             )
 
@@ -199,7 +200,8 @@ def _horizon(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iter
             yield Finding(
                 "horizon",
                 "warning",
-                f"the decay is over at step {horizon} of {plan.max_steps}: {rest} steps run at {policy.end_lr:g}",
+                f"the decay is over at step {horizon} of {plan.max_steps}: the rate is {policy.end_lr:g} for the last "
+                f"{counted(rest, 'step')}",
                 f"set decay_steps to {length} or max_steps to {horizon}",
             )
         elif horizon - plan.max_steps > slack:
@@ -222,8 +224,8 @@ def _horizon(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iter
             yield Finding(
                 "horizon",
                 "warning",
-                f"the budget ends {100 * over / policy.period:.0f} % into a cycle of {policy.period} steps, at "
-                f"{ends_at} of the peak",
+                f"the budget ends {100 * over / policy.period:.0f} % into a cycle of "
+                f"{counted(policy.period, 'step')}, at {ends_at} of the peak",
                 f"set period to {max(1, length // whole)} or max_steps to {plan.max_steps + missing}",
             )
 
@@ -244,7 +246,7 @@ def _rises(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterat
         yield Finding(
             "rises",
             "warning",
-            f"the rate still rises after the budget of {plan.max_steps} steps: {words}",
+            f"the rate still rises after the budget of {counted(plan.max_steps, 'step')}: {words}",
             "shorten the rise, or raise max_steps",
         )
 
@@ -325,7 +327,7 @@ def _dies(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterato
         yield Finding(
             "dies",
             "error",
-            f"the decay is dead after {alive} of {plan.max_steps} steps, at a rate of {rates[alive]:.3g}",
+            f"the decay is dead after {alive} of {counted(plan.max_steps, 'step')}, at a rate of {rates[alive]:.3g}",
             fix if has_gamma else "slow the decay down",
         )
 
@@ -349,7 +351,7 @@ def _short(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterat
             yield Finding(
                 "short",
                 "warning",
-                f"{what} takes {steps} steps, but checks are {plan.check_every} apart and do not see it",
+                f"{what} takes {counted(steps, 'step')}, but checks are {plan.check_every} apart and do not see it",
                 f"set check_every to {steps} or less, or make it longer",
             )
 
@@ -364,10 +366,10 @@ def _batches(plan: Plan, *_: object) -> Iterator[Finding]:
     yield Finding(
         "batches",
         "warning",
-        f"a step is {per_step} batches ({', '.join(why)}): {plan.max_steps} steps read {plan.max_steps * per_step} "
-        f"batches, {plan.batch_size * per_step} samples each step",
+        f"a step is {per_step} batches ({', '.join(why)}): a budget of {counted(plan.max_steps, 'step')} reads "
+        f"{plan.max_steps * per_step} batches, {counted(plan.batch_size * per_step, 'sample')} each step",
         f"count max_steps, milestones and check_every in optimizer steps; batch_size="
-        f"{max(1, plan.batch_size // per_step)} keeps {plan.batch_size} samples a step",
+        f"{max(1, plan.batch_size // per_step)} keeps {counted(plan.batch_size, 'sample')} a step",
     )
 
 

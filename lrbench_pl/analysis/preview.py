@@ -13,6 +13,7 @@ from lrbench_pl.analysis.lint import Plan, plan
 from lrbench_pl.config import build_policy, compose, expand
 from lrbench_pl.knobs import UserError
 from lrbench_pl.policies import AdaptivePolicy, policy_id, table
+from lrbench_pl.words import policy_file_name
 
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # of a Braille sign: column by row
 
@@ -73,7 +74,7 @@ def jobs(overrides: Sequence[str]) -> list[Job]:
                 raise UserError(f"lr_policy={cfg.names.policy} finds its rates while it trains; there are none before")
             told_apart = [part for part, varies in zip(each, vary, strict=True) if varies]
             named = [part.removeprefix("lr_policy=") for part in told_apart]
-            own = str(cfg.names.policy) if cfg.lr_policy_file is None else str(cfg.lr_policy_file)
+            own = str(cfg.names.policy) if cfg.lr_policy_file is None else policy_file_name(cfg.lr_policy_file)
             found.append(Job(", ".join(named) or own, plan(cfg, policy)))
         except Exception as error:
             if (words := explain(error)) is None:

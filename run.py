@@ -1,9 +1,21 @@
 """Train once, or a sweep with -m: python run.py --help."""
 
-import hydra
-from omegaconf import DictConfig
+import sys
+
+try:
+    import importlib.metadata
+
+    importlib.metadata.version("lrbench_pl")  # what a checkout alone does not have
+    import hydra
+    from omegaconf import DictConfig
+except ImportError as error:
+    sys.exit(
+        f"error: lrbench_pl is not installed for this Python ({sys.executable}: {error}); "
+        "run `make install`, then `.venv/bin/python run.py …`, or `python -m pip install -e .` here"
+    )
 
 from lrbench_pl.config import register_resolvers, use_own_launchers
+from lrbench_pl.config_errors import said_in_one_line
 
 register_resolvers()  # also for --help and --cfg, which compose without running
 use_own_launchers()
@@ -18,4 +30,5 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    with said_in_one_line():
+        main()

@@ -34,7 +34,7 @@ from lrbench_pl.loggers import close_logger, open_loggers, quiet_lightning
 from lrbench_pl.policies import AdaptivePolicy, cut, to_config
 from lrbench_pl.progress import progress
 from lrbench_pl.results import RunResult, write_atomically
-from lrbench_pl.row import describe, describe_parts, headline, identity, judge
+from lrbench_pl.row import describe, describe_parts, headline, identity, judge, peak_found
 from lrbench_pl.sharing import Pool
 from lrbench_pl.sweeps.processes import one_job
 from lrbench_pl.sweeps.records import FINISHED, ChangedConfigurationError, claim, note
@@ -211,6 +211,7 @@ def _train(cfg: DictConfig, output: Path, row: dict[str, Any], heard: Sequence[i
             verdict = parts.verifier.verdict
             row = judge(verdict) | {"steps_run": verdict.steps_run} | row
             row["tuning_steps"] = getattr(parts.verifier, "tuning_steps", 0)
+            row["peak_found"] = peak_found(parts.verifier, float(cfg.lr), parts.trainer.global_step)
             if row.get("shared_with") is None:
                 row["wall_time_s"] = parts.checkpoints.seconds
             if row["status"] == "stopped" and parts.trainer.global_step and row["message"] == _BEFORE:

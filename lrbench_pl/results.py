@@ -35,6 +35,7 @@ class RunResult:
         policy_id: Hash of the rates over the budget, so that two spellings of one policy are one.
         policy_repr: The policy as Python, enough to build it again.
         lr: The scale of the policy (its peak rate).
+        peak_found: The peak rate that the policy found itself while it trained; None if it was given.
         seed: Seed of weights, data order and augmentation.
         max_steps: The budget, in optimizer steps.
         target_accuracy: The target, or None if the run had none.
@@ -88,6 +89,7 @@ class RunResult:
     policy_id: str | None = None
     policy_repr: str | None = None
     lr: float | None = None
+    peak_found: float | None = None
     target_accuracy: float | None = None
     monitor: str | None = None
     mode: str | None = None

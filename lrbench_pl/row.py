@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrbench_pl.policies import AdaptivePolicy, policy_id, table, to_config
 from lrbench_pl.results import RunResult
+from lrbench_pl.words import counted, is_accuracy, metric_name, metric_value, policy_file_name
 
 if TYPE_CHECKING:
-    from lrbench_pl.callback import Verdict
+    from lrbench_pl.callback import LRPolicyCallback, Verdict
     from lrbench_pl.experiment import Parts
 
+_MONITOR = "val/accuracy"  # of a row that does not say it
 # what says where, how and for how long a run takes place, and changes none of its numbers
 _WITHOUT = (
     *("hydra", "logger", "study", "require_target", "threads"),
@@ -62,9 +65,7 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
         "dataset": cfg.names.dataset,
         "model": cfg.names.model if cfg.workload is None else str(cfg.workload.get("_target_")),
         "optimizer": cfg.names.optimizer,
-        "policy": cfg.names.policy
-        if from_file is None
-        else f"file:{Path(from_file).parent.name}/{Path(from_file).name}",
+        "policy": cfg.names.policy if from_file is None else policy_file_name(from_file),
         "batch_size": cfg.batch_size * cfg.trainer.accumulate_grad_batches,
         "lr": float(cfg.lr),
         "seed": cfg.seed,
@@ -119,19 +120,47 @@ def headline(row: RunResult, with_seed: bool = False) -> str:
         >>> print(headline(RunResult(run_id="a", policy="tri", optimizer="momentum", lr=0.05, status="reached",
         ...     target_accuracy=0.97, steps_to_target=240, max_steps=1000, best_accuracy=0.983, test_accuracy=0.972)))
         tri (momentum, lr 0.05): reached 0.970 at step 240 of 1000, best 0.983, test 0.972
+        >>> print(headline(RunResult(run_id="a", policy="auto", optimizer="momentum", lr=0.05, peak_found=0.187,
+        ...     status="reached", target_accuracy=0.97, steps_to_target=200, max_steps=1000, tuning_steps=120)))
+        auto (momentum, peak 0.187 found): reached 0.970 at step 200, 120 of them search
+        >>> print(headline(RunResult(run_id="a", policy="tri", status="missed", monitor="val/loss", mode="min",
+        ...     target_accuracy=0.04, max_steps=1, best_accuracy=0.0475, test_accuracy=0.972)))
+        tri: missed loss 0.04 within 1 step, best loss 0.0475, test accuracy 0.972
     """
     name = label(row, with_seed)
+    monitor = row.monitor or _MONITOR
+    metric = "" if is_accuracy(monitor) else f"{metric_name(monitor)} "
+    target = "" if row.target_accuracy is None else f"{metric}{metric_value(monitor, row.target_accuracy)}"
+    search = f", {row.tuning_steps} of them search" if row.tuning_steps else ""
     if row.status == "reached":
-        words = f"reached {row.target_accuracy:.3f} at step {row.steps_to_target} of {row.max_steps}"
+        budget = "" if search or row.max_steps is None else f" of {row.max_steps}"
+        words = f"reached {target} at step {row.steps_to_target}{budget}{search}"
     elif row.status == "missed" and row.target_accuracy is None:
-        words = f"ran {row.steps_run} steps without a target"
+        words = f"ran {counted(row.steps_run or 0, 'step')} without a target{search}"
     elif row.status == "missed":
-        words = f"missed {row.target_accuracy:.3f} within {row.max_steps} steps"
+        words = f"missed {target} within {counted(row.max_steps or 0, 'step')}{search}"
     else:
         words = f"{row.status}: {row.message}"
-    accuracies = {"best": row.best_accuracy, "test": row.test_accuracy}
-    shown = "".join(f", {label} {value:.3f}" for label, value in accuracies.items() if value is not None)
-    return f"{name}: {words}{shown}"
+    if row.best_accuracy is not None:
+        words += f", best {metric}{metric_value(monitor, row.best_accuracy)}"
+    if row.test_accuracy is not None:
+        words += f", test {'accuracy ' if metric else ''}{row.test_accuracy:.3f}"
+    return f"{name}: {words}"
+
+
+def peak_found(verifier: LRPolicyCallback, lr: float, steps: int) -> float | None:
+    """The peak rate that a composition found; None if the policy was given, or kept ``lr``.
+
+    Args:
+        verifier: What applied the policy.
+        lr: The rate that the configuration gives.
+        steps: Optimizer steps that were trained.
+    """
+    policy = verifier.policy
+    if not (hasattr(verifier, "tuning_steps") and isinstance(policy, AdaptivePolicy)) or steps < 1:
+        return None
+    peak = max(table(policy.realised(), steps))
+    return None if peak == 0 or math.isclose(peak, lr, rel_tol=1e-6) else peak
 
 
 def label(row: RunResult, with_seed: bool = True) -> str:
@@ -141,7 +170,10 @@ def label(row: RunResult, with_seed: bool = True) -> str:
         >>> label(RunResult(run_id="a", policy="tri", status="missed", optimizer="sgd", lr=0.1, seed=3))
         'tri (sgd, lr 0.1, seed 3)'
     """
-    said = [row.optimizer, f"lr {row.lr:g}"] if row.lr is not None else []
+    if row.peak_found is not None:
+        said = [row.optimizer, f"peak {row.peak_found:.3g} found"]
+    else:
+        said = [row.optimizer, f"lr {row.lr:g}"] if row.lr is not None else []
     if with_seed and row.seed is not None:
         said.append(f"seed {row.seed}")
     return f"{row.policy} ({', '.join(map(str, said))})" if said else row.policy

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from lrbench_pl.analysis.load import METRICS_FILE, AnalysisError, Runs, Skipped
+from lrbench_pl.words import counted
 
 TUNING_FILE = "tuning.json"
 
@@ -196,7 +197,7 @@ def _judged(row: Mapping[str, Any], target: float) -> dict[str, Any]:
         return {**judged, **at, "status": "reached", "message": f"reached {target:g} at step {history.steps[hit]}"}
     if row["status"] != "reached":
         return judged
-    message = f"missed {target:g} within {row['steps_run']} steps"
+    message = f"missed {target:g} within {counted(row['steps_run'] or 0, 'step')}"
     stopped = row["steps_run"] is not None and row["max_steps"] is not None and row["steps_run"] < row["max_steps"]
     return {**judged, "status": "missed", "open": stopped, "message": message}
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from lrbench_pl.policies import AdaptivePolicy, PlateauPolicy, Policy, meant, table, turns
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.policies._fields import Kind
+from lrbench_pl.words import counted
 
 Level = Literal["error", "warning"]
 
@@ -158,7 +159,7 @@ def _never_runs(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> I
                 yield Finding(
                     "never-runs",
                     "error",
-                    f"{name} would drop first after {steps} steps, but has {length}: it is constant",
+                    f"{name} would drop first after {counted(steps, 'step')}, but has {length}: it is constant",
                     f"set {field} to a share of the budget, such as {max(1, length // 3)}",
                 )
 
@@ -191,7 +192,7 @@ def _horizon(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iter
             yield Finding(
                 "horizon",
                 "warning",
-                f"the decay is over at step {horizon} of {plan.max_steps}: {rest} steps run at {policy(steps):g}",
+                f"the decay is over at step {horizon} of {plan.max_steps}: {counted(rest, 'step')} run at {policy(steps):g}",
                 f"set {field} to {length} or max_steps to {horizon}",
             )
         elif horizon - plan.max_steps > slack:
@@ -213,7 +214,7 @@ def _horizon(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iter
             yield Finding(
                 "horizon",
                 "warning",
-                f"the budget ends {100 * over / period:.0f} % into a cycle of {period} steps, at {ends_at} of the peak",
+                f"the budget ends {100 * over / period:.0f} % into a cycle of {counted(period, 'step')}, at {ends_at} of the peak",
                 f"set {field} to {max(1, length // whole)} or max_steps to {plan.max_steps + missing}",
             )
 
@@ -234,7 +235,7 @@ def _rises(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterat
         yield Finding(
             "rises",
             "warning",
-            f"the rate still rises after the budget of {plan.max_steps} steps: {words}",
+            f"the rate still rises after the budget of {counted(plan.max_steps, 'step')}: {words}",
             "shorten the rise, or raise max_steps",
         )
 
@@ -320,7 +321,7 @@ def _dies(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterato
         yield Finding(
             "dies",
             "error",
-            f"the decay is dead after {alive} of {plan.max_steps} steps, at a rate of {rates[alive]:.3g}",
+            f"the decay is dead after {alive} of {counted(plan.max_steps, 'step')}, at a rate of {rates[alive]:.3g}",
             f"{per_step[0]} {leaves}" if per_step else "slow the decay down",
         )
 
@@ -341,7 +342,7 @@ def _short(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterat
             yield Finding(
                 "short",
                 "warning",
-                f"{what} takes {steps} steps, but checks are {plan.check_every} apart and do not see it",
+                f"{what} takes {counted(steps, 'step')}, but checks are {plan.check_every} apart and do not see it",
                 f"set check_every to {steps} or less, or make it longer",
             )
 
@@ -356,10 +357,10 @@ def _batches(plan: Plan, *_: object) -> Iterator[Finding]:
     yield Finding(
         "batches",
         "warning",
-        f"a step is {per_step} batches ({', '.join(why)}): {plan.max_steps} steps read {plan.max_steps * per_step} "
-        f"batches, {plan.batch_size * per_step} samples each step",
+        f"a step is {per_step} batches ({', '.join(why)}): a budget of {counted(plan.max_steps, 'step')} reads "
+        f"{plan.max_steps * per_step} batches, {counted(plan.batch_size * per_step, 'sample')} each step",
         f"count max_steps, milestones and check_every in optimizer steps; batch_size="
-        f"{max(1, plan.batch_size // per_step)} keeps {plan.batch_size} samples a step",
+        f"{max(1, plan.batch_size // per_step)} keeps {counted(plan.batch_size, 'sample')} a step",
     )
 
 

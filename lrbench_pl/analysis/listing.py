@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from lrbench_pl.analysis.ranking import rank
+from lrbench_pl.words import counted
 
 _WHAT = {
     "dataset": pl.String,
@@ -69,4 +70,5 @@ def sections(table: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
         target = "no target" if at["target_accuracy"] is None else f"{at['target_accuracy']:g}"
         on = " (test)" if at["check_on"] == "test" else ""
         where = f"{at['dataset']}, {at['model']}, {at['optimizer']}, batch {at['batch_size']}"
-        yield f"{where}: {at['monitor']}{on} {target} within {at['max_steps']} steps", rows.drop(list(_WHAT))
+        within = f"within {counted(at['max_steps'] or 0, 'step')}"
+        yield f"{where}: {at['monitor']}{on} {target} {within}", rows.drop(list(_WHAT))

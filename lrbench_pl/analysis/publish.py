@@ -89,7 +89,7 @@ def _send(
 def _bands(course: plots.CourseInfo | None) -> list[dict[str, float]]:
     """One row of the history per check, with every policy's median and quartiles there."""
     rows: dict[float, dict[str, float]] = {}
-    for line in course.accuracy if course is not None else ():
+    for line in course.values if course is not None else ():
         for index, step in enumerate(line.x):
             row = rows.setdefault(step, {"trainer/global_step": step})
             row[f"policy/{line.name}/median"] = line.y[index]

@@ -12,6 +12,7 @@ import polars as pl
 
 from lrbench_pl.analysis import statistics as st
 from lrbench_pl.analysis.load import AnalysisError
+from lrbench_pl.words import is_accuracy
 
 Metric = Literal["cost", "utility", "robustness"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -85,8 +86,8 @@ def rank(
     without a run that counts stand last. Where ``by`` separates questions (see ``QUESTION``), each has its own ranks.
 
     ``cost`` orders by share of runs that reached the target, then median steps to it (a miss counts as infinitely
-    many), then best accuracy; ``utility`` by median accuracy on the test set, or the best checked one where there is no
-    test set; ``robustness`` by median loss difference between test and training, smallest first.
+    many), then best value of the monitor; ``utility`` by median accuracy on the test set, or the best checked value
+    where there is no test set; ``robustness`` by median loss difference between test and training, smallest first.
 
     Which policies are told apart is judged run by run, by :func:`~lrbench_pl.analysis.statistics.compare`: for
     ``cost`` the run with fewer steps is the better one, of two misses the one that came closer; else the value itself.
@@ -109,7 +110,8 @@ def rank(
         ``median_steps`` (infinite: half of the runs or more missed), ``mean_steps`` (within the budget),
         ``expected_steps`` (with restarts), ``par2``, ``best_accuracy``, ``test_accuracy`` (medians); with a baseline
         ``speed_up`` and ``log_rank_p``; with several data sets or models ``profile``, the score of the performance
-        profile. ``utility``: ``accuracy``, ``best_accuracy``, ``test_accuracy``, ``test_top5``, ``confidence``,
+        profile. ``utility``: ``accuracy``, or ``best_value`` where there is no test set and the monitor is none,
+        ``best_accuracy``, ``test_accuracy``, ``test_top5``, ``confidence``,
         ``confidence_std`` (medians). ``robustness``: ``loss_difference``, ``cdac`` (medians), ``accuracy_spread``
         (standard deviation over runs).
 
@@ -150,8 +152,8 @@ def _rank_one(
     """The ranking of runs that answer one question."""
     if (n := runs.select(keys).n_unique()) > _MOST_GROUPS:
         raise AnalysisError(f"--by {','.join(keys)} makes {n} rows, of which at most {_MOST_GROUPS} can be compared")
-    is_tested = not np.isnan(_numbers(runs, "test_accuracy")).all()
-    groups = [_Group(dict(zip(keys, key, strict=True)), part, is_tested) for key, part in _grouped(runs, keys)]
+    by_accuracy = _has_accuracy(runs)
+    groups = [_Group(dict(zip(keys, key, strict=True)), part, by_accuracy) for key, part in _grouped(runs, keys)]
     rows = [group.row(metric) for group in groups]
     places = [group.place(metric, row) for group, row in zip(groups, rows, strict=True)]
     order, ranks = _places(rows, places, keys)
@@ -166,7 +168,8 @@ def _rank_one(
         _judge([groups[i] for i in judged], [rows[i] for i in judged], metric, seed)
     if baseline is not None:
         _compare_with(baseline, groups, rows, [key for key in keys if key not in asked], seed)
-    return pl.DataFrame(rows, schema=_schema(runs, keys, metric, baseline is not None), orient="row")
+    schema = _schema(runs, keys, metric, baseline is not None, groups[0].utility)
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _grouped(runs: pl.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[Any, ...], pl.DataFrame]]:
@@ -176,8 +179,9 @@ def _grouped(runs: pl.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[Any, .
 class _Group:
     """The runs of one policy, as numbers; ``is_tested``: whether any run of the question has a test accuracy."""
 
-    def __init__(self, key: Mapping[str, Any], runs: pl.DataFrame, is_tested: bool) -> None:
+    def __init__(self, key: Mapping[str, Any], runs: pl.DataFrame, by_accuracy: bool = True) -> None:
         self.key = key
+        self.utility = "accuracy" if by_accuracy else "best_value"
         self.status = runs["status"].to_numpy()
         counted = runs.filter(~pl.col("status").is_in(_UNCOUNTED))
         self.table = counted
@@ -193,14 +197,23 @@ class _Group:
         self.steps = np.where(self.reached, _numbers(counted, "steps_to_target"), watched)
         smaller_is_better = "mode" in counted.columns and counted["mode"].to_list()[:1] == ["min"]
         self.sign = 1.0 if smaller_is_better else -1.0
-        self.utility_sign = -1.0 if is_tested else self.sign  # an accuracy, else the monitored value
+        self.monitors_accuracy: st.Bools = np.array(_monitors_accuracy(counted), bool)
+
+    @property
+    def utility_sign(self) -> float:
+        """1 where a smaller utility is better, else -1."""
+        return -1.0 if self.utility == "accuracy" else self.sign
 
     def values(self, metric: Metric) -> st.Floats:
         """One number per run, smaller is better; a diverged one is the worst."""
         if metric == "utility":
-            accuracy, best = _numbers(self.table, "test_accuracy"), _numbers(self.table, "best_accuracy")
-            unknown = np.isnan(accuracy) & (self.sign < 0)  # a loss does not stand in for an accuracy
-            values = best if self.utility_sign > 0 else -np.where(unknown, best, accuracy)
+            best = _numbers(self.table, "best_accuracy")
+            if self.utility == "accuracy":
+                accuracy = _numbers(self.table, "test_accuracy")
+                known = self.monitors_accuracy & np.isnan(accuracy)
+                values = -np.where(known, best, accuracy)
+            else:
+                values = self.sign * best
         else:
             values = _numbers(self.table, "loss_difference")
         values = np.where(self.diverged, math.inf, values)
@@ -218,8 +231,7 @@ class _Group:
             return row | self._cost()
         names = {"utility": _UTILITY, "robustness": ("cdac",)}[metric]
         row |= {name: _middle(self.table, name) for name in names}
-        main = "accuracy" if metric == "utility" else "loss_difference"
-        sign = self.utility_sign if metric == "utility" else 1.0
+        main, sign = (self.utility, self.utility_sign) if metric == "utility" else ("loss_difference", 1.0)
         values = self.values(metric)
         if len(values):
             found = st.median(values)
@@ -259,10 +271,22 @@ class _Group:
         """What the order goes by, smallest first; what is missing comes last."""
         found: dict[str, list[tuple[float | None, float]]] = {
             "cost": [(row.get("share"), -1), (row.get("median_steps"), 1), (row.get("best_accuracy"), self.sign)],
-            "utility": [(row.get("accuracy"), self.utility_sign)],
+            "utility": [(row.get(self.utility), self.utility_sign)],
             "robustness": [(row.get("loss_difference"), 1)],
         }
         return tuple(math.inf if value is None else sign * value for value, sign in found[metric])
+
+
+def _monitors_accuracy(runs: pl.DataFrame) -> list[bool]:
+    """Whether what each run checked is an accuracy; rows of old versions do not say it, and checked one."""
+    if "monitor" not in runs.columns:
+        return [True] * runs.height
+    return [monitor is None or is_accuracy(monitor) for monitor in runs["monitor"].to_list()]
+
+
+def _has_accuracy(runs: pl.DataFrame) -> bool:
+    """Whether there is an accuracy to rank by: that of a test set, or the monitor itself."""
+    return all(_monitors_accuracy(runs)) or bool(np.isfinite(_numbers(runs, "test_accuracy")).any())
 
 
 def _places(
@@ -381,7 +405,7 @@ def _spread(name: str, estimate: st.Estimate) -> dict[str, float | None]:
 
 
 def _schema(
-    runs: pl.DataFrame, keys: Sequence[str], metric: Metric, has_baseline: bool
+    runs: pl.DataFrame, keys: Sequence[str], metric: Metric, has_baseline: bool, utility: str
 ) -> dict[str, pl.DataType | type[pl.DataType]]:
     columns: dict[str, pl.DataType | type[pl.DataType]] = dict.fromkeys(
         ("rank", "rank_low", "rank_high", "tier"), pl.Int64
@@ -394,7 +418,7 @@ def _schema(
         names += ["best_accuracy", "test_accuracy"]
         names += [*_with_interval("speed_up"), "log_rank_p"] if has_baseline else []
     elif metric == "utility":
-        names = [*_with_interval("accuracy"), *_UTILITY]
+        names = [*_with_interval(utility), *_UTILITY]
     else:
         names = [*_with_interval("loss_difference"), "cdac", "accuracy_spread"]
     columns |= dict.fromkeys(names, pl.Float64)

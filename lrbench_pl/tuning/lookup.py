@@ -342,7 +342,8 @@ def _recommendation(
     factor = question.max_steps / rows[0].max_steps
     reached = sum(steps < math.inf for steps in judged.values())
     test = binomtest(reached, len(judged), alternative="greater")
-    names = sorted({row.policy for row in rows}, key=lambda name: (name in ("auto", "best"), name.startswith("file:")))
+    # a policy that was read from a file is named after it or, with a slash, after the file's folder
+    names = sorted({row.policy for row in rows}, key=lambda name: (name in ("auto", "best"), "/" in name))
     return Recommendation(
         policy=cut(stretched(policy, factor), question.max_steps),
         name=names[0],

@@ -10,6 +10,7 @@ from typing import Literal
 
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.tuning.range_test import RangeTest, Sweep, analyse
+from lrbench_pl.words import counted, policy_file_name
 
 Kind = Literal["range", "rung", "confirm", "shorten"]
 
@@ -112,7 +113,7 @@ class Candidate:
 
     Example:
         >>> print(Candidate("cosine", "adam", 0.002), "|", Candidate("a/policy.yaml", "sgd"))
-        cosine at 0.002 (adam) | a/policy.yaml (sgd)
+        cosine at 0.002 (adam) | a (sgd)
     """
 
     policy: str
@@ -121,7 +122,7 @@ class Candidate:
 
     def __str__(self) -> str:
         return (
-            f"{self.policy} ({self.optimizer})"
+            f"{policy_file_name(self.policy)} ({self.optimizer})"
             if self.lr is None
             else f"{self.policy} at {self.lr:g} ({self.optimizer})"
         )
@@ -272,7 +273,7 @@ def select(settings: Settings, task: Task, found: Selection | None = None) -> Pl
         if fits < len(alive):
             left_out = ", ".join(map(str, alive[fits:]))
             found.avoided.append(
-                f"{left_out}: not tried at {horizon} steps, the tuning budget of {budget} does not allow it"
+                f"{left_out}: not tried at {counted(horizon, 'step')}, the tuning budget of {budget} does not allow it"
             )
             alive = alive[:fits]
         if not alive:
@@ -328,7 +329,7 @@ def _candidates(
             if test.diverged_at is not None:
                 found.avoided.append(f"{name} at {test.diverged_at:.3g} and above: the range test diverged")
         said = ", ".join(f"{name} {t.low:.2g} to {t.high:.2g}, peak {t.peak:.2g}" for name, t in found.ranges.items())
-        found.lines.append(f"range test: {said or 'none usable'}; {found.steps} steps spent")
+        found.lines.append(f"range test: {said or 'none usable'}; {counted(found.steps, 'step')} spent")
     pool = [Candidate(path, name) for path, name in task.files]
     for rate in task.rates or settings.rates:
         for shape in settings.shapes:
@@ -361,10 +362,10 @@ def _confirmed(
     if rows:
         on = f"on {good} of {len(rows)}"
         found.lines.append(
-            f"fresh seeds: {candidate} reaches the target within {horizon} steps {on}; {found.steps} steps spent"
+            f"fresh seeds: {candidate} reaches the target within {counted(horizon, 'step')} {on}; {counted(found.steps, 'step')} spent"
         )
         if good < len(rows):
-            found.avoided.append(f"{candidate} over {horizon} steps: reached the target {on} fresh seeds")
+            found.avoided.append(f"{candidate} over {counted(horizon, 'step')}: reached the target {on} fresh seeds")
         if not found.asked or good / len(rows) > found.confirmed / found.asked:  # of equals the shorter
             found.winner, found.horizon, found.confirmed, found.asked = candidate, horizon, good, len(rows)
     if good == len(seeds):
@@ -382,7 +383,7 @@ def _shorten(
         middle = (below + found.horizon) // 2 // task.interval * task.interval
         if middle <= below:
             return
-        over = f"{found.winner} over {middle} steps"
+        over = f"{found.winner} over {counted(middle, 'step')}"
         if middle * len(seeds) > budget - found.steps:
             found.avoided.append(f"{over}: not tried, the tuning budget of {budget} does not allow it")
             return
@@ -391,7 +392,7 @@ def _shorten(
         good = sum(row.status == "reached" for row in rows)
         on = f"on {good} of {len(rows)}"
         found.lines.append(
-            f"shorter: {found.winner} reaches the target within {middle} steps {on}; {found.steps} steps spent"
+            f"shorter: {found.winner} reaches the target within {counted(middle, 'step')} {on}; {counted(found.steps, 'step')} spent"
         )
         if good == len(rows):
             found.horizon = middle
@@ -468,7 +469,7 @@ def _note_left_behind(
     last: bool,
 ) -> None:
     for standing in standings:
-        over = f"{standing.candidate} over {standing.horizon} steps"
+        over = f"{standing.candidate} over {counted(standing.horizon, 'step')}"
         bad = [row for row in of[standing.candidate] if row.status in ("diverged", "failed")]
         if bad:
             found.avoided.append(f"{over}: {bad[0].message or bad[0].status}")
@@ -487,6 +488,6 @@ def _say_rung(found: Selection, name: str, standings: Sequence[Standing]) -> Non
     reached = sum(standing.steps is not None for standing in standings)
     candidates = f"{len(standings)} candidate{'s' if len(standings) > 1 else ''}"
     found.lines.append(
-        f"{name}, {best.horizon} steps each: {candidates}, {reached} reached; best {best.candidate}: {_did(best)}; "
-        f"{found.steps} steps spent"
+        f"{name}, {counted(best.horizon, 'step')} each: {candidates}, {reached} reached; best {best.candidate}: {_did(best)}; "
+        f"{counted(found.steps, 'step')} spent"
     )

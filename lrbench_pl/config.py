@@ -65,33 +65,35 @@ def register_resolvers() -> None:
 
 
 def use_own_launchers() -> None:
-    """Make ``hydra/launcher=NAME`` mean ``conf/hydra/launcher/NAME.yaml`` alone.
+    """Make ``hydra/launcher=NAME`` mean ``conf/hydra/launcher/lrbench_NAME.yaml`` in this program.
 
-    Hydra and its plugins keep schemas under the same names, which it would hold against these files.
+    Hydra and its plugins bring launchers with the same short names. The files carry longer ones, so that a project
+    that takes groups from here keeps its own launchers and can choose ours beside them.
     """
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
 
     Plugins.instance()  # they register when they are found
-    schemas = ConfigStore.instance().repo["hydra"]["launcher"]
-    for path in (conf_dir() / "hydra" / "launcher").glob("*.yaml"):
-        schemas.pop(path.name, None)
+    for path in (conf_dir() / "hydra" / "launcher").glob("lrbench_*.yaml"):
+        name = path.stem.removeprefix("lrbench_")
+        ConfigStore.instance().store(name, OmegaConf.load(path), "hydra/launcher", provider="lrbench_pl")
 
 
 def conf_dir() -> Path:
-    """The folder ``conf/`` of this working copy.
+    """The folder of the configuration groups: in a checkout ``conf/``, installed ``lrbench_pl/conf``.
 
     Raises:
         FileNotFoundError: If the package was installed without it.
     """
-    folder = Path(__file__).resolve().parent.parent / "conf"
-    if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(f"no configuration at {folder}; run from a checkout of lrbench_pl")
-    return folder
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no configuration in {package / 'conf'}; install lrbench_pl again")
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration that ``python run.py OVERRIDES`` would run.
+    """The configuration that ``lrbench run OVERRIDES`` would run.
 
     Example:
         >>> cfg = compose(["lr_policy=fix", "max_steps=500", "optimizer=adam"])
@@ -111,7 +113,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:
-    """The overrides of every job that ``python run.py -m OVERRIDES`` would run.
+    """The overrides of every job that ``lrbench run -m OVERRIDES`` would run.
 
     Raises:
         UserError: If an override is not in Hydra's language.

@@ -155,9 +155,9 @@ def _why(error: Exception, heard: Sequence[int]) -> dict[str, str]:
 
 
 def _processes(cfg: DictConfig, output: Path) -> contextlib.AbstractContextManager[None]:
-    """What the further processes of this run are, where there may be any and Lightning cannot know."""
+    """What the further processes of this run are, where there may be any: not the whole command again."""
     several = cfg.trainer.get("devices") not in (1, "1")
-    return one_job(cfg, output) if several and _in_sweep() else contextlib.nullcontext()
+    return one_job(cfg, output) if several else contextlib.nullcontext()
 
 
 def _train(cfg: DictConfig, output: Path, row: dict[str, Any], heard: Sequence[int]) -> RunResult:

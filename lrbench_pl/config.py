@@ -6,6 +6,7 @@ and ``max_steps`` rescale all of it at once.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+_DESCRIBES_DATA = ("num_classes", "input_shape")
 _LOOK_UP = "lrbench_pl.tuning.best.best"
 
 
@@ -165,6 +167,34 @@ def build_policy(cfg: DictConfig, kept_in: Path | None = None) -> Any:
     looks_up = kept_in is not None and cfg.lr_policy.get("_target_") == _LOOK_UP
     more = {"kept_in": kept_in} if looks_up else {}
     return instantiate(cfg.lr_policy, _convert_="all", **more)  # parts of a composite stay policies
+
+
+def build_data(cfg: DictConfig) -> Any:
+    """The data module that a configuration names.
+
+    ``dataset.num_classes`` and ``dataset.input_shape`` describe the data to everyone, above all to the model. A data
+    module whose constructor does not take them is built without.
+
+    Args:
+        cfg: The part ``dataset`` of a configuration.
+
+    Example:
+        >>> build_data(OmegaConf.create({"_target_": "fractions.Fraction", "numerator": 2, "num_classes": 10}))
+        Fraction(2, 1)
+    """
+    from hydra.utils import get_object, instantiate
+
+    try:
+        takes = inspect.signature(get_object(str(cfg.get("_target_")))).parameters
+    except Exception:  # of an import, or a type without a signature: instantiate has the message
+        return instantiate(cfg)
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes.values()):
+        return instantiate(cfg)
+    left_out = [name for name in _DESCRIBES_DATA if name in cfg and name not in takes]
+    if not left_out:
+        return instantiate(cfg)
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)  # as long as all that it may refer to is there
+    return instantiate({name: value for name, value in resolved.items() if name not in left_out})
 
 
 def read_policy(path: str | Path) -> Policy:

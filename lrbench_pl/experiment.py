@@ -28,7 +28,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from lrbench_pl.analysis import lint  # pure: it needs policies alone
 from lrbench_pl.callback import LRPolicyCallback, plain_number
 from lrbench_pl.checkpoints import Checkpoints, TrainingPaused, check_intact
-from lrbench_pl.config import build_policy, register_resolvers
+from lrbench_pl.config import build_data, build_policy, register_resolvers
 from lrbench_pl.knobs import UserError, check_knobs, one_line, refuse_late_milestones
 from lrbench_pl.loggers import close_logger, open_loggers, quiet_lightning
 from lrbench_pl.policies import AdaptivePolicy, cut, to_config
@@ -233,7 +233,7 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
     Raises:
         UserError: If the parts do not fit each other.
     """
-    data = instantiate(cfg.dataset)
+    data = build_data(cfg.dataset)
     if cfg.workload is None:
         module = Classifier(
             model=instantiate(cfg.model),

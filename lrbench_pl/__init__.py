@@ -1,3 +1,65 @@
-"""LRBench for PyTorch Lightning: verify, rank and find learning-rate policies."""
+"""LRBench for PyTorch Lightning: verify, rank and find learning-rate policies.
+
+The public names are imported when they are first used, so that ``import lrbench_pl`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lrbench_pl import policies
+    from lrbench_pl.analysis.load import load_runs
+    from lrbench_pl.analysis.ranking import rank
+    from lrbench_pl.analysis.report import report, write_report
+    from lrbench_pl.callback import LRPolicyCallback, LRPolicyError, Verdict
+    from lrbench_pl.projects import policy_callback, write_result
+    from lrbench_pl.results import RunResult
+    from lrbench_pl.tuning.composer import LRPolicyComposer
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "LRPolicyCallback",
+    "LRPolicyComposer",
+    "LRPolicyError",
+    "RunResult",
+    "Verdict",
+    "__version__",
+    "load_runs",
+    "policies",
+    "policy_callback",
+    "rank",
+    "report",
+    "write_report",
+    "write_result",
+]
+
+_HOMES = {
+    "LRPolicyCallback": "callback",
+    "LRPolicyComposer": "tuning.composer",
+    "LRPolicyError": "callback",
+    "RunResult": "results",
+    "Verdict": "callback",
+    "load_runs": "analysis.load",
+    "policy_callback": "projects",
+    "rank": "analysis.ranking",
+    "report": "analysis.report",
+    "write_report": "analysis.report",
+    "write_result": "projects",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "policies":
+        return importlib.import_module("lrbench_pl.policies")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"lrbench_pl.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lrbench_pl import cli_db
+from lrbench_pl import __version__, cli_db
 from lrbench_pl.words import counted
 
 if TYPE_CHECKING:
@@ -25,9 +24,31 @@ app = typer.Typer(
 )
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lrbench_pl {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def lrbench() -> None:
+def lrbench(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
     """Which learning-rate policy reaches the accuracy you need, how soon, and how sure is that?"""
+
+
+@app.command(
+    "run",
+    add_help_option=False,  # --help, too, is Hydra's
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
+)
+def run_command(context: typer.Context) -> None:
+    """Train once, or a sweep with -m; lrbench run --help lists groups and options."""
+    from lrbench_pl.cli_run import main
+
+    main(context.args)
 
 
 _Folders = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sweeps or runs.")]
@@ -98,10 +119,10 @@ def _keys(by: str) -> list[str] | None:
 
 _Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE...", help="What run.py takes; several values make several runs."),
+    typer.Argument(metavar="KEY=VALUE...", help="What lrbench run takes; several values make several runs."),
 ]
 _ConfigDir = Annotated[
-    Path | None, typer.Option("--config-dir", metavar="DIR", help="Folder of your own YAML files, as run.py takes it.")
+    Path | None, typer.Option("--config-dir", metavar="DIR", help="Folder of your own YAML files, as for lrbench run.")
 ]
 
 
@@ -158,11 +179,13 @@ def lint_command(
 
 def _with_own(config_dir: Path | None, overrides: list[str] | None) -> list[str]:
     """The overrides, with a folder of the user's own before ``conf/``; his modules lie in the working directory."""
+    from lrbench_pl.cli_run import see_working_directory
+
+    see_working_directory()
     if config_dir is None:
         return overrides or []
     if not config_dir.is_dir():
         raise ValueError(f"--config-dir must be a folder, got {str(config_dir)!r}, which is none")
-    sys.path.insert(0, os.getcwd())
     url = f"file://{config_dir.absolute()}".replace("\\", "\\\\").replace("'", "\\'")
     return [f"hydra.searchpath=['{url}']", *(overrides or [])]
 

@@ -56,12 +56,12 @@ def add_command(
 def best_command(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="As for run.py: experiment=mnist_lenet max_steps=5000 …"),
+        typer.Argument(metavar="[KEY=VALUE]...", help="As for lrbench run: experiment=mnist_lenet max_steps=5000 …"),
     ] = None,
     db: _Database = None,
     output: _Output = None,
 ) -> None:
-    """The policy that `python run.py lr_policy=best …` would run, as YAML; exit code 3 if nothing is suitable."""
+    """The policy that `lrbench run lr_policy=best …` would run, as YAML; exit code 3 if nothing is suitable."""
     import dataclasses
 
     from omegaconf import OmegaConf
@@ -87,7 +87,7 @@ def best_command(
         print(text, end="")
     else:
         write_atomically(output, text)
-        print(f"{first}\nwritten to {output}: python run.py lr_policy_file={output} …")
+        print(f"{first}\nwritten to {output}: lrbench run lr_policy_file={output} …")
     for other in others[:4]:
         _say(f"next: {other}")
 

@@ -6,6 +6,7 @@ and ``max_steps`` rescale all of it at once.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+_DESCRIBES_DATA = ("num_classes", "input_shape")
 _LOOK_UP = "lrbench_pl.tuning.best.best"
 
 
@@ -65,33 +67,35 @@ def register_resolvers() -> None:
 
 
 def use_own_launchers() -> None:
-    """Make ``hydra/launcher=NAME`` mean ``conf/hydra/launcher/NAME.yaml`` alone.
+    """Make ``hydra/launcher=NAME`` mean ``conf/hydra/launcher/lrbench_NAME.yaml`` in this program.
 
-    Hydra and its plugins keep schemas under the same names, which it would hold against these files.
+    Hydra and its plugins bring launchers with the same short names. The files carry longer ones, so that a project
+    that takes groups from here keeps its own launchers and can choose ours beside them.
     """
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
 
     Plugins.instance()  # they register when they are found
-    schemas = ConfigStore.instance().repo["hydra"]["launcher"]
-    for path in (conf_dir() / "hydra" / "launcher").glob("*.yaml"):
-        schemas.pop(path.name, None)
+    for path in (conf_dir() / "hydra" / "launcher").glob("lrbench_*.yaml"):
+        name = path.stem.removeprefix("lrbench_")
+        ConfigStore.instance().store(name, OmegaConf.load(path), "hydra/launcher", provider="lrbench_pl")
 
 
 def conf_dir() -> Path:
-    """The folder ``conf/`` of this working copy.
+    """The folder of the configuration groups: in a checkout ``conf/``, installed ``lrbench_pl/conf``.
 
     Raises:
         FileNotFoundError: If the package was installed without it.
     """
-    folder = Path(__file__).resolve().parent.parent / "conf"
-    if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(f"no configuration at {folder}; run from a checkout of lrbench_pl")
-    return folder
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no configuration in {package / 'conf'}; install lrbench_pl again")
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration that ``python run.py OVERRIDES`` would run.
+    """The configuration that ``lrbench run OVERRIDES`` would run.
 
     Example:
         >>> cfg = compose(["lr_policy=fix", "max_steps=500", "optimizer=adam"])
@@ -111,7 +115,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:
-    """The overrides of every job that ``python run.py -m OVERRIDES`` would run.
+    """The overrides of every job that ``lrbench run -m OVERRIDES`` would run.
 
     Raises:
         UserError: If an override is not in Hydra's language.
@@ -163,6 +167,34 @@ def build_policy(cfg: DictConfig, kept_in: Path | None = None) -> Any:
     looks_up = kept_in is not None and cfg.lr_policy.get("_target_") == _LOOK_UP
     more = {"kept_in": kept_in} if looks_up else {}
     return instantiate(cfg.lr_policy, _convert_="all", **more)  # parts of a composite stay policies
+
+
+def build_data(cfg: DictConfig) -> Any:
+    """The data module that a configuration names.
+
+    ``dataset.num_classes`` and ``dataset.input_shape`` describe the data to everyone, above all to the model. A data
+    module whose constructor does not take them is built without.
+
+    Args:
+        cfg: The part ``dataset`` of a configuration.
+
+    Example:
+        >>> build_data(OmegaConf.create({"_target_": "fractions.Fraction", "numerator": 2, "num_classes": 10}))
+        Fraction(2, 1)
+    """
+    from hydra.utils import get_object, instantiate
+
+    try:
+        takes = inspect.signature(get_object(str(cfg.get("_target_")))).parameters
+    except Exception:  # of an import, or a type without a signature: instantiate has the message
+        return instantiate(cfg)
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes.values()):
+        return instantiate(cfg)
+    left_out = [name for name in _DESCRIBES_DATA if name in cfg and name not in takes]
+    if not left_out:
+        return instantiate(cfg)
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)  # as long as all that it may refer to is there
+    return instantiate({name: value for name, value in resolved.items() if name not in left_out})
 
 
 def read_policy(path: str | Path) -> Policy:

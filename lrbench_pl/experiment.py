@@ -28,7 +28,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from lrbench_pl.analysis import lint  # pure: it needs policies alone
 from lrbench_pl.callback import LRPolicyCallback, plain_number
 from lrbench_pl.checkpoints import Checkpoints, TrainingPaused, check_intact
-from lrbench_pl.config import build_policy, register_resolvers
+from lrbench_pl.config import build_data, build_policy, register_resolvers
 from lrbench_pl.knobs import UserError, check_knobs, one_line, refuse_late_milestones
 from lrbench_pl.loggers import close_logger, open_loggers, quiet_lightning
 from lrbench_pl.policies import AdaptivePolicy, cut, to_config
@@ -155,9 +155,9 @@ def _why(error: Exception, heard: Sequence[int]) -> dict[str, str]:
 
 
 def _processes(cfg: DictConfig, output: Path) -> contextlib.AbstractContextManager[None]:
-    """What the further processes of this run are, where there may be any and Lightning cannot know."""
+    """What the further processes of this run are, where there may be any: not the whole command again."""
     several = cfg.trainer.get("devices") not in (1, "1")
-    return one_job(cfg, output) if several and _in_sweep() else contextlib.nullcontext()
+    return one_job(cfg, output) if several else contextlib.nullcontext()
 
 
 def _train(cfg: DictConfig, output: Path, row: dict[str, Any], heard: Sequence[int]) -> RunResult:
@@ -235,7 +235,7 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
         UserError: If the parts do not fit each other.
     """
     _refuse_contradictions(cfg)
-    data = instantiate(cfg.dataset)
+    data = build_data(cfg.dataset)
     if cfg.workload is None:
         module = Classifier(
             model=instantiate(cfg.model),

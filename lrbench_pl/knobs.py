@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from lrbench_pl.policies import meant
 
@@ -46,6 +46,22 @@ def check_knobs(cfg: DictConfig) -> None:
             f"check_every must not exceed max_steps ({cfg.max_steps}), got {cfg.check_every}: "
             "the target would never be checked"
         )
+    if cfg.workload is None:
+        _check_model(cfg)
+
+
+def _check_model(cfg: DictConfig) -> None:
+    """Refuse a model that refers to what the data set does not say."""
+    try:
+        OmegaConf.to_container(cfg.model, resolve=True)
+    except InterpolationKeyError as error:
+        for name, example in (("num_classes", "10"), ("input_shape", "[1, 28, 28]")):
+            if f"'dataset.{name}'" in str(error):
+                raise UserError(
+                    f"the model takes dataset.{name}, which the configuration of the data set does not say; add a line "
+                    f"such as '{name}: {example}' to it, or give dataset.{name} on the command line with +"
+                ) from error
+        raise
 
 
 def refuse_late_milestones(policy: object, max_steps: int) -> None:

@@ -128,7 +128,7 @@ def further_seeds(seeds: Seeds, folder: Path, most: int, train: Callable[[list[s
         seeds: The seeds so far.
         folder: The folder asked about.
         most: Seeds in all.
-        train: Runs ``run.py`` with these overrides in this working directory.
+        train: Runs ``lrbench run`` with these overrides in this working directory.
 
     Raises:
         AnalysisError: If the first run does not say how it was configured, a training fails, or what it trained is not
@@ -178,15 +178,9 @@ def stored_command(run: Path) -> tuple[list[str], Path]:
 
 
 def train(arguments: list[str], directory: Path) -> None:
-    """Run ``run.py`` as a process of its own, what it says on standard error.
-
-    Raises:
-        AnalysisError: If this installation has no ``run.py``.
-    """
-    script = Path(__file__).resolve().parent.parent / "run.py"
-    if not script.is_file():
-        raise AnalysisError(f"no {script}; run from a checkout of lrbench_pl")
-    subprocess.run([sys.executable, str(script), *arguments], cwd=directory, stdout=sys.stderr, check=False)
+    """Run ``lrbench run`` as a process of its own, what it says on standard error."""
+    command = [sys.executable, "-m", "lrbench_pl", "run", *arguments]
+    subprocess.run(command, cwd=directory, stdout=sys.stderr, check=False)
 
 
 def verify(

@@ -47,7 +47,7 @@ class Curve:
 
 
 def jobs(overrides: Sequence[str]) -> list[Job]:
-    """Every run that ``python run.py -m OVERRIDES`` would begin.
+    """Every run that ``lrbench run -m OVERRIDES`` would begin.
 
     Raises:
         UserError: If a configuration cannot be composed, or names something that has no rates before it trains.

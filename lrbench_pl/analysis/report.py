@@ -325,4 +325,4 @@ def _command(path: Path, many: bool) -> str | None:
         task = OmegaConf.to_container(OmegaConf.load(path), resolve=False)["hydra"]["overrides"]["task"]  # type: ignore[index,call-overload]
     except Exception:  # missing, half-written or not Hydra's: then there is no command to show
         return None
-    return shlex.join(["python", "run.py", *(["-m"] if many else []), *map(str, task)])
+    return shlex.join(["lrbench", "run", *(["-m"] if many else []), *map(str, task)])

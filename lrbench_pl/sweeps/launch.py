@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import signal
 import sys
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import cloudpickle
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.errors import CompactHydraException
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from lrbench_pl.config import register_resolvers
@@ -72,15 +73,27 @@ class Task:
 
     Args:
         config: The job's whole configuration.
-        function: What ``run.py`` runs.
+        function: What is run.
         context: Hydra's.
         state: Of Hydra's singletons.
+        resolvers: The program's own, which a new process does not know.
     """
 
     config: DictConfig
     function: TaskFunction
     context: HydraContext
     state: Any
+    resolvers: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, job: Job, function: TaskFunction, context: HydraContext) -> Task:
+        """The task of a job in this program as it is now."""
+        return cls(job.config, function, context, Singleton.get_state(), _own_resolvers())
+
+    def __reduce__(self) -> Any:
+        """To another process, where the modules of this program are to be found as they are here."""
+        parts = [getattr(self, each.name) for each in fields(self)]
+        return _arrived, ([os.path.abspath(entry) for entry in sys.path], cloudpickle.dumps(parts))
 
     def __call__(self) -> JobReturn | None:
         """Run it in a process of its own: what it prints goes into ``output.log`` of its folder.
@@ -89,14 +102,14 @@ class Task:
             What Hydra says of it; None if it was interrupted.
         """
         setup_globals()
-        register_resolvers()
+        BaseContainer._resolvers.update(self.resolvers)
         Singleton.set_state(self.state)
         HydraConfig.instance().set_config(self.config)
         try:
             with _output_into(job_folder(self.config)):
                 return self.run()
         except (KeyboardInterrupt, SystemExit):
-            _ignore_ctrl_c()
+            ignore_ctrl_c()
             return None
 
     def run(self) -> JobReturn:
@@ -110,30 +123,66 @@ class Task:
         )
 
 
+def _arrived(path: list[str], parts: bytes) -> Task:
+    sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
+    return Task(*pickle.loads(parts))
+
+
+def _own_resolvers() -> dict[str, Any]:
+    """The resolvers that this program has registered itself, as far as they can travel."""
+    own = {}
+    for name, resolver in BaseContainer._resolvers.items():
+        if not name.startswith("oc.") and name not in ("hydra", "now", "python_version"):  # which setup_globals brings
+            with contextlib.suppress(Exception):  # whatever the pickling of what it refers to raises
+                cloudpickle.dumps(resolver)
+                own[name] = resolver
+    return own
+
+
 # What came of a job: what Hydra returned, or why there is nothing to return.
 Outcome = JobReturn | str | None
 Place = Callable[[Sequence[tuple[Job, Task]]], Iterator[tuple[Job, Outcome]]]
 
 
-class SweepLauncher(Launcher):
-    """Hands the jobs of a sweep that are not finished to where they run, and shows how far they are.
+class Placing(Protocol):
+    """A launcher as Hydra has set it up, which knows where jobs run."""
 
-    Whatever happens to a job, it is a row in its folder and the others go on. Which process runs it is up to
-    :meth:`place`.
-    """
+    config: DictConfig
+    hydra_context: HydraContext
+    task_function: TaskFunction
 
-    def __init__(self) -> None:
-        self.config: DictConfig
-        self.hydra_context: HydraContext
-        self.task_function: TaskFunction
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives."""
-        self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
-
-    @abstractmethod
     def place(self, tasks: Sequence[tuple[Job, Task]]) -> Iterator[tuple[Job, Outcome]]:
         """Run every task, and yield each job when it has ended, in any order."""
+
+
+def launch(launcher: Placing, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    """Run the jobs of a sweep where the launcher places them, those of another program too."""
+    from lrbench_pl.sweeps.foreign import launch_foreign
+
+    if not is_own(launcher.config):
+        return launch_foreign(launcher, job_overrides, initial_job_idx)
+    return SweepLauncher(launcher).launch(job_overrides, initial_job_idx)
+
+
+def is_own(config: DictConfig) -> bool:
+    """Whether a configuration is one of ``lrbench run``, whose jobs leave rows, and not of another Hydra program."""
+    return all(name in config for name in ("lr_policy_file", "names", "max_steps", "seed"))
+
+
+class SweepLauncher:
+    """Hands the jobs of a sweep that are not finished to where they run, and shows how far they are.
+
+    Whatever happens to a job, it is a row in its folder and the others go on. Which process runs it is up to the
+    launcher.
+    """
+
+    def __init__(self, launcher: Placing) -> None:
+        self.config, self.hydra_context, self.task_function = (
+            launcher.config,
+            launcher.hydra_context,
+            launcher.task_function,
+        )
+        self.place = launcher.place
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run what is not finished, and return one result per job in order.
@@ -164,7 +213,7 @@ class SweepLauncher(Launcher):
             except (ValueError, ModuleNotFoundError) as error:  # of the place's own arguments
                 raise CompactHydraException(one_line(error)) from error
             except (KeyboardInterrupt, SystemExit):
-                _ignore_ctrl_c()
+                ignore_ctrl_c()
                 for job in waiting:
                     if state_of(job.folder) == "begun":
                         _row_after(job, None)
@@ -175,7 +224,7 @@ class SweepLauncher(Launcher):
         return [_returned(job, rows[job.number], returns.get(job.number)) for job in jobs]
 
     def _task(self, job: Job) -> Task:
-        return Task(job.config, self.task_function, self.hydra_context, Singleton.get_state())
+        return Task.of(job, self.task_function, self.hydra_context)
 
     # -- which job is which folder --------------------------------------------------------------------------
 
@@ -260,7 +309,7 @@ def _moved(job: Job, folder: Path) -> Job:
     return replace(job, folder=folder)
 
 
-def _ignore_ctrl_c() -> None:
+def ignore_ctrl_c() -> None:
     """A second one changes nothing any more."""
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)

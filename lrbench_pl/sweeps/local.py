@@ -13,6 +13,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from multiprocessing import util
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from lrbench_pl.sweeps.launch import Job, Outcome, Task
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -101,8 +103,8 @@ def slots_for(job: Job, n_jobs: int | None, jobs_per_gpu: int) -> list[dict[str,
         raise ValueError(f"hydra.launcher.n_jobs must be at least 1, or -1 or null for all, got {n_jobs}")
     if jobs_per_gpu < 1:
         raise ValueError(f"hydra.launcher.jobs_per_gpu must be at least 1, got {jobs_per_gpu}")
-    threads, devices = int(job.config.threads), devices_of(job)
-    gpus = [] if job.config.trainer.get("accelerator") == "cpu" else visible_gpus()
+    threads, devices = threads_of(job), devices_of(job)
+    gpus = [] if on_cpu(job) else visible_gpus()
     if gpus and len(gpus) < devices:
         raise ValueError(f"trainer.devices={devices} needs as many GPUs, there are {len(gpus)}")
     shares = [",".join(gpus[i : i + devices]) for i in range(0, len(gpus) - devices + 1, devices)]
@@ -115,9 +117,19 @@ def slots_for(job: Job, n_jobs: int | None, jobs_per_gpu: int) -> list[dict[str,
     ]
 
 
+def threads_of(job: Job) -> int:
+    """The CPU threads of one process of a job; 1 where its configuration has no ``threads``."""
+    return int(OmegaConf.select(job.config, "threads", default=1))
+
+
+def on_cpu(job: Job) -> bool:
+    """Whether a job asks for the CPU."""
+    return bool(OmegaConf.select(job.config, "trainer.accelerator") == "cpu")
+
+
 def devices_of(job: Job) -> int:
     """On how many devices a job trains, each with a process and ``threads`` of its own."""
-    devices = job.config.trainer.get("devices")
+    devices = OmegaConf.select(job.config, "trainer.devices")
     return devices if isinstance(devices, int) and devices > 1 else 1
 
 

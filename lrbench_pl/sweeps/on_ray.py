@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lrbench_pl.sweeps.launch import Job, Outcome, Task
-from lrbench_pl.sweeps.local import devices_of
+from lrbench_pl.sweeps.local import devices_of, on_cpu, threads_of
 from lrbench_pl.sweeps.records import state_of
 
 _LOOKS_EVERY_S = 0.2
@@ -43,8 +43,9 @@ def on_ray(
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("hydra/launcher=ray needs Ray: pip install 'lrbench_pl[ray]'") from error
     ours = not ray.is_initialized()
-    first, devices = tasks[0][0].config, devices_of(tasks[0][0])
-    stop = Path(first.hydra.sweep.dir).absolute() / f".stop-{uuid.uuid4().hex}"
+    first = tasks[0][0]
+    devices = devices_of(first)
+    stop = Path(first.config.hydra.sweep.dir).absolute() / f".stop-{uuid.uuid4().hex}"
     running: dict[Any, Job] = {}
     try:
         if ours:
@@ -53,9 +54,9 @@ def on_ray(
                 ray.init(**{**quiet, **(init or {})})
         if num_gpus is None:
             resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            has_gpus = resources.get("GPU", 0) > 0 and first.trainer.get("accelerator") != "cpu"
+            has_gpus = resources.get("GPU", 0) > 0 and not on_cpu(first)
             num_gpus = float(devices) if has_gpus else 0.0
-        run = ray.remote(num_cpus=num_cpus or int(first.threads) * devices, num_gpus=num_gpus, max_retries=0)(_run)
+        run = ray.remote(num_cpus=num_cpus or threads_of(first) * devices, num_gpus=num_gpus, max_retries=0)(_run)
         running = {run.remote(task, stop): job for job, task in tasks}
         while running:
             (reference, *_), _ = ray.wait(list(running), num_returns=1)

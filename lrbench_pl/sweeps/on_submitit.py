@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sysconfig
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -146,6 +147,8 @@ def _outcome_of(submitted: Any, cluster: str) -> Outcome:
 def _show_package_to_children() -> None:
     """Let processes that submitit starts import this package also from a checkout."""
     root = str(Path(__file__).resolve().parents[2])
+    if root in map(sysconfig.get_path, ("purelib", "platlib")):  # installed: they find it
+        return
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if root not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, paths)])

@@ -313,7 +313,7 @@ class Race:
                 *([f"optimizer={found.winner.optimizer}"] if self._pools_optimizers else []),
             ]
             lines += [f"lr_policy_file={policy}", f"max_steps={found.horizon}", f"check_every={self._interval}"]
-            print("\nrun it: python run.py " + shlex.join(lines), flush=True)
+            print("\nrun it: lrbench run " + shlex.join(lines), flush=True)
 
 
 def summary(found: Selection, target: float) -> list[str]:

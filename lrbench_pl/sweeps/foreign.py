@@ -1,0 +1,82 @@
+"""Sweeps of other Hydra programs, run where our launchers place jobs. Knows none of our configuration keys."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
+from hydra.errors import CompactHydraException
+from omegaconf import OmegaConf, open_dict
+
+from lrbench_pl.knobs import one_line
+from lrbench_pl.sweeps.launch import Job, Outcome, Placing, Task, ignore_ctrl_c, job_folder
+
+log = logging.getLogger(__name__)
+
+
+def launch_foreign(launcher: Placing, job_overrides: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+    """Run every job, as Hydra's own launchers do, and return one result per job in order.
+
+    A job that fails ends no other; the sweeper raises its error when it asks for the value.
+
+    Args:
+        launcher: Where the jobs run.
+        job_overrides: What makes each job differ.
+        first: The number of the first job.
+
+    Raises:
+        CompactHydraException: If the launcher refuses its arguments.
+    """
+    setup_globals()
+    logging_config, verbose = launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose
+    configure_log(logging_config, verbose)
+    Path(str(launcher.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    before = HydraConfig.instance().cfg
+    jobs = [_compose(launcher, overrides, first + i) for i, overrides in enumerate(job_overrides)]
+    HydraConfig.instance().cfg = before
+    tasks = [(job, Task.of(job, launcher.task_function, launcher.hydra_context)) for job in jobs]
+    returns: dict[int, JobReturn] = {}
+    log.info("%d jobs in %s", len(jobs), launcher.config.hydra.sweep.dir)
+    try:
+        for job, outcome in launcher.place(tasks):
+            returns[job.number] = returned = _returned(job, outcome)
+            configure_log(logging_config, verbose)  # a job in this process has changed it
+            log.info("%d of %d: %s: %s", len(returns), len(jobs), " ".join(job.overrides), _in_words(returned))
+    except (ValueError, ModuleNotFoundError) as error:  # of the launcher's own arguments
+        raise CompactHydraException(one_line(error)) from error
+    except KeyboardInterrupt:
+        ignore_ctrl_c()
+        log.info("interrupted with %d of %d jobs ended", len(returns), len(jobs))
+        sys.exit(130)
+    return [returns[job.number] for job in jobs]
+
+
+def _compose(launcher: Placing, overrides: Sequence[str], number: int) -> Job:
+    config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
+    with open_dict(config):
+        config.hydra.job.num = number
+        config.hydra.job.id = f"{config.hydra.job.name}_{number}"
+    HydraConfig.instance().set_config(config)  # the folder may be named by it
+    return Job(number, tuple(filter_overrides(overrides)), config, job_folder(config), None)
+
+
+def _returned(job: Job, outcome: Outcome) -> JobReturn:
+    """What Hydra returned, or an error where the job's process was lost."""
+    if isinstance(outcome, JobReturn):
+        return outcome
+    lost = JobReturn(overrides=list(job.overrides), cfg=job.task_config, status=JobStatus.FAILED)
+    lost.hydra_cfg = OmegaConf.masked_copy(job.config, ["hydra"])
+    lost.task_name = job.config.hydra.job.name
+    lost.return_value = RuntimeError(f"{job.folder}: {outcome or 'it was interrupted, or ended itself'}")
+    return lost
+
+
+def _in_words(returned: JobReturn) -> str:
+    value = returned._return_value
+    if returned.status == JobStatus.FAILED:
+        return f"failed: {one_line(value)}"
+    return "done" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -7,13 +7,14 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lrbench_pl.spec import Task
+from lrbench_pl.spec import RunSpec, Task, canonical
 
 Status = Literal["reached", "missed", "diverged", "failed", "stopped"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -255,6 +256,38 @@ def check_row(row: Mapping[str, Any]) -> None:
         if value is not None and not (fits and (type(value) is not int or abs(value) < 2**63)):
             raise ResultError(f"field {name!r} must be {_ANNOTATIONS[name]}, got {value!r}")
     _check_status(row["status"], row.get("steps_to_target"))
+
+
+def stored_settings(folder: str | Path) -> dict[str, Any] | None:
+    """Return the settings of a run whose row does not say them, from the configuration that format 1 kept beside it."""
+    text = read_settings(str(folder))
+    found: dict[str, Any] | None = None if text is None else json.loads(text)
+    return found
+
+
+def read_settings(folder: str) -> str | None:
+    """Return what :func:`stored_settings` returns, as text; quick for many runs that differ in their seeds alone."""
+    try:
+        with open(os.path.join(folder, "run.json"), encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError):
+        return None
+    begin, end = text.find('"configuration": '), text.rfind('"started": ')
+    text = text[begin + len('"configuration": ') : end].rstrip().rstrip(",")
+    if begin < 0 or '"lr_policy_file"' not in text:  # a later format keeps a specification there, its row the settings
+        return None
+    if seed := re.search(r'"seed": (\d+)', text):
+        text = text.replace(seed[0] + ",", '"seed": 0,')
+    return _settings_in(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _settings_in(configuration: str) -> str | None:
+    try:
+        spec = RunSpec.from_format_1(json.loads(configuration), {})
+    except ValueError:
+        return None
+    return canonical(spec.settings)
 
 
 @functools.cache

@@ -17,6 +17,7 @@ _WHAT = {
     "max_steps": pl.Int64,
     "target_accuracy": pl.Float64,
     "monitor": pl.String,
+    "mode": pl.String,
     "check_on": pl.String,
 }
 
@@ -39,7 +40,8 @@ def listing(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
         rows: Rows as :meth:`lrbench_pl.results.RunResult.to_dict` gives them.
 
     Returns:
-        Columns of the workload, ``policy``, ``lr``, and those of :func:`lrbench_pl.analysis.ranking.rank`.
+        Columns of the workload, ``policy``, ``lr``, and those of :func:`lrbench_pl.analysis.ranking.rank`; the rank is
+        that among the policies of its workload.
 
     Example:
         >>> row = {"dataset": "digits", "model": "mlp", "optimizer": "momentum", "batch_size": 64, "max_steps": 100,
@@ -52,7 +54,7 @@ def listing(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     table = pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
     keys = [*_WHAT, "policy", "lr", "policy_id"]
     ranked = rank(table.unique([*keys, "seed"], maintain_order=True, keep="first"), by=keys)
-    return ranked.sort([*_WHAT, "rank"], nulls_last=True, maintain_order=True).drop("rank", "policy_id")
+    return ranked.sort([*_WHAT, "rank"], nulls_last=True, maintain_order=True).drop("policy_id")
 
 
 def sections(table: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:

@@ -129,6 +129,8 @@ def _check_one_claim(rows: list[RunResult]) -> None:
         raise AnalysisError("the runs had no target, so there is nothing to verify; give them target_accuracy=")
     for name in _CLAIM:
         values = {getattr(row, name) for row in rows}
+        if name in ("mode", "confirmations"):
+            values.discard(None)  # a row that does not say
         if len(values) > 1:
             few = ", ".join(sorted(map(_shown, values))[:4])
             how = "--policy NAME" if name == "policy" else f"--where {name}=VALUE"

@@ -104,9 +104,7 @@ def _schema() -> dict[str, pl.DataType | type[pl.DataType]]:
         annotation = str(field.type)
         if field.name == "status":
             kinds[field.name] = pl.Enum(STATUSES)
-        elif annotation.startswith("str"):
-            kinds[field.name] = pl.String
-        elif field.name == "settings":
+        elif annotation.startswith("str") or field.name == "settings":
             kinds[field.name] = pl.String
         elif not annotation.startswith("dict") and field.name != "format":
             kinds[field.name] = pl.Int64 if annotation.startswith("int") else pl.Float64

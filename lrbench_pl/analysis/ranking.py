@@ -139,8 +139,8 @@ def with_settings(runs: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
         AnalysisError: If a key is neither a column nor a setting.
 
     Example:
-        >>> runs = pl.DataFrame({"settings": ['{"optimizer.weight_decay": 0.1}', '{"optimizer.weight_decay": 0}', None]})
-        >>> with_settings(runs, ["optimizer.weight_decay"])["optimizer.weight_decay"].to_list()
+        >>> runs = pl.DataFrame({"settings": ['{"model.width": 0.1}', '{"model.width": 0}', None]})
+        >>> with_settings(runs, ["model.width"])["model.width"].to_list()
         [0.1, 0.0, None]
     """
     missing = [key for key in keys if key not in runs.columns]
@@ -155,7 +155,7 @@ def with_settings(runs: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
             few = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
             more = f" or settings of the runs ({few})" if known else ""
             raise AnalysisError(f"--by must name columns of the results ({columns}){more}, got {key!r}")
-    return runs.with_columns(_column(key, [settings.get(text, {}).get(key) for text in texts]) for key in missing)
+    return runs.with_columns(_column(key, [settings.get(text or "", {}).get(key) for text in texts]) for key in missing)
 
 
 def _column(name: str, values: Sequence[Any]) -> pl.Series:

@@ -52,7 +52,7 @@ def run_command(context: typer.Context) -> None:
 
 
 _Folders = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sweeps or runs.")]
-_By = Annotated[str, typer.Option(help="Columns that make a row, such as optimizer,policy.")]
+_By = Annotated[str, typer.Option(help="Columns or settings that make a row: policy,optimizer.weight_decay.")]
 _Baseline = Annotated[str, typer.Option(help="Policy that the others are compared with.")]
 _Target = Annotated[float | None, typer.Option(help="Judge the histories at this target instead.")]
 

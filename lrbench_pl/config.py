@@ -164,8 +164,11 @@ def build_policy(cfg: DictConfig, kept_in: Path | None = None) -> Any:
 
     if cfg.lr_policy_file is not None:
         return read_policy(cfg.lr_policy_file)
-    looks_up = kept_in is not None and cfg.lr_policy.get("_target_") == _LOOK_UP
-    more = {"kept_in": kept_in} if looks_up else {}
+    more: dict[str, Any] = {}
+    if kept_in is not None and cfg.lr_policy.get("_target_") == _LOOK_UP:
+        from lrbench_pl.spec import RunSpec  # which reads policies
+
+        more = {"kept_in": kept_in, "settings": RunSpec.from_config(cfg).task.settings}
     return instantiate(cfg.lr_policy, _convert_="all", **more)  # parts of a composite stay policies
 
 

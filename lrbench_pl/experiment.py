@@ -27,7 +27,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrbench_pl.analysis import lint  # pure: it needs policies alone
 from lrbench_pl.callback import LRPolicyCallback, plain_number
-from lrbench_pl.checkpoints import Checkpoints, TrainingPaused, check_intact
+from lrbench_pl.checkpoints import Checkpoints, NewerCheckpointError, TrainingPaused, check_intact
 from lrbench_pl.config import build_data, build_policy, register_resolvers
 from lrbench_pl.knobs import UserError, check_knobs, one_line, refuse_late_milestones
 from lrbench_pl.loggers import close_logger, open_loggers, quiet_lightning
@@ -36,6 +36,7 @@ from lrbench_pl.progress import progress
 from lrbench_pl.results import RunResult, write_atomically
 from lrbench_pl.row import describe, describe_parts, headline, identity, judge, peak_found
 from lrbench_pl.sharing import Pool
+from lrbench_pl.spec import RunSpec, policy_name
 from lrbench_pl.sweeps.processes import one_job
 from lrbench_pl.sweeps.records import FINISHED, ChangedConfigurationError, claim, note
 from lrbench_pl.tuning.ranging import LRRangeTest
@@ -117,7 +118,7 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
             check_knobs(cfg)
             row = describe(cfg)
         except (UserError, OmegaConfBaseException) as error:
-            row = {"run_id": "unknown", "policy": str(cfg.names.policy)}
+            row = {"run_id": "unknown", "policy": policy_name(cfg)}
             return _finish(output, {**row, **_why(error, heard)})
         if not _is_first_process():  # the first one holds the folder for all
             return _train(cfg, output, row, heard)
@@ -186,6 +187,8 @@ def _train(cfg: DictConfig, output: Path, row: dict[str, Any], heard: Sequence[i
                         _note(output, f"going on from {checkpoint.name}")
                         parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=False)
                         break
+                    except NewerCheckpointError:
+                        raise
                     except Exception as error:
                         if parts.checkpoints.went_on or heard:
                             raise
@@ -333,9 +336,7 @@ def _pool(cfg: DictConfig, row: Mapping[str, Any]) -> Pool | None:
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if not (cfg.share_equal and in_sweep and row.get("policy_id")):
         return None
-    config = {name: value for name, value in identity(cfg).items() if name not in ("lr_policy", "lr_policy_file")}
-    config["names"] = {name: value for name, value in config["names"].items() if name != "policy"}
-    return Pool.of(Path(HydraConfig.get().sweep.dir), config, row)
+    return Pool.of(Path(HydraConfig.get().sweep.dir), RunSpec.from_config(cfg).but_for_rates, row)
 
 
 def _say_lint(cfg: DictConfig, verifier: LRPolicyCallback) -> None:

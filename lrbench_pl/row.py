@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
-import json
 import math
 import subprocess
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,36 +14,24 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrbench_pl.policies import AdaptivePolicy, policy_id, table, to_config
 from lrbench_pl.results import RunResult
-from lrbench_pl.words import counted, is_accuracy, metric_name, metric_value, policy_file_name
+from lrbench_pl.spec import RunSpec
+from lrbench_pl.words import counted, is_accuracy, metric_name, metric_value
 
 if TYPE_CHECKING:
     from lrbench_pl.callback import LRPolicyCallback, Verdict
     from lrbench_pl.experiment import Parts
 
 _MONITOR = "val/accuracy"  # of a row that does not say it
-# what says where, how and for how long a run takes place, and changes none of its numbers
-_WITHOUT = (
-    *("hydra", "logger", "study", "require_target", "threads"),
-    *("checkpoint_every", "checkpoints_kept", "max_time", "share_equal"),
-)
 
 
-def run_id(cfg: DictConfig, policy: Mapping[str, Any] | None = None) -> str:
-    """Hash of everything in the configuration that can change the numbers of a run.
-
-    Args:
-        cfg: The configuration.
-        policy: What was looked up in a database, and so is not in the configuration.
-    """
-    plain = identity(cfg)
-    if policy is not None:
-        plain["lr_policy"] = policy
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
+def run_id(cfg: DictConfig) -> str:
+    """Hash of everything in the configuration that can change the numbers of a run."""
+    return RunSpec.from_config(cfg).run_id
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
-    """What :func:`run_id` is the hash of."""
-    return plain_config(cfg, without=_WITHOUT)
+    """What :func:`run_id` is the hash of, as plain data."""
+    return RunSpec.from_config(cfg).to_dict()
 
 
 def plain_config(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict[str, Any]:
@@ -58,22 +44,24 @@ def plain_config(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
     """What the configuration says of a run before it begins."""
-    from_file = cfg.lr_policy_file
+    spec = RunSpec.from_config(cfg)
+    task = spec.task
     return {
-        "run_id": run_id(cfg),
+        "run_id": spec.run_id,
         "study": cfg.study,
-        "dataset": cfg.names.dataset,
-        "model": cfg.names.model if cfg.workload is None else str(cfg.workload.get("_target_")),
-        "optimizer": cfg.names.optimizer,
-        "policy": cfg.names.policy if from_file is None else policy_file_name(from_file),
-        "batch_size": cfg.batch_size * cfg.trainer.accumulate_grad_batches,
-        "lr": float(cfg.lr),
-        "seed": cfg.seed,
-        "max_steps": cfg.max_steps,
-        "target_accuracy": cfg.target_accuracy,
-        "monitor": cfg.monitor,
-        "mode": cfg.mode,
-        "confirmations": cfg.confirmations,
+        "dataset": task.dataset,
+        "model": task.model,
+        "optimizer": task.optimizer,
+        "policy": spec.policy_name,
+        "batch_size": task.batch_size,
+        "lr": spec.lr,
+        "seed": spec.seed,
+        "max_steps": task.max_steps,
+        "target_accuracy": task.target,
+        "monitor": task.monitor,
+        "mode": task.mode,
+        "confirmations": task.confirmations,
+        "settings": spec.settings,
         "versions": _versions(),
         "git_sha": _git_sha(),
     }
@@ -89,7 +77,9 @@ def describe_parts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
     on_gpu = parts.trainer.strategy.root_device.type == "cuda"
     found: dict[str, Any] = {}
     if isinstance(parts.verifier, LookedUp):
-        found = {"run_id": run_id(cfg, to_config(policy)), "lr": max(table(policy, cfg.max_steps))}
+        lr = max(table(policy, cfg.max_steps))
+        spec = replace(RunSpec.from_config(cfg), policy=to_config(policy), lr=lr)
+        found = {"run_id": spec.run_id, "lr": lr}
     return {
         **found,
         "policy_id": None if isinstance(policy, AdaptivePolicy) else policy_id(policy, cfg.max_steps),

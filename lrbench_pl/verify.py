@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,21 @@ from omegaconf import OmegaConf
 from lrbench_pl.analysis.load import AnalysisError, load_runs
 from lrbench_pl.analysis.sequential import Decision, decide
 from lrbench_pl.results import RESULT_FILE, ResultError, RunResult
+from lrbench_pl.spec import UNSET, Task, differing, named, shown
 
 FOLDER = "verify"  # below the folder asked about: the runs that were added
 
-# What all runs must share, or they are no seeds of one claim.
-_CLAIM: tuple[str, ...] = (
+# What all runs must share, or they are no seeds of one claim: the task and the policy.
+_CLAIM = (
     "policy",
-    "optimizer",
     "lr",
-    "dataset",
-    "model",
-    "batch_size",
-    "max_steps",
-    "target_accuracy",
-    "monitor",
+    *(
+        "target_accuracy" if field.name == "target" else field.name
+        for field in fields(Task)
+        if field.name != "settings"
+    ),
+    "policy_id",
 )
-_CLAIM += ("check_on", "policy_id")
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,22 @@ def read_seeds(folder: Path, where: Mapping[str, str]) -> Seeds:
         AnalysisError: If there is no such run, one of them has no target, or they differ in more than the seed.
     """
     found = load_runs([folder])
-    known = set(found.table.columns) - {"folder"}
+    known = set(found.table.columns) - {"folder", "settings"}
+    settings = {key for text in found.table["settings"].drop_nulls().unique() for key in json.loads(text)}
     for name in where:
-        if name not in known:
-            raise AnalysisError(f"--where must name a column of the results ({', '.join(sorted(known))}), got {name!r}")
+        if name not in known | settings:
+            raise AnalysisError(
+                f"--where must name a column of the results ({', '.join(sorted(known))}) or a setting of the runs"
+                f"{f' ({_few(settings)})' if settings else ''}, got {name!r}"
+            )
     said = [f"unreadable: {skipped.path}: {skipped.reason}" for skipped in found.skipped]
     finished: list[tuple[RunResult, Path]] = []
     seeds: dict[int, tuple[RunResult, Path]] = {}
-    for at in found.table["folder"].to_list():
+    said_by_folder = found.table.select("folder", "settings", "mode", "confirmations").rows()
+    for at, text, mode, confirmations in said_by_folder:
         row = RunResult.read(Path(at) / RESULT_FILE)
-        if any(_shown(getattr(row, name)) != value for name, value in where.items()):
+        row = replace(row, settings=None if text is None else json.loads(text), mode=mode, confirmations=confirmations)
+        if any(_value(row, name) != value for name, value in where.items()):
             continue
         if row.status in ("failed", "stopped") or row.seed is None:
             said.append(f"not counted: {row.status}: {at}: {row.message}")
@@ -101,6 +107,19 @@ def read_seeds(folder: Path, where: Mapping[str, str]) -> Seeds:
     return Seeds(tuple(seeds[seed] for seed in sorted(seeds)), tuple(said))
 
 
+def _value(row: RunResult, name: str) -> str:
+    if name in _COLUMNS:
+        return _shown(getattr(row, name))
+    return shown((row.settings or {}).get(name, UNSET))
+
+
+_COLUMNS = {field.name for field in fields(RunResult)}
+
+
+def _few(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:8]) + (", …" if len(names) > 8 else "")
+
+
 def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -110,12 +129,19 @@ def _check_one_claim(rows: list[RunResult]) -> None:
         raise AnalysisError("the runs had no target, so there is nothing to verify; give them target_accuracy=")
     for name in _CLAIM:
         values = {getattr(row, name) for row in rows}
+        if name in ("mode", "confirmations"):
+            values.discard(None)  # a row that does not say
         if len(values) > 1:
-            shown = ", ".join(sorted(map(_shown, values))[:4])
+            few = ", ".join(sorted(map(_shown, values))[:4])
             how = "--policy NAME" if name == "policy" else f"--where {name}=VALUE"
             raise AnalysisError(
-                f"the runs differ in {name} ({shown}), so they are no seeds of one claim; choose by {how}"
+                f"the runs differ in {name} ({few}), so they are no seeds of one claim; choose by {how}"
             )
+    if found := differing(row.settings for row in rows):
+        how = " ".join(f"--where {name}=VALUE" for name in list(found)[:3])
+        raise AnalysisError(
+            f"the runs differ in {named(list(found.items()))}, so they are no seeds of one claim; choose by {how}"
+        )
 
 
 def further_seeds(seeds: Seeds, folder: Path, most: int, train: Callable[[list[str], Path], None]) -> Iterator[Seeds]:

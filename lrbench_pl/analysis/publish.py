@@ -12,7 +12,7 @@ import polars as pl
 
 from lrbench_pl.analysis import plots
 from lrbench_pl.analysis.load import AnalysisError
-from lrbench_pl.analysis.ranking import default_keys, rank
+from lrbench_pl.analysis.ranking import default_keys, rank, with_settings
 from lrbench_pl.analysis.report import figures
 from lrbench_pl.wandb_mode import is_offline
 
@@ -34,6 +34,7 @@ def publish(runs: pl.DataFrame, project: str, by: Sequence[str] | None = None, f
     """
     keys = list(by) if by is not None else default_keys(runs)
     ranking = rank(runs, keys)
+    runs = with_settings(runs, keys)
     made = figures(runs, ranking, keys)
     monitors = runs["monitor"].drop_nulls().unique().to_list()
     course = plots.course_info(plots.groups(runs, ranking, keys), None, monitors[0]) if len(monitors) == 1 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -12,6 +13,7 @@ import polars as pl
 
 from lrbench_pl.analysis import statistics as st
 from lrbench_pl.analysis.load import AnalysisError
+from lrbench_pl.spec import PARTS, canonical, differing, named, shown
 from lrbench_pl.words import is_accuracy
 
 Metric = Literal["cost", "utility", "robustness"]
@@ -51,8 +53,13 @@ def default_keys(runs: pl.DataFrame) -> list[str]:
 def check_comparable(runs: pl.DataFrame, keys: Sequence[str]) -> None:
     """Refuse to rank answers to different questions.
 
+    Args:
+        runs: The table of :func:`lrbench_pl.analysis.load.load_runs`.
+        keys: The columns that make a group, those of :func:`with_settings` among them.
+
     Raises:
-        AnalysisError: If the runs differ in workload, budget, monitor or target and ``keys`` do not separate them.
+        AnalysisError: If the runs differ in workload, budget, monitor, target or settings and ``keys`` do not separate
+            them.
 
     Example:
         >>> check_comparable(pl.DataFrame({"max_steps": [100, 200]}), keys=["policy"])
@@ -71,6 +78,93 @@ be wrong; separate them with --by policy,max_steps or give fewer folders
                 f"the runs differ in {column} ({shown}), so one ranking of them would be wrong; "
                 f"separate them with --by {','.join([*keys, column])} or give fewer folders"
             )
+    if "settings" in runs.columns and "settings" not in keys:
+        _check_settings(runs, keys)
+
+
+def _check_settings(runs: pl.DataFrame, keys: Sequence[str]) -> None:
+    """Refuse runs under one question, or of one policy, whose settings differ.
+
+    Settings of the optimizer are compared among runs of one optimizer, where it is one of the keys: two optimizers have
+    different settings by nature. So are those of model and data set; those of the policy always are.
+    """
+    parts = {prefix: name for prefix, name in PARTS.items() if name in runs.columns}
+    names = sorted(set(parts.values()))
+    settings_of = _known_settings(runs)
+    known = {key for settings in settings_of.values() for key in settings}
+    scope = [key for key in keys if key in (*QUESTION, "precision") or key in known]
+    distinct = runs.select(*dict.fromkeys([*scope, *names]), "settings").unique().drop_nulls("settings")
+    if distinct["settings"].n_unique() < 2:
+        return
+    rows = [(row, settings_of[row["settings"]]) for row in distinct.to_dicts()]
+    found: dict[str, list[Any]] = {}
+    for prefix in (*parts, None):
+        name = parts.get(prefix) if prefix is not None else None
+        apart = [*scope, *([name] if name is not None and (name in keys or name == "policy") else [])]
+        groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for row, settings in rows:
+            inside = {key: value for key, value in settings.items() if _part(key, parts) == prefix}
+            groups.setdefault(tuple(row[key] for key in apart), []).append(inside)
+        for group in groups.values():
+            differ = differing(group)
+            if differ and name is not None and name not in apart and distinct[name].n_unique() > 1:
+                found[name] = distinct[name].unique().sort().to_list()
+                break
+            for key, values in differ.items():
+                there = {canonical(value): value for value in (*found.get(key, ()), *values)}
+                found[key] = list(there.values())
+    if found:
+        raise AnalysisError(
+            f"the runs differ in {named(list(found.items()))}, so one ranking of them would be wrong; "
+            f"separate them with --by {','.join([*keys, *found])} or give fewer folders"
+        )
+
+
+def _part(key: str, parts: Mapping[str, str]) -> str | None:
+    return next((prefix for prefix in parts if key.startswith(prefix)), None)
+
+
+def _known_settings(runs: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """The settings of the runs, by the text that holds them."""
+    if "settings" not in runs.columns:
+        return {}
+    return {text: json.loads(text) for text in runs["settings"].drop_nulls().unique(maintain_order=True)}
+
+
+def with_settings(runs: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """Add a column for each key that is a setting of the runs, such as ``optimizer.weight_decay``.
+
+    Numbers stay numbers; everything else becomes text, and null where a run has no such setting.
+
+    Raises:
+        AnalysisError: If a key is neither a column nor a setting.
+
+    Example:
+        >>> runs = pl.DataFrame({"settings": ['{"model.width": 0.1}', '{"model.width": 0}', None]})
+        >>> with_settings(runs, ["model.width"])["model.width"].to_list()
+        [0.1, 0.0, None]
+    """
+    missing = [key for key in keys if key not in runs.columns]
+    if not missing:
+        return runs
+    settings = _known_settings(runs)
+    texts = runs["settings"].to_list() if settings else [None] * runs.height
+    known = sorted({key for each in settings.values() for key in each})
+    for key in missing:
+        if key not in known:
+            columns = ", ".join(name for name in runs.columns if name != "settings")
+            few = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
+            more = f" or settings of the runs ({few})" if known else ""
+            raise AnalysisError(f"--by must name columns of the results ({columns}){more}, got {key!r}")
+    return runs.with_columns(_column(key, [settings.get(text or "", {}).get(key) for text in texts]) for key in missing)
+
+
+def _column(name: str, values: Sequence[Any]) -> pl.Series:
+    there = [value for value in values if value is not None]
+    if there and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in there):
+        kind = pl.Int64 if all(isinstance(value, int) for value in there) else pl.Float64
+        return pl.Series(name, values, kind, strict=False)
+    return pl.Series(name, [None if value is None else shown(value) for value in values], pl.String)
 
 
 def rank(
@@ -94,7 +188,8 @@ def rank(
 
     Args:
         runs: The table of :func:`lrbench_pl.analysis.load.load_runs`.
-        by: Columns that make a group; by default :func:`default_keys`.
+        by: Columns that make a group, and settings such as ``optimizer.weight_decay``; by default
+            :func:`default_keys`.
         metric: ``cost``, ``utility`` or ``robustness``.
         baseline: With ``cost``, the policy that the others are compared with: its name, or all values of ``by`` with
             commas. A name is looked for among rows that agree in the other columns of ``by``.
@@ -131,15 +226,16 @@ def rank(
     if baseline is not None and metric != "cost":
         raise AnalysisError(f"--baseline compares steps, which --metric {metric} does not rank; leave one of them out")
     keys = list(by) if by is not None else default_keys(runs)
-    for key in keys:
-        if key not in runs.columns:
-            raise AnalysisError(f"--by must name columns of the results ({', '.join(runs.columns)}), got {key!r}")
+    asked_for = [key for key in keys if key not in runs.columns]
+    runs = with_settings(runs, keys)
     if repeated := sorted({key for key in keys if keys.count(key) > 1}):
         raise AnalysisError(f"--by must name each column once, got {repeated[0]!r} twice")
     counted = runs.filter(~pl.col("status").cast(pl.String).is_in(_UNCOUNTED))
     check_comparable(counted, keys)
     runs = runs.with_columns(pl.col("status").cast(pl.String))
-    asked = [key for key in keys if key in QUESTION and counted[key].n_unique() > 1]
+    of_question = {*QUESTION, "settings"}
+    of_question |= {key for key in asked_for if not key.startswith(("optimizer.", "lr_policy."))}  # like their parts
+    asked = [key for key in keys if key in of_question and counted[key].n_unique() > 1]
     parts = runs.sort(asked, maintain_order=True).partition_by(asked, maintain_order=True) if asked else [runs]
     tables = [_rank_one(part, keys, asked, metric, baseline, seed) for part in parts]
     table = pl.concat(tables, how="vertical_relaxed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import polars as pl
 
 from lrbench_pl.analysis import curves, plots
 from lrbench_pl.analysis.load import Runs
-from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank
+from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank, with_settings
 from lrbench_pl.analysis.show import the_monitor
 from lrbench_pl.results import write_atomically
 from lrbench_pl.words import counted, metric_name, metric_title
@@ -55,6 +55,8 @@ def report(runs: Runs, by: Sequence[str] | None = None, baseline: str | None = N
     table = runs.table
     keys = list(by) if by is not None else default_keys(table)
     ranking = rank(table, keys, baseline=baseline)
+    table = with_settings(table, keys)
+    runs = replace(runs, table=table)
     return page(_title(table), _lead(runs), sections(runs, ranking, keys))
 
 

@@ -27,6 +27,7 @@ from lrbench_pl.config import register_resolvers
 from lrbench_pl.knobs import one_line
 from lrbench_pl.results import RunResult
 from lrbench_pl.row import describe, identity, run_id
+from lrbench_pl.spec import policy_name
 from lrbench_pl.sweeps.records import (
     LOCK_FILE,
     ChangedConfigurationError,
@@ -332,7 +333,7 @@ def _row_after(job: Job, outcome: Outcome) -> tuple[RunResult, bool]:
     try:
         described = describe(job.task_config)
     except (OmegaConfBaseException, ValueError):
-        described = {"run_id": "unknown", "policy": str(job.config.names.policy)}
+        described = {"run_id": "unknown", "policy": policy_name(job.config)}
     finally:
         HydraConfig.instance().cfg = before
     row = RunResult.from_dict({**described, "status": "stopped" if outcome is None else "failed", "message": why})

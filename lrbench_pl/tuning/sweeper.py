@@ -28,6 +28,7 @@ from lrbench_pl.policies import Policy, cut, stretched, to_config
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.results import RESULT_FILE, ResultError, RunResult, write_atomically
 from lrbench_pl.row import identity, run_id
+from lrbench_pl.spec import RunSpec, readable
 from lrbench_pl.sweeps.records import finished_row
 from lrbench_pl.tuning.lookup import Question, ask
 from lrbench_pl.tuning.select import Candidate, Job, Row, Selection, Settings, Task, select
@@ -170,17 +171,7 @@ class Race:
         check.count("known", most, least=0)
         if most and not (self.folder / SELECTION_FILE).exists():
             for cfg in configs:
-                question = Question(
-                    dataset=str(cfg.names.dataset),
-                    model=str(cfg.names.model if cfg.workload is None else cfg.workload.get("_target_")),
-                    optimizer=str(cfg.names.optimizer),
-                    batch_size=int(cfg.batch_size * cfg.trainer.accumulate_grad_batches),
-                    max_steps=int(cfg.max_steps),
-                    target_accuracy=float(cfg.target_accuracy),
-                    monitor=str(cfg.monitor),
-                    mode=cfg.mode,
-                    check_on=cfg.dataset.get("check_on"),
-                )
+                question = Question.from_task(RunSpec.from_config(cfg).task)
                 answer, _ = ask(question, db, _MAX_DISTANCE, say=lambda line: print(f"selection: {line}"))
                 for number, each in enumerate(answer.recommendations[:most] if answer is not None else (), 1):
                     print(f"selection: the policy database knows {each}", flush=True)
@@ -200,8 +191,12 @@ class Race:
                 raise SelectionError(
                     f"{path}: cannot be read as a selection ({error!r}); give another hydra.sweep.dir"
                 ) from error
+            before = _of_this_format(before)
             if before != self._asked:
-                there, here = _flat(before), _flat(self._asked)
+                there, here = (
+                    _flat({**asked, "configuration": readable(asked["configuration"])})
+                    for asked in (before, self._asked)
+                )
                 keys = [key for key in {*there, *here} if there.get(key) != here.get(key)]
                 keys.sort(key=lambda key: (key.startswith("task."), key.count("."), key))  # what the user gave first
                 shown = [f"{key.partition('.')[2]} was {there.get(key)!r}, is {here.get(key)!r}" for key in keys[:3]]
@@ -306,7 +301,7 @@ class Race:
             write_atomically(policy, min(runs).read_text(encoding="utf-8"))
         stored = {"asked": self._asked, "found": _plain(asdict(found))}
         write_atomically(self.folder / SELECTION_FILE, json.dumps(stored, indent=2) + "\n")
-        print("\n" + "\n".join(summary(found, self._asked["configuration"]["target_accuracy"])))
+        print("\n" + "\n".join(summary(found, self._asked["configuration"]["task"]["target"])))
         if found.winner is not None:
             lines = [
                 *self._lines.values(),
@@ -412,6 +407,18 @@ def _quoted(text: str) -> str:
     """A text as Hydra's grammar reads it whole."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def _of_this_format(asked: Any) -> Any:
+    """What was asked, its configuration as a specification also where format 1 wrote it."""
+    try:
+        if "task" in asked["configuration"]:
+            return asked
+        return {**asked, "configuration": _plain(RunSpec.from_format_1(asked["configuration"]).to_dict())}
+    except (TypeError, KeyError, ValueError) as error:
+        raise SelectionError(
+            f"the selection there cannot be compared ({error}); give another hydra.sweep.dir"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

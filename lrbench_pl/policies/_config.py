@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceABC
-from importlib.metadata import entry_points
 from typing import Any
 
 from lrbench_pl.policies._compose import Policy
@@ -50,8 +49,8 @@ def from_config(config: Mapping[str, Any]) -> Policy:
         Traceback (most recent call last):
         ...
         ValueError: _target_ must be lrbench_pl.policies.X with X one of Constant, Step, MultiStep, Exponential, \
-InverseTime, Polynomial, SqrtDecay, Sigmoid, Sequential, Cyclic, or a policy type that this program has registered \
-with register_policy; got 'os.system'
+InverseTime, Polynomial, SqrtDecay, Sigmoid, Sequential, Cyclic, or a type registered with register_policy by a \
+module that this program imports or by an entry point lrbench_pl.policies; got 'os.system'
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"expected a mapping with _target_, got {config!r}")
@@ -90,14 +89,16 @@ def _type_named(target: object) -> type[Any]:
     prefix = f"{__package__}."
     ours = ", ".join(name.removeprefix(prefix) for name in registered() if name.startswith(prefix))
     raise ValueError(
-        f"_target_ must be {prefix}X with X one of {ours}, or a policy type that this program has registered with "
-        f"register_policy; got {target!r}"
+        f"_target_ must be {prefix}X with X one of {ours}, or a type registered with register_policy by a module that "
+        f"this program imports or by an entry point {ENTRY_POINTS}; got {target!r}"
     )
 
 
 @functools.cache
 def _load_entry_points() -> None:
     """Import the policies that installed packages offer, once."""
+    from importlib.metadata import entry_points  # here: most programs never need it, and it is slow to import
+
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             entry.load()

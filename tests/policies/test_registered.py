@@ -153,8 +153,8 @@ def policies_of(draw, kind):
     for name, meaning in meanings(kind).items():
         if hasattr(kind, name) and draw(st.booleans()):
             continue  # the default
-        choices = st.sampled_from(get_args(hints[name])) if meaning.kind == "choice" else None
-        values[name] = draw(choices or KINDS[meaning.kind])
+        of_kind = st.sampled_from(get_args(hints[name])) if meaning.kind == "choice" else KINDS[meaning.kind]
+        values[name] = draw(of_kind)
     try:
         return kind(**values)
     except ValueError:  # values that do not go together
@@ -220,9 +220,9 @@ def test_a_foreign_policy_goes_through_file_and_database(policy, tmp_path):
     assert read_policy(tmp_path / "policy.yaml") == policy
     row = {"run_id": "r", "policy": "p", "dataset": "digits", "model": "mlp", "optimizer": "momentum", "seed": 0}
     row |= {"batch_size": 64, "max_steps": 1000, "monitor": "val/accuracy", "status": "missed", "steps_run": 1000}
-    with PolicyDatabase.create(f"sqlite:///{tmp_path / 'runs.db'}") as database:
+    with PolicyDatabase(tmp_path / "runs.db", create=True) as database:
         database.add([stored_run(row, to_config(policy))])
-        (stored,) = database.runs()
+        (stored,) = database.read().runs
     assert stored.policy == policy
     assert stored.result.policy_id == policy_id(policy, 1000)
 
@@ -286,10 +286,10 @@ def test_data_cannot_name_what_was_not_registered(tmp_path):
         "try:\n    from_config({'_target_': 'evil.Evil'})\nexcept ValueError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "registered with register_policy; got 'evil.Evil'" in done.stdout
+    assert "or by an entry point lrbench_pl.policies; got 'evil.Evil'" in done.stdout
     assert not (tmp_path / "ran").exists()
     for name in ("Rex.__init__", "Policy", "json.loads", "yaml.safe_load"):
-        with pytest.raises(ValueError, match="registered with register_policy; got"):
+        with pytest.raises(ValueError, match=r"registered with register_policy by .*; got"):
             from_config({"_target_": f"{__name__}.{name}"})
 
 

@@ -11,8 +11,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lrbench_pl.words import policy_file_name
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -140,8 +141,7 @@ class RunSpec:
             OmegaConfBaseException: If the configuration cannot be resolved.
         """
         from lrbench_pl.config import read_policy
-        from lrbench_pl.words import policy_file_name
-from lrbench_pl.policies import to_config
+        from lrbench_pl.policies import to_config
 
         path = cfg.lr_policy_file
         stored = None if path is None else to_config(read_policy(path))

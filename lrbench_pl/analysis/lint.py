@@ -192,7 +192,8 @@ def _horizon(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iter
             yield Finding(
                 "horizon",
                 "warning",
-                f"the decay is over at step {horizon} of {plan.max_steps}: {counted(rest, 'step')} run at {policy(steps):g}",
+                f"the decay is over at step {horizon} of {plan.max_steps}: {counted(rest, 'step')} run "
+                f"at {policy(steps):g}",
                 f"set {field} to {length} or max_steps to {horizon}",
             )
         elif horizon - plan.max_steps > slack:
@@ -214,7 +215,8 @@ def _horizon(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iter
             yield Finding(
                 "horizon",
                 "warning",
-                f"the budget ends {100 * over / period:.0f} % into a cycle of {counted(period, 'step')}, at {ends_at} of the peak",
+                f"the budget ends {100 * over / period:.0f} % into a cycle of {counted(period, 'step')}, "
+                f"at {ends_at} of the peak",
                 f"set {field} to {max(1, length // whole)} or max_steps to {plan.max_steps + missing}",
             )
 

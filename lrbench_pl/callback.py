@@ -357,25 +357,33 @@ class LRPolicyCallback(Callback):
             self._write()
 
     def _write(self) -> None:
-        step, groups = self._steps_run, self._optimizer.param_groups
-        lr = self._rate(step)
+        step, groups, lr = self._steps_run, self._optimizer.param_groups, self._rate(self._steps_run)
         if len(groups) > len(self._written) > 0:
             self._refuse_unequal(groups[len(self._written) :])
-        self._step, self._written = step, []
+        self._step, self._written = step, (written := [])
         for group in groups:
-            scaled = lr * group.get("lr_scale", 1.0)
-            if isinstance(group["lr"], torch.Tensor):  # capturable and compiled optimizers read it in place
-                if any(each[0] is group["lr"] for each in self._written if isinstance(each, tuple)):
-                    group["lr"] = group["lr"].clone()  # torch puts one tensor into every group
-                group["lr"].fill_(scaled)
-                self._written.append((group["lr"], group["lr"]._version, scaled))
-            else:
+            scaled = lr * group["lr_scale"] if "lr_scale" in group else lr
+            if type(group["lr"]) is float:
                 group["lr"] = scaled
-                self._written.append(scaled)
-        every = self._trainer.log_every_n_steps
+                written.append(scaled)
+            else:
+                written.append(self._fill(group, scaled))
+        trainer = self._trainer
+        every = trainer.log_every_n_steps
         if every and (step == 0 or (step + 1) % every == 0):
-            for logger in self._trainer.loggers:
+            for logger in trainer.loggers:
                 logger.log_metrics({"lr": lr}, step=step)
+
+    def _fill(self, group: dict[str, Any], scaled: float) -> Any:
+        """Set a rate in place if it is a tensor: capturable and compiled optimizers read it there."""
+        tensor = group["lr"]
+        if not isinstance(tensor, torch.Tensor):
+            group["lr"] = scaled
+            return scaled
+        if any(each[0] is tensor for each in self._written if type(each) is tuple):  # torch puts one into every group
+            group["lr"] = tensor = tensor.clone()
+        tensor.fill_(scaled)
+        return tensor, tensor._version, scaled
 
     def _rate(self, step: int) -> float:
         given = self.policy(step)
@@ -383,11 +391,11 @@ class LRPolicyCallback(Callback):
             lr = float(given)
         except (TypeError, ValueError):
             lr = math.nan
-        if not 0 <= lr < math.inf:
-            raise LRPolicyError(
-                f"the policy gave {given!r} as the learning rate of step {step}; expected a finite number of at least 0"
-            )
-        return lr
+        if 0 <= lr < math.inf:
+            return lr
+        raise LRPolicyError(
+            f"the policy gave {given!r} as the learning rate of step {step}; expected a finite number of at least 0"
+        )
 
     def _refuse_unequal(self, added: Sequence[Mapping[str, Any]]) -> None:
         """Refuse groups that were added with a rate of their own, which the policy would overwrite."""
@@ -414,23 +422,28 @@ class LRPolicyCallback(Callback):
             return
         self._is_stepping = False
         self._verify()
-        skipped = getattr(optimizer, "found_inf", None)  # a GradScaler leaves it to a fused optimizer to skip
+        skipped = optimizer.__dict__.get("found_inf")  # a GradScaler leaves it to a fused optimizer to skip
         if skipped is None or not float(skipped):
             self._steps_run += 1
 
     def _verify(self) -> None:
         """Fail if anything else changed a rate since it was written."""
-        for group, written in zip(self._optimizer.param_groups, self._written, strict=False):
-            lr = group["lr"]
-            if lr is written or (type(written) is tuple and lr is written[0] and lr._version == written[1]):
-                continue
-            expected = written[2] if type(written) is tuple else written
-            if not _is_same(_number(lr), expected):
-                raise LRPolicyError(
-                    f"the policy set the learning rate of step {self._step} to {expected:g}, but the optimizer found "
-                    f"{_number(lr):g}: something else sets it too, such as optimizer_step(), a scheduler or a "
-                    "callback; remove one of the two"
-                )
+        for group, written in zip(self._optimizer.param_groups, self._written):  # noqa: B905  (called twice a step)
+            if group["lr"] is not written:
+                self._compare(group["lr"], written)
+
+    def _compare(self, lr: Any, written: Any) -> None:
+        expected = written
+        if type(written) is tuple:
+            tensor, version, expected = written
+            if lr is tensor and lr._version == version:
+                return
+        if not _is_same(_number(lr), expected):
+            raise LRPolicyError(
+                f"the policy set the learning rate of step {self._step} to {expected:g}, but the optimizer found "
+                f"{_number(lr):g}: something else sets it too, such as optimizer_step(), a scheduler or a callback; "
+                "remove one of the two"
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

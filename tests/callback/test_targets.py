@@ -24,7 +24,8 @@ def test_a_percentage_as_the_target_of_a_share_is_refused_with_the_share(monitor
 
 
 @pytest.mark.parametrize(
-    "monitor", "val/loss perplexity bleu_score reward val/score psnr val/acc_percent val/accuracy_loss error f r".split()
+    "monitor",
+    "val/loss perplexity bleu_score reward val/score psnr val/acc_percent val/accuracy_loss error f r".split(),
 )
 def test_any_finite_number_is_a_target_of_other_metrics(monitor):
     for target in (-3.5, 0, 0.5, 95, 1e9):

@@ -45,7 +45,10 @@ def test_what_is_no_callback_is_refused():
         ("+trainer.val_check_interval=5", "trainer.val_check_interval is set by the run, got 5; use check_every=STEPS"),
         ("+trainer.logger=false", "trainer.logger is set by the run, got False; use the group logger"),
         ("+trainer.default_root_dir=there", "trainer.default_root_dir is set by the run, got 'there'; use hydra.run"),
-        ("+trainer.fast_dev_run=true", "the Trainer would take 1 steps of max_steps=20; leave out trainer.fast_dev_run"),
+        (
+            "+trainer.fast_dev_run=true",
+            "the Trainer would take 1 steps of max_steps=20; leave out trainer.fast_dev_run",
+        ),
     ],
 )
 def test_contradictions_are_refused_before_training(override, message, tmp_path):

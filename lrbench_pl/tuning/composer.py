@@ -465,7 +465,7 @@ class LRPolicyComposer(LRPolicyCallback):
             elif leg.save == "best":
                 self._best_policy = leg.policy, leg.start
         self.found = self._journal.found
-        self.records = [{"avoided": [], **record} for record in kept["records"]]
+        self.records = [{**record, "avoided": list(record.get("avoided", ()))} for record in kept["records"]]
         self._best_records = kept["best_records"]
         self.forecasts = [Check(**check) for check in kept["forecasts"]]
         self._reached = None if kept["reached"] is None else Check(**kept["reached"])

@@ -53,6 +53,7 @@ def gone_back(look, *callbacks, module=None, trainer_class=pl.Trainer, accumulat
         max_steps=10,
         val_check_interval=8,
         accumulate_grad_batches=accumulate,
+        enable_checkpointing=any(type(callback).__name__ == "ModelCheckpoint" for callback in callbacks),
     )
     trainer.fit(module or TinyModule())
     taken, before, after = goes_back.seen

@@ -18,9 +18,8 @@ from lrbench_pl.results import Status
 from lrbench_pl.targets import check_target
 
 if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
     from pytorch_lightning import LightningModule, Trainer
+    from torch.utils.hooks import RemovableHandle
 
 Mode = Literal["max", "min"]
 
@@ -194,6 +193,9 @@ class LRPolicyCallback(Callback):
         self.optimizer_index = optimizer_index
         self._adaptive = policy if isinstance(policy, AdaptivePolicy) else None
         self._initial_state = None if self._adaptive is None else copy.deepcopy(self._adaptive.state_dict())
+        self._trainer: Any = None
+        self._found: Any = None  # the driven optimizer as the Trainer lists it
+        self._optimizer: Any = None
         self._handles: list[RemovableHandle] = []
         self._detach()
         self._reset()
@@ -320,8 +322,8 @@ class LRPolicyCallback(Callback):
         optimizer = getattr(found, "_optimizer", found) if type(found).__name__ == "LightningOptimizer" else found
         if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
             raise LRPolicyError(
-                f"the steps of {type(optimizer).__name__} cannot be counted: it is not a torch.optim.Optimizer, or does "
-                "not call super().__init__()"
+                f"the steps of {type(optimizer).__name__} cannot be counted: it is not a torch.optim.Optimizer, or "
+                "does not call super().__init__()"
             )
         self._trainer, self._found, self._optimizer = trainer, found, optimizer
         groups = optimizer.param_groups
@@ -330,10 +332,9 @@ class LRPolicyCallback(Callback):
             shown = ", ".join(f"{rate:g}" for rate in rates)
             share = min(rates) / max(rates)
             raise LRPolicyError(
-                f"the parameter groups have different learning rates ({shown}), but the policy sets them all; give each "
-                f"group its share of the policy's rate, such as {{'params': ..., 'lr_scale': {share:g}}}"
+                f"the parameter groups have different learning rates ({shown}), but the policy sets them all; give "
+                f"each group its share of the policy's rate, such as {{'params': ..., 'lr_scale': {share:g}}}"
             )
-        self._write()
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -343,9 +344,7 @@ class LRPolicyCallback(Callback):
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._trainer: Trainer | None = None
-        self._found: Any = None  # the optimizer as the Trainer lists it
-        self._optimizer: Any = None
+        self._trainer = self._found = self._optimizer = None
         self._step = -1  # the step whose rate is set; -1: none
         self._written: list[Any] = []  # the rate of each group, as it was set
         self._is_stepping = False
@@ -354,31 +353,37 @@ class LRPolicyCallback(Callback):
         """Set the rate of the coming optimizer step, once also when several batches make one step."""
         if trainer.optimizers[self.optimizer_index or 0] is not self._found:  # set up again
             self._attach(trainer)
-        elif self._step != self._steps_run or len(self._written) != len(self._optimizer.param_groups):
+        if self._step != self._steps_run or len(self._written) != len(self._optimizer.param_groups):
             self._write()
 
     def _write(self) -> None:
-        step, groups = self._steps_run, self._optimizer.param_groups
-        lr = self._rate(step)
+        step, groups, lr = self._steps_run, self._optimizer.param_groups, self._rate(self._steps_run)
         if len(groups) > len(self._written) > 0:
             self._refuse_unequal(groups[len(self._written) :])
-        self._step, self._written = step, []
+        self._step, self._written = step, (written := [])
         for group in groups:
-            scaled = lr * group.get("lr_scale", 1.0)
-            if isinstance(group["lr"], torch.Tensor):  # capturable and compiled optimizers read it in place
-                if any(each[0] is group["lr"] for each in self._written if isinstance(each, tuple)):
-                    group["lr"] = group["lr"].clone()  # torch puts one tensor into every group
-                group["lr"].fill_(scaled)
-                self._written.append((group["lr"], group["lr"]._version, scaled))
-            else:
+            scaled = lr * group["lr_scale"] if "lr_scale" in group else lr
+            if type(group["lr"]) is float:
                 group["lr"] = scaled
-                self._written.append(scaled)
+                written.append(scaled)
+            else:
+                written.append(self._fill(group, scaled))
         trainer = self._trainer
-        assert trainer is not None
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps
         if every and (step == 0 or (step + 1) % every == 0):
             for logger in trainer.loggers:
                 logger.log_metrics({"lr": lr}, step=step)
+
+    def _fill(self, group: dict[str, Any], scaled: float) -> Any:
+        """Set a rate in place if it is a tensor: capturable and compiled optimizers read it there."""
+        tensor = group["lr"]
+        if not isinstance(tensor, torch.Tensor):
+            group["lr"] = scaled
+            return scaled
+        if any(each[0] is tensor for each in self._written if type(each) is tuple):  # torch puts one into every group
+            group["lr"] = tensor = tensor.clone()
+        tensor.fill_(scaled)
+        return tensor, tensor._version, scaled
 
     def _rate(self, step: int) -> float:
         given = self.policy(step)
@@ -386,22 +391,24 @@ class LRPolicyCallback(Callback):
             lr = float(given)
         except (TypeError, ValueError):
             lr = math.nan
-        if not 0 <= lr < math.inf:
-            raise LRPolicyError(
-                f"the policy gave {given!r} as the learning rate of step {step}; expected a finite number of at least 0"
-            )
-        return lr
+        if 0 <= lr < math.inf:
+            return lr
+        raise LRPolicyError(
+            f"the policy gave {given!r} as the learning rate of step {step}; expected a finite number of at least 0"
+        )
 
     def _refuse_unequal(self, added: Sequence[Mapping[str, Any]]) -> None:
         """Refuse groups that were added with a rate of their own, which the policy would overwrite."""
         usual = [_number(self._optimizer.defaults.get("lr"))]
-        usual += [_number(group["lr"]) for group in self._optimizer.param_groups[: -len(added)] if "lr_scale" not in group]
+        usual += [
+            _number(group["lr"]) for group in self._optimizer.param_groups[: -len(added)] if "lr_scale" not in group
+        ]
         for group in added:
             rate = _number(group["lr"])
             if "lr_scale" not in group and not any(_is_same(rate, each) for each in usual):
                 raise LRPolicyError(
-                    f"a parameter group added before step {self._steps_run} has a learning rate of its own ({rate:g}), but "
-                    "the policy sets them all; add it with its share of the policy's rate as lr_scale instead"
+                    f"a parameter group added before step {self._steps_run} has a learning rate of its own ({rate:g}), "
+                    "but the policy sets them all; add it with its share of the policy's rate as lr_scale instead"
                 )
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -415,23 +422,28 @@ class LRPolicyCallback(Callback):
             return
         self._is_stepping = False
         self._verify()
-        skipped = getattr(optimizer, "found_inf", None)  # a GradScaler leaves it to a fused optimizer to skip
+        skipped = optimizer.__dict__.get("found_inf")  # a GradScaler leaves it to a fused optimizer to skip
         if skipped is None or not float(skipped):
             self._steps_run += 1
 
     def _verify(self) -> None:
         """Fail if anything else changed a rate since it was written."""
-        for group, written in zip(self._optimizer.param_groups, self._written, strict=False):
-            lr = group["lr"]
-            if lr is written or (type(written) is tuple and lr is written[0] and lr._version == written[1]):
-                continue
-            expected = written[2] if type(written) is tuple else written
-            if not _is_same(_number(lr), expected):
-                raise LRPolicyError(
-                    f"the policy set the learning rate of step {self._step} to {expected:g}, but the optimizer found "
-                    f"{_number(lr):g}: something else sets it too, such as optimizer_step(), a scheduler or a callback; "
-                    "remove one of the two"
-                )
+        for group, written in zip(self._optimizer.param_groups, self._written):  # noqa: B905  (called twice a step)
+            if group["lr"] is not written:
+                self._compare(group["lr"], written)
+
+    def _compare(self, lr: Any, written: Any) -> None:
+        expected = written
+        if type(written) is tuple:
+            tensor, version, expected = written
+            if lr is tensor and lr._version == version:
+                return
+        if not _is_same(_number(lr), expected):
+            raise LRPolicyError(
+                f"the policy set the learning rate of step {self._step} to {expected:g}, but the optimizer found "
+                f"{_number(lr):g}: something else sets it too, such as optimizer_step(), a scheduler or a callback; "
+                "remove one of the two"
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -558,6 +570,8 @@ class LRPolicyCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep an interrupted or failed training's verdict."""
+        if trainer.state.fn is None or trainer.state.fn.value != "fit":  # testing after a fit changes no verdict
+            return
         self._clock.stop()
         self._detach()
         self._count_from(trainer)

@@ -209,7 +209,7 @@ def _train(cfg: DictConfig, output: Path, row: dict[str, Any], heard: Sequence[i
     finally:
         if parts is not None:
             verdict = parts.verifier.verdict
-            row = judge(verdict) | {"steps_run": parts.trainer.global_step} | row
+            row = judge(verdict) | {"steps_run": verdict.steps_run} | row
             row["tuning_steps"] = getattr(parts.verifier, "tuning_steps", 0)
             if row.get("shared_with") is None:
                 row["wall_time_s"] = parts.checkpoints.seconds

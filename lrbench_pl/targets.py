@@ -6,12 +6,12 @@ import math
 import re
 
 # Last words of names of metrics that are at most 1.
-_AT_MOST_ONE = frozenset(
-    "acc accuracy top ap map auc auroc auprc f1 fbeta hits precision recall sensitivity specificity iou miou dice "
-    "jaccard r2 kappa mcc corrcoef".split()
+_AT_MOST_ONE = re.compile(
+    r"(.*acc|.*accuracy|top|m?ap|auc|auroc|auprc|fbeta|hits|precision|recall|sensitivity|specificity|m?iou|dice|jaccard"
+    r"|kappa|mcc|corrcoef)[0-9]*|f1|r2"
 )
 # Words that say how a metric was taken, not which one it is.
-_DETAILS = frozenset("epoch step dataloader idx ema avg mean best macro micro weighted at k score".split())
+_DETAIL = re.compile(r"epoch|step|dataloader|idx|ema|avg|mean|best|macro|micro|weighted|at|k|score|[0-9]+")
 _WORD = re.compile(r"m?IoU|[A-Z]+(?![a-z])[0-9]*|[A-Z]?[a-z]+[0-9]*|[0-9]+")
 
 
@@ -49,8 +49,6 @@ def check_target(target: object, monitor: str, mode: str, name: str = "target_ac
 
 
 def _is_at_most_one(monitor: str) -> bool:
-    words = [word.lower() for word in _WORD.findall(monitor) if not word.isdigit()]
-    telling = [word for word in words if word not in _DETAILS]
-    last = telling[-1] if telling else ""
-    family = last.rstrip("0123456789")  # top5, acc1
-    return last in _AT_MOST_ONE or family in _AT_MOST_ONE or family.endswith(("accuracy", "acc"))
+    words = [word.lower() for word in _WORD.findall(monitor)]
+    telling = [word for word in words if not _DETAIL.fullmatch(word)]
+    return bool(telling and _AT_MOST_ONE.fullmatch(telling[-1]))

@@ -13,8 +13,28 @@ from lrbench_pl.targets import check_target
 
 @pytest.mark.parametrize(
     "monitor",
-    "val/accuracy val_acc valAcc val/acc1 val/acc@5 top5 val/top-5 BinaryAUROC val/auroc f1 val/F1Score f1_score_macro "
-    "val_acc_epoch val/accuracy/dataloader_idx_0 mIoU val/mAP@50 val/recall".split(),
+    [
+        *(
+            "val/accuracy",
+            "val_acc",
+            "valAcc",
+            "val/acc1",
+            "val/acc@5",
+            "top5",
+            "val/top-5",
+            "BinaryAUROC",
+            "val/auroc",
+        ),
+        *(
+            "f1",
+            "val/F1Score",
+            "f1_score_macro",
+            "val_acc_epoch",
+            "val/accuracy/dataloader_idx_0",
+            "mIoU",
+            "val/mAP@50",
+        ),
+    ],
 )
 def test_a_percentage_as_the_target_of_a_share_is_refused_with_the_share(monitor):
     check_target(0.95, monitor, "max")
@@ -25,7 +45,19 @@ def test_a_percentage_as_the_target_of_a_share_is_refused_with_the_share(monitor
 
 @pytest.mark.parametrize(
     "monitor",
-    "val/loss perplexity bleu_score reward val/score psnr val/acc_percent val/accuracy_loss error f r".split(),
+    [
+        *(
+            "val/loss",
+            "perplexity",
+            "bleu_score",
+            "reward",
+            "val/score",
+            "psnr",
+            "val/acc_percent",
+            "val/accuracy_loss",
+        ),
+        *("error", "f", "r", "val/rouge1"),
+    ],
 )
 def test_any_finite_number_is_a_target_of_other_metrics(monitor):
     for target in (-3.5, 0, 0.5, 95, 1e9):

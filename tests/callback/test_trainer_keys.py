@@ -65,7 +65,9 @@ def test_the_progress_bar_can_be_turned_off():
     assert "ProgressLines" not in kinds("+trainer.enable_progress_bar=false")
 
 
-def test_a_run_that_another_limit_ends_is_stopped_with_the_reason(tmp_path):
-    row = run(compose([*SMALL, "dataset=digits", "max_steps=300", "trainer.max_epochs=1"]), tmp_path)
-    assert row.status == "stopped", row.message
-    assert row.message == f"stopped at step {row.steps_run} of 300: max_epochs=1 was reached"
+def test_a_run_that_another_callback_ends_is_stopped_with_the_reason(tmp_path):
+    stopper = "{_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/accuracy, mode: max, patience: 99,"
+    stopper += " stopping_threshold: 0.01}"
+    row = run(compose([*SMALL, "dataset=synthetic", f"+trainer.callbacks=[{stopper}]"]), tmp_path)
+    assert (row.status, row.steps_run) == ("stopped", 10)
+    assert row.message == "stopped at step 10 of 20: a callback or the module ended the training"

@@ -17,6 +17,7 @@ _WHAT = {
     "max_steps": pl.Int64,
     "target_accuracy": pl.Float64,
     "monitor": pl.String,
+    "mode": pl.String,
     "check_on": pl.String,
 }
 
@@ -50,6 +51,7 @@ def listing(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     """
     schema = _WHAT | _OUTCOME
     table = pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
+    table = table.with_columns(pl.col("mode").fill_null("max"))  # rows of before it was kept
     keys = [*_WHAT, "policy", "lr", "policy_id"]
     ranked = rank(table.unique([*keys, "seed"], maintain_order=True, keep="first"), by=keys)
     return ranked.sort([*_WHAT, "rank"], nulls_last=True, maintain_order=True).drop("rank", "policy_id")

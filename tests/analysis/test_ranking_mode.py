@@ -3,6 +3,7 @@
 import polars as pl
 import pytest
 
+from lrbench_pl.analysis.listing import listing
 from lrbench_pl.analysis.ranking import rank
 
 
@@ -46,3 +47,14 @@ def test_a_loss_does_not_stand_in_for_a_test_accuracy():
     )
     table = rank(some, metric="utility")
     assert table.select("policy", "runs", "accuracy").rows() == [("a", 6, pytest.approx(0.9)), ("b", 0, None)]
+
+
+def test_a_listing_goes_by_the_mode_too():
+    rows = [
+        {"dataset": "digits", "model": "mlp", "optimizer": "sgd", "batch_size": 64, "max_steps": 100, "lr": 0.1}
+        | {"target_accuracy": 0.1, "monitor": "val/loss", "mode": "min", "policy": name, "policy_id": name}
+        | {"status": "missed", "seed": seed, "best_accuracy": loss + 0.01 * seed}
+        for name, loss in (("a", 0.4), ("b", 0.2))
+        for seed in range(3)
+    ]
+    assert listing(rows)["policy"].to_list() == ["b", "a"]

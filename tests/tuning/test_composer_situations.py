@@ -212,3 +212,19 @@ def test_going_back_in_mid_accumulation_leaves_no_gradient_of_what_is_given_up(b
     assert [record["why"] for record in composer.records[:2]] == ["diverged", "diverged"]
     assert [record["rates"][-1] for record in composer.records if record["why"] == "diverged"] == [0.05, 0.025]
     assert all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters())
+
+
+def test_a_sweep_whose_steps_are_all_skipped_ends():
+    """A GradScaler skips every step once the weights are no numbers, and a skipped step does not count."""
+
+    class Skips(Module):
+        def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
+            loss = optimizer_closure()
+            if bool(torch.isfinite(loss)):
+                optimizer.optimizer.step()
+
+    composer = compose(Skips(limit=0.5), steps=800)
+    sweeps = [record for record in composer.records if record["kind"] == "range"]
+    assert [record["steps"] for record in sweeps] == [37, 37]  # the rate is above 0.5 from step 37 of 50 on
+    assert composer.avoided[0] == "rates of 0.524 and above: the range test diverged"
+    assert composer.verdict.status == "missed"

@@ -58,6 +58,7 @@ def listing(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     schema = _WHAT | _OUTCOME
     known = [{**row, "settings": _text(row.get("settings"))} for row in rows]
     table = pl.DataFrame([{name: row.get(name) for name in schema} for row in known], schema=schema)
+    table = table.with_columns(pl.col("mode").fill_null("max"))  # rows of before it was kept
     keys = [*_WHAT, "policy", "lr", "policy_id"]
     ranked = rank(table.unique([*keys, "seed"], maintain_order=True, keep="first"), by=keys)
     return _with_differences(ranked).sort([*_WHAT, "rank"], nulls_last=True, maintain_order=True).drop("policy_id")

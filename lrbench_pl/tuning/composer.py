@@ -103,6 +103,7 @@ class LRPolicyComposer(LRPolicyCallback):
         self._leg_diverged = False
         self._is_fresh = False  # it began at the end of a range test, and no batch has come since
         self._watch = LossWatch()
+        self._unwatched: list[torch.Tensor] = []  # losses since the last look
         self._loss: torch.Tensor | None = None  # the last one since the last step
         self._seen_step = 0  # the last step that was looked at
         self._has_pending = False  # gradients that wait for a step
@@ -211,7 +212,7 @@ class LRPolicyComposer(LRPolicyCallback):
         self._is_fresh = False
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, torch.Tensor):
-            self._loss = loss.detach()
+            self._loss = loss.detach().float().reshape(())
         is_tried, self._tried = trainer.global_step != self._tried, trainer.global_step
         if self._steps_run == self._seen_step:  # more batches to this step, or a scaler skipped it
             self._has_pending = True
@@ -235,8 +236,18 @@ class LRPolicyComposer(LRPolicyCallback):
                 self._leg_losses += [self._mean_over_ranks(trainer, loss)] * (done - len(self._leg_losses))
             if done >= self._leg.steps:
                 self._end_range(trainer)
-        elif loss is not None and (self._look_every == 1 or not self._unseen):
-            self._leg_diverged |= self._watch.see(self._mean_over_ranks(trainer, loss))
+        elif loss is not None:
+            self._unwatched.append(loss)
+            if self._look_every == 1 or not self._unseen:
+                self._watch_losses(trainer)
+
+    def _watch_losses(self, trainer: Trainer) -> None:
+        """Look at the losses since the last look, all at once: on an accelerator each look waits for the device."""
+        if self._unwatched:
+            losses = trainer.strategy.reduce(torch.stack(self._unwatched), reduce_op="mean").tolist()
+            self._unwatched = []
+            for loss in losses:
+                self._leg_diverged |= self._watch.see(loss * trainer.accumulate_grad_batches)
 
     def _mean_over_ranks(self, trainer: Trainer, loss: torch.Tensor) -> float:
         number = float(trainer.strategy.reduce(loss, reduce_op="mean"))
@@ -289,6 +300,7 @@ class LRPolicyComposer(LRPolicyCallback):
             self._swap(trainer.lightning_module)
         if self._ended_as is not None:  # only min_steps lets it go on
             return
+        self._watch_losses(trainer)
         value = self._read_monitor(trainer)
         leg, done = self._leg, self._steps_run - self._leg_from
         if self._is_fresh:  # a range test ended with this step, and the check came after it
@@ -331,7 +343,7 @@ class LRPolicyComposer(LRPolicyCallback):
             if leg.steps:
                 self._leg, self._leg_from = leg, self._steps_run
                 self._leg_losses, self._leg_diverged = [], False
-                self._unseen, self._unseen_loss = 0, None
+                self._unseen, self._unseen_loss, self._unwatched = 0, None, []
                 self._in_a_row = 0 if leg.restore is not None else self._in_a_row
                 return
             if leg.save is not None:
@@ -428,6 +440,7 @@ class LRPolicyComposer(LRPolicyCallback):
                 "leg_losses": list(self._leg_losses),
                 "leg_diverged": self._leg_diverged,
                 "watch": self._watch.state_dict(),
+                "unwatched": [float(loss) for loss in self._unwatched],
                 "in_a_row": self._in_a_row,
                 "unseen": self._unseen,
                 "unseen_loss": self._unseen_loss,
@@ -452,7 +465,7 @@ class LRPolicyComposer(LRPolicyCallback):
             elif leg.save == "best":
                 self._best_policy = leg.policy, leg.start
         self.found = self._journal.found
-        self.records = [{"avoided": [], **record} for record in kept["records"]]
+        self.records = [{**record, "avoided": list(record.get("avoided", ()))} for record in kept["records"]]
         self._best_records = kept["best_records"]
         self.forecasts = [Check(**check) for check in kept["forecasts"]]
         self._reached = None if kept["reached"] is None else Check(**kept["reached"])
@@ -471,6 +484,7 @@ class LRPolicyComposer(LRPolicyCallback):
         if names:
             changes = "; ".join(f"{name}: {before.get(name)} -> {asked.get(name)}" for name in names)
             raise LRPolicyError(f"the checkpoint holds a composition of other settings ({changes}); give the same ones")
+        self._unwatched = [torch.tensor(loss, device=module.device) for loss in kept.get("unwatched", ())]
         self._unseen, loss = kept["unseen"], kept["unseen_loss"]
         self._unseen_loss = None if loss is None else loss.to(module.device)
         if kept["average"] is not None:

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
-_MEMORY = 20  # losses that the running mean and the noise look back over
+_MEMORY = 20  # losses that the running mean looks back over
+_NOISE_OF = 50  # differences that the noise looks back over
+_FEWEST = 10  # differences that make a noise
 _ABOVE = 2.5  # noise by which the mean must stand above the first loss to have diverged, where nothing was learnt
 _LEARNT = 5.0  # noise by which the mean must fall below the first loss to have learnt
 _LOST = 0.2  # share of that fall below which the mean has lost what was learnt
@@ -36,15 +38,17 @@ class LossWatch:
 
     Example:
         >>> watch = LossWatch()
-        >>> [watch.see(loss) for loss in (-3.0, -2.9, -3.1, -2.0, 0.0, 4.0, 12.0)]
-        [False, False, False, False, False, False, True]
+        >>> any([watch.see(-3.0 + 0.1 * (t % 3)) for t in range(20)])
+        False
+        >>> [watch.see(loss) for loss in (0.0, 4.0, 12.0)]
+        [False, True, True]
     """
 
     def __init__(self) -> None:
         self._first: float | None = None
         self._mean = 0.0
         self._fall = 0.0  # the deepest that was clear
-        self._recent: deque[float] = deque(maxlen=_MEMORY + 1)
+        self._recent: deque[float] = deque(maxlen=_NOISE_OF + 1)
 
     def see(self, loss: float) -> bool:
         """Take in the loss of a step; whether the training has diverged. A non-finite loss is not taken in."""
@@ -55,6 +59,8 @@ class LossWatch:
             self._first = self._mean = loss
             return False
         self._mean += (loss - self._mean) / _MEMORY
+        if len(self._recent) <= _FEWEST:
+            return False
         rise, spread = self._mean - self._first, noise(self._recent)
         if -rise > _LEARNT * spread:
             self._fall = max(self._fall, -rise)
@@ -74,4 +80,4 @@ class LossWatch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self._first, self._mean, self._fall = state["first"], state["mean"], state["fall"]
-        self._recent = deque(state["recent"], maxlen=_MEMORY + 1)
+        self._recent = deque(state["recent"], maxlen=_NOISE_OF + 1)

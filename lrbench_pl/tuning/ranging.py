@@ -77,8 +77,8 @@ class LRRangeTest(LRPolicyCallback):
             self.losses += [number * trainer.accumulate_grad_batches] * missing  # Lightning hands out a batch's share
         elif not pl_module.automatic_optimization:
             raise LRPolicyError(
-                "a range test judges rates by the training loss, but training_step took a step and returned none; return "
-                "the loss from training_step, also with manual optimization"
+                "a range test judges rates by the training loss, but training_step took a step and returned none; "
+                "return the loss from training_step, also with manual optimization"
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -36,8 +36,9 @@ class Snapshot:
     come between. It puts back parameters and buffers, and which are trained; other tensors that the module or a
     callback holds in an attribute, alone, in a list or a dict, or in a module such as an averaged model; pending
     gradients; the optimizers with their parameter groups, the schedulers and the scaler; what each callback's
-    ``state_dict`` says; and the random numbers. That holds for the data too if the training loader has a ``position`` that it reads at each
-    batch, as :class:`~lrbench_pl.workloads.data.TrainLoader` does; any other loader goes on where it is.
+    ``state_dict`` says; and the random numbers. That holds for the data too if the training loader has a ``position``
+    that it reads at each batch, as :class:`~lrbench_pl.workloads.data.TrainLoader` does; any other loader goes on where
+    it is.
 
     The step count and the epoch of the Trainer are not part of it: steps that were spent stay spent.
 

@@ -112,7 +112,7 @@ def _value(row: RunResult, name: str) -> Any:
     if name in _COLUMNS:
         return getattr(row, name)
     value = (row.settings or {}).get(name, UNSET)
-    return value if isinstance(value, float) else shown(value)
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else shown(value)
 
 
 _COLUMNS = {field.name for field in fields(RunResult)}

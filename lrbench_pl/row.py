@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lrbench_pl.knobs import UserError, as_text
 from lrbench_pl.policies import AdaptivePolicy, policy_id, table, to_config
-from lrbench_pl.results import RunResult
+from lrbench_pl.results import ResultError, RunResult, check_row
 
 if TYPE_CHECKING:
     from lrbench_pl.callback import Verdict
@@ -54,15 +55,20 @@ def plain_config(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict
 
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
-    """What the configuration says of a run before it begins."""
+    """What the configuration says of a run before it begins.
+
+    Raises:
+        UserError: If a row cannot hold it.
+    """
     from_file = cfg.lr_policy_file
-    return {
+    names = {name: as_text(f"names.{name}", cfg.names[name]) for name in ("dataset", "model", "optimizer", "policy")}
+    row = {
         "run_id": run_id(cfg),
-        "study": cfg.study,
-        "dataset": cfg.names.dataset,
-        "model": cfg.names.model if cfg.workload is None else str(cfg.workload.get("_target_")),
-        "optimizer": cfg.names.optimizer,
-        "policy": cfg.names.policy
+        "study": as_text("study", cfg.study),
+        "dataset": names["dataset"],
+        "model": names["model"] if cfg.workload is None else str(cfg.workload.get("_target_")),
+        "optimizer": names["optimizer"],
+        "policy": names["policy"]
         if from_file is None
         else f"file:{Path(from_file).parent.name}/{Path(from_file).name}",
         "batch_size": cfg.batch_size * cfg.trainer.accumulate_grad_batches,
@@ -70,16 +76,30 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
         "seed": cfg.seed,
         "max_steps": cfg.max_steps,
         "target_accuracy": cfg.target_accuracy,
-        "monitor": cfg.monitor,
-        "mode": cfg.mode,
+        "monitor": as_text("monitor", cfg.monitor),
+        "mode": as_text("mode", cfg.mode),
         "confirmations": cfg.confirmations,
         "versions": _versions(),
         "git_sha": _git_sha(),
     }
+    return _held(row)
+
+
+def _held(row: dict[str, Any]) -> dict[str, Any]:
+    """Part of a row, if a row can hold it: else the training would be lost at its end."""
+    try:
+        check_row({"run_id": "", "policy": "", **row, "status": "missed"})
+    except ResultError as error:
+        raise UserError(f"a row cannot hold this: {error}") from error
+    return row
 
 
 def describe_parts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
-    """What is known once the parts stand."""
+    """What is known once the parts stand.
+
+    Raises:
+        UserError: If a row cannot hold it.
+    """
     import torch  # here, so that a sweep can be launched without it
 
     from lrbench_pl.tuning.best import LookedUp
@@ -89,14 +109,15 @@ def describe_parts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if isinstance(parts.verifier, LookedUp):
         found = {"run_id": run_id(cfg, to_config(policy)), "lr": max(table(policy, cfg.max_steps))}
-    return {
+    row = {
         **found,
         "policy_id": None if isinstance(policy, AdaptivePolicy) else policy_id(policy, cfg.max_steps),
         "policy_repr": repr(policy),
-        "check_on": getattr(parts.data, "check_on", None),
+        "check_on": as_text("check_on of the data", getattr(parts.data, "check_on", None)),
         "precision": str(parts.trainer.precision),
         "device": torch.cuda.get_device_name(parts.trainer.strategy.root_device) if on_gpu else "cpu",
     }
+    return _held(row)
 
 
 def judge(verdict: Verdict) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lrbench_pl.analysis.sequential import Decision, decide, seeds_to_confirm
 from lrbench_pl.config import program_options, quoted
 from lrbench_pl.results import RESULT_FILE, ResultError, RunResult
 from lrbench_pl.spec import UNSET, Task, differing, named, shown
+from lrbench_pl.targets import check_target
 
 FOLDER = "verify"  # below the folder asked about: the runs that were added
 
@@ -133,6 +134,10 @@ def _is(value: Any, asked: str) -> bool:
 def _check_one_claim(rows: list[RunResult]) -> None:
     if rows[0].target_accuracy is None:
         raise AnalysisError("the runs had no target, so there is nothing to verify; give them target_accuracy=")
+    try:
+        check_target(rows[0].target_accuracy, rows[0].monitor or "", rows[0].mode or "max", name="the runs' target")
+    except ValueError as error:
+        raise AnalysisError(str(error)) from error
     for name in _CLAIM:
         values = {getattr(row, name) for row in rows}
         if name in ("mode", "confirmations"):

@@ -268,7 +268,7 @@ class Race:
             lines["target_accuracy"] = "target_accuracy=null"
         every = job.horizon if job.kind == "range" else self._interval
         given = [f"max_steps={job.horizon}", f"check_every={every}", "stop_at_target=true", f"seed={job.seed}"]
-        given.append(f"checkpoint_every={self._checkpoint_every}")
+        given += [f"checkpoint_every={self._checkpoint_every}", "require_target=false"]  # of the selection as a whole
         return [*lines.values(), *given, f"hydra.sweep.subdir={quoted(self._subdir(job))}"]
 
     def _subdir(self, job: Job) -> str:

@@ -18,9 +18,8 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -29,7 +28,7 @@ from lrbench_pl.analysis import lint  # pure: it needs policies alone
 from lrbench_pl.callback import LRPolicyCallback, plain_number
 from lrbench_pl.checkpoints import Checkpoints, NewerCheckpointError, TrainingPaused, check_intact
 from lrbench_pl.config import build_data, build_policy, register_resolvers
-from lrbench_pl.knobs import UserError, check_knobs, one_line, refuse_late_milestones
+from lrbench_pl.knobs import UserError, check_knobs, one_line, refuse_late_milestones, remarks
 from lrbench_pl.loggers import close_logger, open_loggers, quiet_lightning
 from lrbench_pl.policies import AdaptivePolicy, cut, to_config
 from lrbench_pl.progress import progress
@@ -37,13 +36,13 @@ from lrbench_pl.results import RunResult, write_atomically
 from lrbench_pl.row import describe, describe_parts, headline, identity, judge, peak_found
 from lrbench_pl.sharing import Pool
 from lrbench_pl.spec import RunSpec, policy_name
+from lrbench_pl.sweeps.exits import EXIT_FAILED, EXIT_STOPPED, exit_code
 from lrbench_pl.sweeps.processes import one_job
 from lrbench_pl.sweeps.records import FINISHED, ChangedConfigurationError, claim, note
 from lrbench_pl.tuning.ranging import LRRangeTest
 from lrbench_pl.workloads.classifier import Classifier
 
 _BEFORE = "interrupted before the first step"
-EXIT_FAILED, EXIT_MISSED, EXIT_STOPPED = 1, 3, 130
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -83,11 +82,8 @@ def main(cfg: DictConfig) -> float | None:
         print(headline(result), flush=True)
     if result.status == "stopped" and (result.message or "").startswith("interrupted"):
         sys.exit(EXIT_STOPPED)
-    if not in_sweep:
-        if result.status == "failed":
-            sys.exit(EXIT_FAILED)
-        if cfg.require_target and result.status != "reached":
-            sys.exit(EXIT_MISSED)
+    if not in_sweep and (code := exit_code([(result.status, bool(cfg.require_target))])):
+        sys.exit(code)
     return result.best_accuracy
 
 
@@ -117,9 +113,13 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
         try:
             check_knobs(cfg)
             row = describe(cfg)
-        except (UserError, OmegaConfBaseException) as error:
+        except Exception as error:  # whatever is wrong with a configuration is a row too
             row = {"run_id": "unknown", "policy": policy_name(cfg)}
             return _finish(output, {**row, **_why(error, heard)})
+        if not (_in_sweep() and _is_shown_by_launcher()):  # which says it for all its jobs
+            given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+            for line in remarks(cfg, given):
+                _say_once(line)
         if not _is_first_process():  # the first one holds the folder for all
             return _train(cfg, output, row, heard)
         try:
@@ -272,6 +272,8 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
             f"the Trainer would take {trainer.max_steps} steps of max_steps={cfg.max_steps}; leave out "
             "trainer.fast_dev_run, and set the budget with max_steps"
         )
+    if cfg.workload is not None:
+        trainer.callbacks.append(TrueLabel(cfg))  # type: ignore[attr-defined]
     return Parts(module, data, verifier, checkpoints, trainer)
 
 
@@ -306,6 +308,38 @@ def _own_callbacks(cfg: DictConfig) -> list[Any]:
         if not hasattr(callback, "on_train_batch_start"):
             raise UserError(f"trainer.callbacks must be callbacks, each with its _target_, got {callback!r}")
     return callbacks
+
+
+class TrueLabel(pl.Callback):
+    """Refuses a workload that builds another optimizer than the row would name.
+
+    Args:
+        cfg: The configuration; a name given by ``names.optimizer`` is believed.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        chosen = HydraConfig.get().runtime.choices.get("optimizer") if HydraConfig.initialized() else None
+        self._name = str(cfg.names.optimizer)
+        self._believed = self._name != str(chosen) or not isinstance(cfg.optimizer, DictConfig)
+        self._optimizer = cfg.optimizer
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Before the first step."""
+        if self._believed or len(trainer.optimizers) != 1:  # of several, the callback says what to do
+            return
+        built, named = trainer.optimizers[0], get_object(str(self._optimizer.get("_target_")))
+        other = "give optimizer=NAME of the one that it builds, or any name as names.optimizer=NAME"
+        if isinstance(named, type) and type(built) is not named:
+            raise UserError(
+                f"the workload builds {type(built).__name__}, but optimizer={self._name} is {named.__name__}, "
+                f"and so would the row say; {other}"
+            )
+        for key, value in self._optimizer.items():
+            if key not in ("_target_", "_partial_", "lr") and built.defaults.get(str(key), value) != value:
+                raise UserError(
+                    f"the workload builds {type(built).__name__} with {key}={built.defaults[str(key)]!r}, but "
+                    f"optimizer={self._name} says {value!r}, and so would the row; {other}"
+                )
 
 
 def _num_classes(cfg: DictConfig, data: pl.LightningDataModule) -> int:
@@ -344,7 +378,12 @@ def _say_lint(cfg: DictConfig, verifier: LRPolicyCallback) -> None:
     if isinstance(verifier, LRRangeTest):  # whose rate is meant to rise
         return
     line = lint.summary(lint.lint(lint.plan(cfg, verifier.policy)))
-    if line is not None and line not in _said and _is_first_process():
+    if line is not None:
+        _say_once(line)
+
+
+def _say_once(line: str) -> None:
+    if line not in _said and _is_first_process():
         _said.add(line)
         log.warning(line)
 

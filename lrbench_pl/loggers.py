@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
+from lrbench_pl.knobs import as_text
 from lrbench_pl.results import RunResult
 from lrbench_pl.row import plain_config
 
@@ -21,7 +22,7 @@ from lrbench_pl.row import plain_config
 def open_loggers(loggers: Iterable[Logger], cfg: DictConfig, output: Path) -> None:
     """Begin a logger that wants to know the configuration, the run's name and its sweep."""
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    group = cfg.study or ("/".join(output.resolve().parts[-3:-1]) if in_sweep else None)
+    group = as_text("study", cfg.study) or ("/".join(output.resolve().parts[-3:-1]) if in_sweep else None)
     for logger in loggers:
         if (open_with := getattr(logger, "open_with", None)) is not None:
             name = f"{cfg.names.policy}-{cfg.names.optimizer}-{cfg.seed}"

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lrbench_pl.knobs import UserError, as_text
 from lrbench_pl.policies import AdaptivePolicy, policy_id, table, to_config
-from lrbench_pl.results import RunResult
+from lrbench_pl.results import ResultError, RunResult, check_row
 from lrbench_pl.spec import RunSpec
 from lrbench_pl.words import counted, is_accuracy, metric_name, metric_value
 
@@ -43,32 +44,52 @@ def plain_config(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict
 
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
-    """What the configuration says of a run before it begins."""
+    """What the configuration says of a run before it begins.
+
+    Raises:
+        UserError: If a row cannot hold it.
+    """
+    texts = {name: as_text(f"names.{name}", value) for name, value in cfg.names.items()}
+    texts |= {name: as_text(name, cfg[name]) for name in ("monitor", "mode", "study")}
     spec = RunSpec.from_config(cfg)
     task = spec.task
-    return {
+    row = {
         "run_id": spec.run_id,
-        "study": cfg.study,
-        "dataset": task.dataset,
-        "model": task.model,
-        "optimizer": task.optimizer,
-        "policy": spec.policy_name,
+        "study": texts["study"],
+        "dataset": texts["dataset"],
+        "model": texts["model"] if cfg.workload is None else task.model,
+        "optimizer": texts["optimizer"],
+        "policy": texts["policy"] if cfg.lr_policy_file is None else spec.policy_name,
         "batch_size": task.batch_size,
         "lr": spec.lr,
         "seed": spec.seed,
         "max_steps": task.max_steps,
         "target_accuracy": task.target,
-        "monitor": task.monitor,
-        "mode": task.mode,
+        "monitor": texts["monitor"],
+        "mode": texts["mode"],
         "confirmations": task.confirmations,
         "settings": spec.settings,
         "versions": _versions(),
         "git_sha": _git_sha(),
     }
+    return _held(row)
+
+
+def _held(row: dict[str, Any]) -> dict[str, Any]:
+    """Part of a row, if a row can hold it: else the training would be lost at its end."""
+    try:
+        check_row({"run_id": "", "policy": "", **row, "status": "missed"})
+    except ResultError as error:
+        raise UserError(f"a row cannot hold this: {error}") from error
+    return row
 
 
 def describe_parts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
-    """What is known once the parts stand."""
+    """What is known once the parts stand.
+
+    Raises:
+        UserError: If a row cannot hold it.
+    """
     import torch  # here, so that a sweep can be launched without it
 
     from lrbench_pl.tuning.best import LookedUp
@@ -80,14 +101,15 @@ def describe_parts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
         lr = max(table(policy, cfg.max_steps))
         spec = replace(RunSpec.from_config(cfg), policy=to_config(policy), lr=lr)
         found = {"run_id": spec.run_id, "lr": lr}
-    return {
+    row = {
         **found,
         "policy_id": None if isinstance(policy, AdaptivePolicy) else policy_id(policy, cfg.max_steps),
         "policy_repr": repr(policy),
-        "check_on": getattr(parts.data, "check_on", None),
+        "check_on": as_text("check_on of the data", getattr(parts.data, "check_on", None)),
         "precision": str(parts.trainer.precision),
         "device": torch.cuda.get_device_name(parts.trainer.strategy.root_device) if on_gpu else "cpu",
     }
+    return _held(row)
 
 
 def judge(verdict: Verdict) -> dict[str, Any]:

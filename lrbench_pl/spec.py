@@ -249,13 +249,13 @@ def readable(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored specification by the keys of the configuration, for a person to compare with another.
 
     Example:
-        >>> readable({"task": {"max_steps": 9, "settings": {"model.depth": 20}}, "policy_name": "tri", "seed": 0})
-        {'max_steps': 9, 'model.depth': 20, 'seed': 0}
+        >>> readable({"task": {"target": 0.9, "settings": {"model.depth": 20}}, "policy_name": "tri", "seed": 0})
+        {'target_accuracy': 0.9, 'model.depth': 20, 'seed': 0}
     """
     flat = {key: value for key, value in stored.items() if key not in ("task", "policy_name", "policy_settings")}
     if "policy" in flat:
         flat["lr_policy"] = flat.pop("policy")
-    task = dict(stored.get("task", {}))
+    task = {("target_accuracy" if key == "target" else key): value for key, value in stored.get("task", {}).items()}
     settings = task.pop("settings", {})
     return {**task, **settings, **flat}
 
@@ -313,7 +313,7 @@ def differing(settings: Iterable[Mapping[str, Any] | None]) -> dict[str, list[An
 
     Example:
         >>> differing([{"optimizer.weight_decay": 0, "compile": False}, {"optimizer.weight_decay": 0.1}, None])
-        {'compile': [False, 'unset'], 'optimizer.weight_decay': [0, 0.1]}
+        {'compile': ['unset', False], 'optimizer.weight_decay': [0, 0.1]}
     """
     distinct = list({canonical(each): each for each in settings if each}.values())
     if len(distinct) < 2:

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from lrbench_pl.analysis.load import METRICS_FILE, AnalysisError, Runs, Skipped
+from lrbench_pl.targets import check_target
 from lrbench_pl.words import counted
 
 TUNING_FILE = "tuning.json"
@@ -163,10 +164,13 @@ def at_target(runs: Runs, target: float) -> Runs:
         The same columns and ``open``; runs without a history they can be judged by are among ``skipped``.
 
     Raises:
-        AnalysisError: If ``target`` is not finite, or no run has a history.
+        AnalysisError: If ``target`` is none that a run's monitor can reach, or no run has a history.
     """
-    if not math.isfinite(target):
-        raise AnalysisError(f"--target must be a finite number, got {target}")
+    for monitor, mode in runs.table.select("monitor", "mode").unique(maintain_order=True).rows():
+        try:
+            check_target(target, monitor or "", mode or "max", name="--target")
+        except ValueError as error:
+            raise AnalysisError(str(error)) from error
     rows: list[dict[str, Any]] = []
     skipped: list[Skipped] = []
     for row in runs.table.to_dicts():

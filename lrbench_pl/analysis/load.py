@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,6 @@ from typing import Any
 import polars as pl
 
 from lrbench_pl.results import RESULT_FILE, STATUSES, ResultError, RunResult, read_row, read_settings
-from lrbench_pl.spec import canonical
 
 METRICS_FILE = "metrics.csv"
 
@@ -40,7 +40,7 @@ class Runs:
 
     Args:
         table: One row per run, with the columns of ``RunResult`` (without ``versions`` and ``format``) and ``folder``;
-            ``settings`` as canonical JSON, null where they are unknown.
+            ``settings`` as JSON with sorted keys, null where they are unknown.
         skipped: What gave no row.
     """
 
@@ -80,7 +80,7 @@ def load_runs(folders: Iterable[str | Path]) -> Runs:
         if row.get("mode") is None or row.get("confirmations") is None:
             row |= _of_configuration(path, row)
         settings = row.get("settings")
-        row["settings"] = read_settings(path) if settings is None else canonical(settings)
+        row["settings"] = read_settings(path) if settings is None else json.dumps(settings, sort_keys=True)
         row["folder"] = path
         for name, values in columns.items():
             values.append(row.get(name))

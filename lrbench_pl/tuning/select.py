@@ -102,6 +102,16 @@ class Task:
             check.number("lr", rate, "be finite numbers above 0", lambda v: v > 0)
 
 
+def exact(lr: float) -> str:
+    """A rate with every digit, so that two rates never have one name.
+
+    Example:
+        >>> exact(0.0123456789), exact(1.0), exact(1e-05)
+        ('0.0123456789', '1', '1e-05')
+    """
+    return repr(float(lr)).removesuffix(".0")
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A policy at a peak rate with an optimizer.
@@ -124,7 +134,7 @@ class Candidate:
         return (
             f"{policy_file_name(self.policy)} ({self.optimizer})"
             if self.lr is None
-            else f"{self.policy} at {self.lr:g} ({self.optimizer})"
+            else f"{self.policy} at {exact(self.lr)} ({self.optimizer})"
         )
 
 
@@ -323,7 +333,7 @@ def _candidates(
             try:
                 test = analyse(Sweep(lr / SPAN, lr * SPAN, steps), [row.losses for row in mine if row.losses])
             except ValueError as error:
-                found.avoided.append(f"the range test of {name}: {error}; its own rate {lr:g} stands")
+                found.avoided.append(f"the range test of {name}: {error}; its own rate {exact(lr)} stands")
                 continue
             found.ranges[name], peaks[name] = test, test.peak
             if test.diverged_at is not None:
@@ -334,12 +344,19 @@ def _candidates(
     for rate in task.rates or settings.rates:
         for shape in settings.shapes:
             for name, peak in peaks.items():
-                lr = float(f"{rate if task.rates else rate * peak:.3g}")
+                lr = _rate(rate, peak, name in found.ranges) if not task.rates else rate
                 if name in found.ranges and lr > found.ranges[name].high:
-                    found.avoided.append(f"{shape} at {lr:g} ({name}): above the usable rates")
+                    found.avoided.append(f"{shape} at {exact(lr)} ({name}): above the usable rates")
                 else:
                     pool.append(Candidate(shape, name, lr))
     return list(dict.fromkeys(pool))
+
+
+def _rate(share: float, peak: float, measured: bool) -> float:
+    """A share of a peak: of a given one as exact as it is, of one that a range test measured no more than that."""
+    if share == 1 and not measured:
+        return peak
+    return float(f"{share * peak:.{3 if measured else 12}g}")  # 3 * 0.1 is 0.3
 
 
 def _confirmed(

@@ -47,6 +47,8 @@ def check_knobs(cfg: DictConfig) -> None:
         value = cfg[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(f"{name} must be an integer of at least {least}, got {value!r}")
+    if cfg.seed >= 2**32:
+        raise UserError(f"seed must be an integer below 2**32, got {cfg.seed!r}")
     if isinstance(cfg.lr, bool) or not isinstance(cfg.lr, (int, float)) or not 0 < cfg.lr < math.inf:
         raise UserError(f"lr must be a finite number above 0, got {cfg.lr!r}")
     every = cfg.checkpoint_every
@@ -183,7 +185,7 @@ def _referred_to(value: Any) -> Iterator[str]:
         for each in value:
             yield from _referred_to(each)
     elif isinstance(value, str) and "${" in value:
-        for word in re.findall(r"\w+", value):
+        for word in re.findall(r"\w+", re.sub(r"\$\{hydra:[^{}]*\}", "", value)):  # a choice by its name reads nothing
             yield word
             yield _BEHIND.get(word, word)
 

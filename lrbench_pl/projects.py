@@ -42,8 +42,8 @@ def write_result(trainer: Trainer, folder: str | Path, **fields: Any) -> RunResu
         trainer: After its fit.
         folder: Where to write; each run has its own.
         **fields: Fields of :class:`~lrbench_pl.results.RunResult` that the trainer cannot know, such as ``dataset``,
-            ``model``, ``optimizer`` and ``test_accuracy``, or that are to be named otherwise. Without them ``policy`` is
-            Hydra's choice for ``lr_policy``, or else the policy's repr, and ``seed`` that of Lightning's
+            ``model``, ``optimizer`` and ``test_accuracy``, or that are to be named otherwise. Without them ``policy``
+            is Hydra's choice for ``lr_policy``, or else the policy's repr, and ``seed`` that of Lightning's
             ``seed_everything``.
 
     Returns:

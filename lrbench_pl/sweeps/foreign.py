@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -39,13 +39,14 @@ def launch_foreign(launcher: Placing, job_overrides: Sequence[Sequence[str]], fi
     jobs = [_compose(launcher, overrides, first + i) for i, overrides in enumerate(job_overrides)]
     HydraConfig.instance().cfg = before
     tasks = [(job, Task.of(job, launcher.task_function, launcher.hydra_context)) for job in jobs]
+    shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     returns: dict[int, JobReturn] = {}
     log.info("%d jobs in %s", len(jobs), launcher.config.hydra.sweep.dir)
     try:
         for job, outcome in launcher.place(tasks):
             returns[job.number] = returned = _returned(job, outcome)
             configure_log(logging_config, verbose)  # a job in this process has changed it
-            log.info("%d of %d: %s: %s", len(returns), len(jobs), " ".join(job.overrides), _in_words(returned))
+            log.info("%d of %d: %s: %s", len(returns), len(jobs), _name(job, shared), _in_words(returned))
     except (ValueError, ModuleNotFoundError) as error:  # of the launcher's own arguments
         raise CompactHydraException(one_line(error)) from error
     except KeyboardInterrupt:
@@ -73,6 +74,11 @@ def _returned(job: Job, outcome: Outcome) -> JobReturn:
     lost.task_name = job.config.hydra.job.name
     lost.return_value = RuntimeError(f"{job.folder}: {outcome or 'it was interrupted, or ended itself'}")
     return lost
+
+
+def _name(job: Job, shared: Set[str]) -> str:
+    """What makes a job differ from the others."""
+    return " ".join(each for each in job.overrides if each not in shared) or f"job {job.number}"
 
 
 def _in_words(returned: JobReturn) -> str:

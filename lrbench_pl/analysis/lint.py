@@ -200,8 +200,8 @@ def _horizon(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iter
             yield Finding(
                 "horizon",
                 "warning",
-                f"the decay is over at step {horizon} of {plan.max_steps}: the rate is {policy.end_lr:g} for the last "
-                f"{counted(rest, 'step')}",
+                f"the decay is over at step {horizon} of {plan.max_steps}: {counted(rest, 'step')} run at "
+                f"{policy.end_lr:g}",
                 f"set decay_steps to {length} or max_steps to {horizon}",
             )
         elif horizon - plan.max_steps > slack:
@@ -366,7 +366,7 @@ def _batches(plan: Plan, *_: object) -> Iterator[Finding]:
     yield Finding(
         "batches",
         "warning",
-        f"a step is {per_step} batches ({', '.join(why)}): a budget of {counted(plan.max_steps, 'step')} reads "
+        f"a step is {per_step} batches ({', '.join(why)}): {counted(plan.max_steps, 'step')} read "
         f"{plan.max_steps * per_step} batches, {counted(plan.batch_size * per_step, 'sample')} each step",
         f"count max_steps, milestones and check_every in optimizer steps; batch_size="
         f"{max(1, plan.batch_size // per_step)} keeps {counted(plan.batch_size, 'sample')} a step",

@@ -362,7 +362,8 @@ def _confirmed(
     if rows:
         on = f"on {good} of {len(rows)}"
         found.lines.append(
-            f"fresh seeds: {candidate} reaches the target within {counted(horizon, 'step')} {on}; {counted(found.steps, 'step')} spent"
+            f"fresh seeds: {candidate} reaches the target within {counted(horizon, 'step')} {on}; "
+            f"{counted(found.steps, 'step')} spent"
         )
         if good < len(rows):
             found.avoided.append(f"{candidate} over {counted(horizon, 'step')}: reached the target {on} fresh seeds")
@@ -392,7 +393,8 @@ def _shorten(
         good = sum(row.status == "reached" for row in rows)
         on = f"on {good} of {len(rows)}"
         found.lines.append(
-            f"shorter: {found.winner} reaches the target within {counted(middle, 'step')} {on}; {counted(found.steps, 'step')} spent"
+            f"shorter: {found.winner} reaches the target within {counted(middle, 'step')} {on}; "
+            f"{counted(found.steps, 'step')} spent"
         )
         if good == len(rows):
             found.horizon = middle
@@ -486,8 +488,9 @@ def _did(standing: Standing) -> str:
 def _say_rung(found: Selection, name: str, standings: Sequence[Standing]) -> None:
     best = standings[0]
     reached = sum(standing.steps is not None for standing in standings)
-    candidates = f"{len(standings)} candidate{'s' if len(standings) > 1 else ''}"
+    candidates = counted(len(standings), "candidate")
     found.lines.append(
-        f"{name}, {counted(best.horizon, 'step')} each: {candidates}, {reached} reached; best {best.candidate}: {_did(best)}; "
+        f"{name}, {counted(best.horizon, 'step')} each: {candidates}, {reached} reached; best "
+        f"{best.candidate}: {_did(best)}; "
         f"{counted(found.steps, 'step')} spent"
     )

@@ -359,7 +359,7 @@ def _batches(plan: Plan, *_: object) -> Iterator[Finding]:
     yield Finding(
         "batches",
         "warning",
-        f"a step is {per_step} batches ({', '.join(why)}): a budget of {counted(plan.max_steps, 'step')} reads "
+        f"a step is {per_step} batches ({', '.join(why)}): {counted(plan.max_steps, 'step')} read "
         f"{plan.max_steps * per_step} batches, {counted(plan.batch_size * per_step, 'sample')} each step",
         f"count max_steps, milestones and check_every in optimizer steps; batch_size="
         f"{max(1, plan.batch_size // per_step)} keeps {counted(plan.batch_size, 'sample')} a step",

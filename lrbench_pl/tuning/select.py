@@ -505,7 +505,7 @@ def _did(standing: Standing) -> str:
 def _say_rung(found: Selection, name: str, standings: Sequence[Standing]) -> None:
     best = standings[0]
     reached = sum(standing.steps is not None for standing in standings)
-    candidates = f"{len(standings)} candidate{'s' if len(standings) > 1 else ''}"
+    candidates = counted(len(standings), "candidate")
     found.lines.append(
         f"{name}, {counted(best.horizon, 'step')} each: {candidates}, {reached} reached; "
         f"best {best.candidate}: {_did(best)}; {counted(found.steps, 'step')} spent"

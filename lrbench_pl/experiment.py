@@ -273,7 +273,7 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
             "trainer.fast_dev_run, and set the budget with max_steps"
         )
     if cfg.workload is not None:
-        trainer.callbacks.append(TrueLabel(cfg))  # type: ignore[attr-defined]
+        trainer.callbacks.append(TrueLabel(cfg))
     return Parts(module, data, verifier, checkpoints, trainer)
 
 

@@ -202,7 +202,10 @@ def test_the_default_configuration_has_no_key_that_nothing_knows():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["max_steps=60", "check_every=22", "target_accuracy=0.9"], "the last check is at step 44 of 60, so the last 16 "),
+        (
+            ["max_steps=60", "check_every=22", "target_accuracy=0.9"],
+            "the last check is at step 44 of 60, so the last 16 ",
+        ),
         (["max_steps=60", "check_every=20", "target_accuracy=0.9"], None),
         (["max_steps=60", "check_every=22"], None),
     ],
@@ -250,7 +253,8 @@ def test_a_label_that_is_not_what_the_workload_builds_is_refused(tmp_path, overr
 
 
 @pytest.mark.parametrize(
-    ("overrides", "label"), [(["optimizer=momentum"], "momentum"), (["optimizer=adamw", "names.optimizer=mine"], "mine")]
+    ("overrides", "label"),
+    [(["optimizer=momentum"], "momentum"), (["optimizer=adamw", "names.optimizer=mine"], "mine")],
 )
 def test_a_label_that_is_true_or_the_users_own_is_kept(tmp_path, overrides, label):
     result = train(tmp_path, *overrides)

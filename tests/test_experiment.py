@@ -253,7 +253,15 @@ def test_a_model_and_a_data_set_of_the_users_own(tmp_path):
 
 def test_a_whole_workload_of_the_users_own(tmp_path):
     cfg = own(
-        configure(tmp_path, "monitor=val/error", "mode=min", "target_accuracy=0.1", "lr=0.1", "lr_policy=cosine", "optimizer=adam"),
+        configure(
+            tmp_path,
+            "monitor=val/error",
+            "mode=min",
+            "target_accuracy=0.1",
+            "lr=0.1",
+            "lr_policy=cosine",
+            "optimizer=adam",
+        ),
         dataset={"_target_": "tests.workloads.own.TwoClouds", "batch_size": 16},
         workload={"_target_": "tests.workloads.own.Regression", "lr": 0.1},
     )

@@ -2,8 +2,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TRAINING := tests/test_callback*.py tests/tuning tests/test_checkpoints.py tests/test_experiment.py \
+  tests/test_sweep.py::test_a_real_sweep_and_its_ranking
 
-.PHONY: help install demo test docs-check lint format bench study clean
+.PHONY: help install demo test test-cpu docs-check lint format bench study clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -21,7 +23,10 @@ demo: install  ## Train a small real sweep on the bundled digits and rank the po
 	$(BIN)/lrbench rank multirun/demo
 
 test: install  ## Run every test, the doctests included
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-cpu: install  ## Run the tests that train again, computing as a CPU without vector instructions does
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -n 2 --dist worksteal $(TRAINING)
 
 docs-check: install  ## Do what README.md and the guides say, each in a clean copy
 	$(BIN)/python -m tests.docs.check

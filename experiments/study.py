@@ -40,6 +40,7 @@ _DROPPED = (
     "run_id",
     "policy_id",
     "policy_repr",
+    "settings",
     "message",
     "versions",
     "shared_with",

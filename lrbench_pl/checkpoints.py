@@ -15,6 +15,8 @@ from lightning_fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger
 
+from lrbench_pl.results import FORMAT, NewerFormatError, check_format, version
+
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
@@ -30,6 +32,10 @@ class TrainingPaused(Exception):  # noqa: N818 - no error: the training can go o
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be gone on from; the message says why."""
+
+
+class NewerCheckpointError(CheckpointError):
+    """A checkpoint of a later version of this package; the message says which version reads it."""
 
 
 class Checkpoints(Callback):
@@ -201,6 +207,8 @@ class Checkpoints(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not keep."""
         checkpoint[_KEY] = {
+            "format": FORMAT,
+            "version": version(),
             "random": _collect_rng_states(),
             "seconds": self.seconds,
             "rows": [len(_read_rows(logger)) for logger in _csv_loggers(trainer.loggers)],
@@ -212,6 +220,10 @@ class Checkpoints(Callback):
         kept = checkpoint.get(_KEY)
         if kept is None:
             raise CheckpointError("the checkpoint is not one of this program's runs")
+        try:
+            check_format(kept.get("format", 1), kept.get("version"))
+        except NewerFormatError as error:
+            raise NewerCheckpointError(f"the checkpoint in {self.folder} is {error}") from None
         self._random, self._seconds_before = kept["random"], kept["seconds"]
         for logger, history, rows in zip(_csv_loggers(trainer.loggers), self._history, kept["rows"], strict=False):
             for row in history[:rows]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lrbench_pl import __version__, cli_db
+from lrbench_pl.words import counted
 
 if TYPE_CHECKING:
     from lrbench_pl.analysis.load import Runs
@@ -51,7 +52,7 @@ def run_command(context: typer.Context) -> None:
 
 
 _Folders = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sweeps or runs.")]
-_By = Annotated[str, typer.Option(help="Columns that make a row, such as optimizer,policy.")]
+_By = Annotated[str, typer.Option(help="Columns or settings that make a row: policy,optimizer.weight_decay.")]
 _Baseline = Annotated[str, typer.Option(help="Policy that the others are compared with.")]
 _Target = Annotated[float | None, typer.Option(help="Judge the histories at this target instead.")]
 
@@ -68,17 +69,17 @@ def rank_command(
 ) -> None:
     """Rank policies, with 95 % intervals and tiers of those that cannot be told apart.
 
-    By share of runs that reached the target, then median steps to it, then best accuracy.
+    By share of runs that reached the target, then median steps to it, then best value.
     """
     from lrbench_pl.analysis.load import AnalysisError
     from lrbench_pl.analysis.ranking import rank
-    from lrbench_pl.analysis.show import FORMATS, remarks, render
+    from lrbench_pl.analysis.show import FORMATS, remarks, render, the_monitor
 
     if form not in FORMATS:
         raise AnalysisError(f"--format must be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {form!r}")
     runs, keys = _judged(folders, target), _keys(by)
     ranking = rank(runs.table, keys, metric, baseline or None)  # type: ignore[arg-type]
-    print(render(ranking, form))
+    print(render(ranking, form, monitor=the_monitor(runs.table)))
     print("", *remarks(ranking, runs), sep="\n", file=sys.stderr)
     if wandb:
         from lrbench_pl.analysis.publish import publish
@@ -99,7 +100,7 @@ def report_command(
 
     runs = _judged(folders, target)
     write_report(runs, output, _keys(by), baseline or None)
-    print(f"{runs.table.height} runs in {output}")
+    print(f"{counted(runs.table.height, 'run')} in {output}")
 
 
 def _judged(folders: list[Path], target: float | None) -> Runs:
@@ -147,7 +148,7 @@ def preview_command(
 
         write_preview(curves, output)
     if output is not None:
-        print(f"{len(curves)} {'curve' if len(curves) == 1 else 'curves'} in {output}")
+        print(f"{counted(len(curves), 'curve')} in {output}")
     for names in preview.equal_curves(curves):
         print(f"the same policy over this budget: {', '.join(names)}", file=sys.stderr)
 
@@ -170,7 +171,8 @@ def lint_command(
     for names in preview.equal_curves([preview.curve(job) for job in jobs]):
         print(f"the same policy over this budget: {', '.join(names)}")
     errors, warnings = levels.count("error"), levels.count("warning")
-    print(f"{len(jobs)} checked: {errors} errors, {warnings} warnings", file=sys.stderr)
+    found = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
+    print(f"{len(jobs)} checked: {found}", file=sys.stderr)
     if errors or (strict and warnings):
         raise typer.Exit(1)
 
@@ -210,13 +212,13 @@ def verify_command(
         wanted[name] = value
     seeds, decision = verify(folder, wanted, share, confidence, most, lambda line: print(line, file=sys.stderr))
     words = f"{seeds.claim} with probability at least {share:g}"
-    counted = f"{decision.reached} of {decision.seeds} seeds"
+    seen = f"{decision.reached} of {counted(decision.seeds, 'seed')}"
     if decision.verdict == "undecided":
         more = seeds_to_confirm(decision.reached, decision.seeds, share, confidence)
-        print(f"undecided: {words}: {counted} reached it; {more} more in a row would confirm it (--run trains them)")
+        print(f"undecided: {words}: {seen} reached it; {more} more in a row would confirm it (--run trains them)")
     else:
         left = f", the other {len(seeds.runs) - decision.seeds} not needed" if len(seeds.runs) > decision.seeds else ""
-        print(f"{decision.verdict} at confidence {confidence:g}: {words}: {counted} reached it{left}")
+        print(f"{decision.verdict} at confidence {confidence:g}: {words}: {seen} reached it{left}")
     if decision.verdict != "confirmed":
         raise typer.Exit(3)
 
@@ -228,6 +230,19 @@ def main() -> None:
     """Run a command; what a user did wrong is one line and exit code 2."""
     try:
         app()
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:
+        words = _said(error)
+        if words is None:
+            raise
+        print(f"error: {words}", file=sys.stderr)
         sys.exit(2)
+
+
+def _said(error: Exception) -> str | None:
+    """A mistake of the user's in one line; None for any other error."""
+    if "hydra" in sys.modules:  # a command that composes a configuration: the others do without
+        from lrbench_pl.config_errors import explain
+
+        if (words := explain(error)) is not None:
+            return words
+    return " ".join(str(error).split()) if isinstance(error, (ValueError, OSError)) else None

@@ -62,21 +62,17 @@ def best_command(
     output: _Output = None,
 ) -> None:
     """The policy that `lrbench run lr_policy=best …` would run, as YAML; exit code 3 if nothing is suitable."""
-    import dataclasses
-
     from omegaconf import OmegaConf
 
     from lrbench_pl.config import compose
     from lrbench_pl.policies import to_config
     from lrbench_pl.results import write_atomically
+    from lrbench_pl.spec import RunSpec
     from lrbench_pl.tuning.lookup import Question, ask
 
-    asked: Any = OmegaConf.to_container(compose(["lr_policy=best", *(overrides or [])]).lr_policy, resolve=True)
-    known = {field.name for field in dataclasses.fields(Question)}
-    question = Question(
-        **{name: value for name, value in asked.items() if name in known}
-        | {"model": asked["workload"] or asked["model"], "batch_size": asked["batch_size"] * asked["accumulate"]}
-    )
+    cfg = compose(["lr_policy=best", *(overrides or [])])
+    asked: Any = OmegaConf.to_container(cfg.lr_policy, resolve=True)
+    question = Question.from_task(RunSpec.from_config(cfg).task)
     answer, why = ask(question, db or asked["db"], asked["max_distance"], say=_say)
     if answer is None or not answer.recommendations:
         _say(f"{why}; lr_policy=auto composes one")

@@ -10,6 +10,7 @@ import hydra
 from omegaconf import DictConfig
 
 from lrbench_pl.config import conf_dir, register_resolvers, use_own_launchers
+from lrbench_pl.config_errors import said_in_one_line
 
 
 def run_job(cfg: DictConfig) -> float | None:
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     see_working_directory()
     register_resolvers()  # also for --help and --cfg, which compose without running
     use_own_launchers()
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run_job)()
+    with said_in_one_line():
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run_job)()
 
 
 def see_working_directory() -> None:

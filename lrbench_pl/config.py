@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,6 +144,38 @@ def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:
     return list(itertools.product(*choices))
 
 
+def quoted(text: str) -> str:
+    r"""Quote a text so that Hydra's grammar reads it back as it is, whatever it contains.
+
+    Example:
+        >>> print(quoted("it's here/a b"))
+        'it\'s here/a b'
+    """
+    text = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
+    text = re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", text)  # backslashes count before a quote alone
+    text = re.sub(r"\\+$", lambda found: found[0] * 2, text)
+    return f"'{text}'"
+
+
+def program_options(hydra: Mapping[str, Any]) -> list[str]:
+    """The words of a command line, beside the overrides of the task, that decide where its configuration comes from.
+
+    Args:
+        hydra: The configuration's own node ``hydra``, composed or as stored in ``.hydra/hydra.yaml``.
+
+    Example:
+        >>> sources = [{"provider": "main", "path": "conf"}, {"provider": "command-line", "path": "/home/me/mine"}]
+        >>> program_options({"runtime": {"config_sources": sources}, "job": {"config_name": "config"}})
+        ['--config-dir', '/home/me/mine']
+    """
+    sources = hydra["runtime"]["config_sources"]
+    words = [word for each in sources if each["provider"] == "command-line" for word in ("--config-dir", each["path"])]
+    name = (hydra.get("job") or {}).get("config_name")
+    words += ["--config-name", name] if name not in (None, "config") else []
+    given = (hydra.get("overrides") or {}).get("hydra") or []
+    return words + [each for each in map(str, given) if each.lstrip("+").startswith("hydra.searchpath=")]
+
+
 def build_policy(cfg: DictConfig, kept_in: Path | None = None) -> Any:
     """The very object that a training with this configuration asks for its rates.
 
@@ -164,8 +197,11 @@ def build_policy(cfg: DictConfig, kept_in: Path | None = None) -> Any:
 
     if cfg.lr_policy_file is not None:
         return read_policy(cfg.lr_policy_file)
-    looks_up = kept_in is not None and cfg.lr_policy.get("_target_") == _LOOK_UP
-    more = {"kept_in": kept_in} if looks_up else {}
+    more: dict[str, Any] = {}
+    if kept_in is not None and cfg.lr_policy.get("_target_") == _LOOK_UP:
+        from lrbench_pl.spec import RunSpec  # which reads policies
+
+        more = {"kept_in": kept_in, "settings": RunSpec.from_config(cfg).task.settings}
     return instantiate(cfg.lr_policy, _convert_="all", **more)  # parts of a composite stay policies
 
 

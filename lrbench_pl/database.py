@@ -24,7 +24,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from lrbench_pl.policies import Policy, from_config, policy_id, to_config
-from lrbench_pl.results import RESULT_FILE, RunResult
+from lrbench_pl.results import (
+    FORMAT,
+    RESULT_FILE,
+    ResultError,
+    RunResult,
+    check_format,
+    stored_settings,
+    version,
+)
 
 ENVIRONMENT = "LRBENCH_DB"
 DEFAULT = "lrbench.db"
@@ -33,6 +41,7 @@ Form = Literal["jsonl", "csv"]
 
 _SECONDS_TO_WAIT = 60  # for other writers of one SQLite file
 _LARGEST = 2**63 - 1  # integer that other programs hold too
+_SINCE_FORMAT_1 = ("format", "settings")
 _LONGEST = 10_000_000  # steps of a budget: every rate of it is looked at once
 
 _metadata = sa.MetaData()
@@ -52,6 +61,13 @@ _runs = sa.Table(
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("result", sa.Text, nullable=False),
     sa.Column("policy_config", sa.Text, nullable=False),
+)
+# One row: the format of the database. A database without this table is of format 1.
+_format = sa.Table(
+    "lrbench_format",
+    _metadata,
+    sa.Column("format", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.Text, nullable=False),
 )
 ASKED_BY = ("run_id", "dataset", "model", "optimizer", "monitor", "policy", "policy_id", "status")
 
@@ -171,8 +187,12 @@ def _checked_run(row: Mapping[str, Any], policy_config: Any) -> StoredRun:
 
 
 def _digest(run: StoredRun) -> str:
-    """What identifies a run: all of its row and its policy. A field that has no value counts as absent."""
-    said = {name: value for name, value in run.result.to_dict().items() if value not in (None, "")}
+    """What identifies a run: all of its row and its policy. A field that has no value counts as absent.
+
+    So does what format 1 does not know, which ``run_id`` covers: a run is one run in whatever format it was added.
+    """
+    row = run.result.to_dict()
+    said = {name: value for name, value in row.items() if value not in (None, "", {}) and name not in _SINCE_FORMAT_1}
     return hashlib.sha256(_json({**said, "policy_config": to_config(run.policy)}).encode()).hexdigest()
 
 
@@ -225,6 +245,8 @@ def _from_folder(folder: Path) -> _Rows:
         where = str(path.parent)
         try:
             row = RunResult.read(path).to_dict()
+            if row["settings"] is None:
+                row["settings"] = stored_settings(path.parent)
             yield where, stored_run(row, _read_policy(path.parent / POLICY_FILE))
         except ValueError as error:
             yield where, _one_line(error).removeprefix(f"{path}: ")
@@ -359,6 +381,9 @@ class PolicyDatabase:
                     if not create:
                         raise MissingDatabaseError(f"no runs in {self.name}; fill it with `lrbench db add DIR`")
                     self._create()
+                before = self._check_format()
+                if create and before < FORMAT:
+                    self._upgrade()
         except BaseException:
             self.close()
             raise
@@ -367,8 +392,41 @@ class PolicyDatabase:
         try:
             _metadata.create_all(self._engine)
         except SQLAlchemyError:  # another program may have been quicker
-            if not sa.inspect(self._engine).has_table(_runs.name):
+            there = sa.inspect(self._engine)
+            if not all(there.has_table(table.name) for table in (_runs, _format)):
                 raise
+
+    def _check_format(self) -> int:
+        """The format of the database; a later one is refused."""
+        if not sa.inspect(self._engine).has_table(_format.name):
+            return 1
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(_format).order_by(_format.c.format.desc())).all()
+        try:
+            return check_format(rows[0].format, rows[0].version) if rows else 1
+        except ResultError as error:
+            raise DatabaseError(f"{self.name}: {error}") from None
+
+    def _upgrade(self) -> None:
+        """Bring a database to this format: a run is identified as this version identifies it."""
+        self._create()
+        insert = self._insert(_format).on_conflict_do_nothing(index_elements=["format"])
+        with self._engine.begin() as connection:
+            connection.execute(insert, {"format": FORMAT, "version": version()})
+            there = {digest: number for number, digest in connection.execute(sa.select(_runs.c.id, _runs.c.digest))}
+            for number, digest, result, config in connection.execute(
+                sa.select(_runs.c.id, _runs.c.digest, _runs.c.result, _runs.c.policy_config)
+            ).all():
+                try:
+                    new = _digest(_checked_run(json.loads(result), json.loads(config)))
+                except (ValueError, TypeError, RecursionError):  # reading it says so
+                    continue
+                if new != digest and new not in there:
+                    connection.execute(sa.update(_runs).where(_runs.c.id == number).values(digest=new))
+                    there[new] = number
+
+    def _insert(self, table: sa.Table) -> Any:
+        return (postgresql if self._engine.dialect.name == "postgresql" else sqlite).insert(table)
 
     def __enter__(self) -> PolicyDatabase:
         return self
@@ -386,8 +444,10 @@ class PolicyDatabase:
         Returns:
             How many were new.
         """
-        insert = (postgresql if self._engine.dialect.name == "postgresql" else sqlite).insert(_runs)
-        statement = insert.on_conflict_do_nothing(index_elements=["digest"]).returning(_runs.c.id)
+        if self._check_format() < FORMAT:
+            with self._saying_what_failed():
+                self._upgrade()
+        statement = self._insert(_runs).on_conflict_do_nothing(index_elements=["digest"]).returning(_runs.c.id)
         # in one order everywhere, so that two writers of the same runs wait for each other in turn
         rows = sorted(({"digest": _digest(run), **_columns(run)} for run in runs), key=lambda row: row["digest"])
         with self._saying_what_failed(), self._engine.begin() as connection:

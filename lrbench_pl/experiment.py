@@ -18,31 +18,31 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lrbench_pl.analysis import lint  # pure: it needs policies alone
 from lrbench_pl.callback import LRPolicyCallback, plain_number
-from lrbench_pl.checkpoints import Checkpoints, TrainingPaused, check_intact
+from lrbench_pl.checkpoints import Checkpoints, NewerCheckpointError, TrainingPaused, check_intact
 from lrbench_pl.config import build_data, build_policy, register_resolvers
-from lrbench_pl.knobs import UserError, check_knobs, one_line, refuse_late_milestones
+from lrbench_pl.knobs import UserError, check_knobs, one_line, refuse_late_milestones, remarks
 from lrbench_pl.loggers import close_logger, open_loggers, quiet_lightning
 from lrbench_pl.policies import AdaptivePolicy, cut, to_config
 from lrbench_pl.progress import progress
 from lrbench_pl.results import RunResult, write_atomically
-from lrbench_pl.row import describe, describe_parts, headline, identity, judge
+from lrbench_pl.row import describe, describe_parts, headline, identity, judge, peak_found
 from lrbench_pl.sharing import Pool
+from lrbench_pl.spec import RunSpec, policy_name
+from lrbench_pl.sweeps.exits import EXIT_FAILED, EXIT_STOPPED, exit_code
 from lrbench_pl.sweeps.processes import one_job
 from lrbench_pl.sweeps.records import FINISHED, ChangedConfigurationError, claim, note
 from lrbench_pl.tuning.ranging import LRRangeTest
 from lrbench_pl.workloads.classifier import Classifier
 
 _BEFORE = "interrupted before the first step"
-EXIT_FAILED, EXIT_MISSED, EXIT_STOPPED = 1, 3, 130
 
 log = logging.getLogger(__name__)
 register_resolvers()
@@ -82,11 +82,8 @@ def main(cfg: DictConfig) -> float | None:
         print(headline(result), flush=True)
     if result.status == "stopped" and (result.message or "").startswith("interrupted"):
         sys.exit(EXIT_STOPPED)
-    if not in_sweep:
-        if result.status == "failed":
-            sys.exit(EXIT_FAILED)
-        if cfg.require_target and result.status != "reached":
-            sys.exit(EXIT_MISSED)
+    if not in_sweep and (code := exit_code([(result.status, bool(cfg.require_target))])):
+        sys.exit(code)
     return result.best_accuracy
 
 
@@ -116,9 +113,13 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
         try:
             check_knobs(cfg)
             row = describe(cfg)
-        except (UserError, OmegaConfBaseException) as error:
-            row = {"run_id": "unknown", "policy": str(cfg.names.policy)}
+        except Exception as error:  # whatever is wrong with a configuration is a row too
+            row = {"run_id": "unknown", "policy": policy_name(cfg)}
             return _finish(output, {**row, **_why(error, heard)})
+        if not (_in_sweep() and _is_shown_by_launcher()):  # which says it for all its jobs
+            given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+            for line in remarks(cfg, given):
+                _say_once(line)
         if not _is_first_process():  # the first one holds the folder for all
             return _train(cfg, output, row, heard)
         try:
@@ -186,6 +187,8 @@ def _train(cfg: DictConfig, output: Path, row: dict[str, Any], heard: Sequence[i
                         _note(output, f"going on from {checkpoint.name}")
                         parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=False)
                         break
+                    except NewerCheckpointError:
+                        raise
                     except Exception as error:
                         if parts.checkpoints.went_on or heard:
                             raise
@@ -209,8 +212,9 @@ def _train(cfg: DictConfig, output: Path, row: dict[str, Any], heard: Sequence[i
     finally:
         if parts is not None:
             verdict = parts.verifier.verdict
-            row = judge(verdict) | {"steps_run": parts.trainer.global_step} | row
+            row = judge(verdict) | {"steps_run": verdict.steps_run} | row
             row["tuning_steps"] = getattr(parts.verifier, "tuning_steps", 0)
+            row["peak_found"] = peak_found(parts.verifier, float(cfg.lr), parts.trainer.global_step)
             if row.get("shared_with") is None:
                 row["wall_time_s"] = parts.checkpoints.seconds
             if row["status"] == "stopped" and parts.trainer.global_step and row["message"] == _BEFORE:
@@ -233,6 +237,7 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
     Raises:
         UserError: If the parts do not fit each other.
     """
+    _refuse_contradictions(cfg)
     data = build_data(cfg.dataset)
     if cfg.workload is None:
         module = Classifier(
@@ -251,15 +256,90 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoints_kept, cfg.max_time)
     checkpoints.remember(loggers)
     quiet = sys.stdout.isatty() and _in_sweep() and _is_shown_by_launcher()  # a sweep has one view of its own
+    quiet = quiet or cfg.trainer.get("enable_progress_bar") is False
+    kept = OmegaConf.masked_copy(cfg.trainer, [str(key) for key in cfg.trainer if key != "callbacks"])
+    kept._set_parent(cfg)  # so that references to the rest still resolve
     trainer = instantiate(
-        cfg.trainer,
+        kept,
         val_check_interval=cfg.check_every * cfg.trainer.accumulate_grad_batches,  # Lightning counts batches
-        callbacks=[verifier, *([] if quiet else [progress(cfg.monitor)]), checkpoints],
+        callbacks=[verifier, *([] if quiet else [progress(cfg.monitor)]), checkpoints, *_own_callbacks(cfg)],
         logger=loggers,
         enable_progress_bar=sys.stdout.isatty() and not quiet,
         default_root_dir=output,
     )
+    if trainer.max_steps != cfg.max_steps:
+        raise UserError(
+            f"the Trainer would take {trainer.max_steps} steps of max_steps={cfg.max_steps}; leave out "
+            "trainer.fast_dev_run, and set the budget with max_steps"
+        )
+    if cfg.workload is not None:
+        trainer.callbacks.append(TrueLabel(cfg))
     return Parts(module, data, verifier, checkpoints, trainer)
+
+
+# Arguments of the Trainer that a run sets itself, and from what.
+_SET_BY_RUN = {
+    "val_check_interval": "check_every=STEPS",
+    "logger": "the group logger, such as logger=csv",
+    "default_root_dir": "hydra.run.dir=FOLDER",
+}
+
+
+def _refuse_contradictions(cfg: DictConfig) -> None:
+    """Refuse keys of ``trainer`` that would be overwritten, or that would end the training before its budget."""
+    for name, instead in _SET_BY_RUN.items():
+        if cfg.trainer.get(name) is not None:
+            raise UserError(f"trainer.{name} is set by the run, got {cfg.trainer[name]!r}; use {instead} instead")
+    given = cfg.trainer.get("max_steps")
+    if given != cfg.max_steps:
+        raise UserError(
+            f"trainer.max_steps must be max_steps ({cfg.max_steps}), got {given!r}; leave it out and set max_steps"
+        )
+
+
+def _own_callbacks(cfg: DictConfig) -> list[Any]:
+    """What ``+trainer.callbacks=`` names: one callback, a list of them, or a mapping from names."""
+    callbacks = instantiate(cfg.trainer.get("callbacks"), _convert_="all") or []
+    if isinstance(callbacks, dict):
+        callbacks = list(callbacks.values())
+    elif not isinstance(callbacks, list):
+        callbacks = [callbacks]
+    for callback in callbacks:
+        if not hasattr(callback, "on_train_batch_start"):
+            raise UserError(f"trainer.callbacks must be callbacks, each with its _target_, got {callback!r}")
+    return callbacks
+
+
+class TrueLabel(pl.Callback):
+    """Refuses a workload that builds another optimizer than the row would name.
+
+    Args:
+        cfg: The configuration; a name given by ``names.optimizer`` is believed.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        chosen = HydraConfig.get().runtime.choices.get("optimizer") if HydraConfig.initialized() else None
+        self._name = str(cfg.names.optimizer)
+        self._believed = self._name != str(chosen) or not isinstance(cfg.optimizer, DictConfig)
+        self._optimizer = cfg.optimizer
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Before the first step."""
+        if self._believed or len(trainer.optimizers) != 1:  # of several, the callback says what to do
+            return
+        built, named = trainer.optimizers[0], get_object(str(self._optimizer.get("_target_")))
+        other = "give optimizer=NAME of the one that it builds, or any name as names.optimizer=NAME"
+        if isinstance(named, type) and type(built) is not named:
+            raise UserError(
+                f"the workload builds {type(built).__name__}, but optimizer={self._name} is {named.__name__}, "
+                f"and so would the row say; {other}"
+            )
+        for key, value in self._optimizer.items():
+            if key not in ("_target_", "_partial_", "lr") and built.defaults.get(str(key), value) != value:
+                raise UserError(
+                    f"the workload builds {type(built).__name__} with {key}={built.defaults[str(key)]!r}, but "
+                    f"optimizer={self._name} says {value!r}, and so would the row; {other}"
+                )
 
 
 def _num_classes(cfg: DictConfig, data: pl.LightningDataModule) -> int:
@@ -290,9 +370,7 @@ def _pool(cfg: DictConfig, row: Mapping[str, Any]) -> Pool | None:
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if not (cfg.share_equal and in_sweep and row.get("policy_id")):
         return None
-    config = {name: value for name, value in identity(cfg).items() if name not in ("lr_policy", "lr_policy_file")}
-    config["names"] = {name: value for name, value in config["names"].items() if name != "policy"}
-    return Pool.of(Path(HydraConfig.get().sweep.dir), config, row)
+    return Pool.of(Path(HydraConfig.get().sweep.dir), RunSpec.from_config(cfg).but_for_rates, row)
 
 
 def _say_lint(cfg: DictConfig, verifier: LRPolicyCallback) -> None:
@@ -300,7 +378,12 @@ def _say_lint(cfg: DictConfig, verifier: LRPolicyCallback) -> None:
     if isinstance(verifier, LRRangeTest):  # whose rate is meant to rise
         return
     line = lint.summary(lint.lint(lint.plan(cfg, verifier.policy)))
-    if line is not None and line not in _said and _is_first_process():
+    if line is not None:
+        _say_once(line)
+
+
+def _say_once(line: str) -> None:
+    if line not in _said and _is_first_process():
         _said.add(line)
         log.warning(line)
 

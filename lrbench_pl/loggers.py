@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
+from lrbench_pl.knobs import as_text
 from lrbench_pl.results import RunResult
 from lrbench_pl.row import plain_config
 
@@ -20,7 +22,7 @@ from lrbench_pl.row import plain_config
 def open_loggers(loggers: Iterable[Logger], cfg: DictConfig, output: Path) -> None:
     """Begin a logger that wants to know the configuration, the run's name and its sweep."""
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    group = cfg.study or ("/".join(output.resolve().parts[-3:-1]) if in_sweep else None)
+    group = as_text("study", cfg.study) or ("/".join(output.resolve().parts[-3:-1]) if in_sweep else None)
     for logger in loggers:
         if (open_with := getattr(logger, "open_with", None)) is not None:
             name = f"{cfg.names.policy}-{cfg.names.optimizer}-{cfg.seed}"
@@ -48,6 +50,8 @@ def quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
             # under several processes: torchmetrics has brought these together
             warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\('test/")
+            if "SLURM_JOB_ID" not in os.environ:  # a login node, or any machine with SLURM's programs: no job to join
+                warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lrbench_pl.spec import RunSpec, Task, canonical
+
 Status = Literal["reached", "missed", "diverged", "failed", "stopped"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 RESULT_FILE = "result.json"
+FORMAT = 2  # of everything that is written: results, records of runs, checkpoints, databases; absent means 1
+
+# Fields of format 1 that are called otherwise since.
+_RENAMED: dict[str, str] = {}
 
 
 class ResultError(ValueError):
     """A ``result.json`` that cannot be read as a row; the message says which file and why."""
+
+
+class NewerFormatError(ResultError):
+    """A file of a later version of this package; the message says which version reads it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,7 @@ class RunResult:
         policy_id: Hash of the rates over the budget, so that two spellings of one policy are one.
         policy_repr: The policy as Python, enough to build it again.
         lr: The scale of the policy (its peak rate).
+        peak_found: The peak rate that the policy found itself while it trained; None if it was given.
         seed: Seed of weights, data order and augmentation.
         max_steps: The budget, in optimizer steps.
         target_accuracy: The target, or None if the run had none.
@@ -66,6 +80,9 @@ class RunResult:
         git_sha: Commit of the working tree, if there is one.
         shared_with: ``run_id`` of the run of the same sweep with the same rates, whose outcome this row repeats; None
             if it was trained.
+        settings: Everything else of the configuration that can change the numbers, by dotted key, as in
+            :class:`lrbench_pl.spec.Task`; those of the policy as ``lr_policy.*``. None if unknown.
+        format: Number of the format, for later versions.
 
     Example:
         >>> row = RunResult(run_id="a1", policy="tri", seed=0, status="missed", max_steps=100)
@@ -88,6 +105,7 @@ class RunResult:
     policy_id: str | None = None
     policy_repr: str | None = None
     lr: float | None = None
+    peak_found: float | None = None
     target_accuracy: float | None = None
     monitor: str | None = None
     mode: str | None = None
@@ -115,6 +133,13 @@ class RunResult:
     versions: dict[str, str] = field(default_factory=dict)
     git_sha: str | None = None
     shared_with: str | None = None
+    settings: dict[str, Any] | None = None
+    format: int = FORMAT
+
+    @property
+    def task(self) -> Task:
+        """The question that this run answers."""
+        return Task.from_result(self)
 
     def __post_init__(self) -> None:
         _check_status(self.status, self.steps_to_target)
@@ -128,8 +153,9 @@ class RunResult:
         """Build a row from plain data.
 
         Raises:
-            ResultError: If a field is missing, unknown or of the wrong kind.
+            ResultError: If a field is missing, unknown or of the wrong kind, or the format is a newer one.
         """
+        row = migrate(row)
         check_row(row)
         return cls(**row)
 
@@ -163,10 +189,57 @@ def read_row(path: str | Path) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ResultError(f"{path}: expected one JSON object, got {type(row).__name__}")
     try:
+        row = migrate(row)
         check_row(row)
     except ResultError as error:
-        raise ResultError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
     return row
+
+
+def migrate(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of any format as one of this format.
+
+    Raises:
+        NewerFormatError: If it was written by a later version.
+        ResultError: If its format is no number.
+
+    Example:
+        >>> migrate({"run_id": "a", "policy": "tri", "status": "missed"})["format"]
+        2
+    """
+    versions = row.get("versions")
+    version = versions.get("lrbench_pl") if isinstance(versions, Mapping) else None
+    if check_format(row.get("format", 1), version) == 1:
+        row = {_RENAMED.get(name, name): value for name, value in row.items()}
+    return {**row, "format": FORMAT}
+
+
+def check_format(found: Any, version: Any = None) -> int:
+    """Return the number of a format that this version reads.
+
+    Args:
+        found: The number in the file.
+        version: The version of this package that wrote it, if the file says so.
+
+    Raises:
+        NewerFormatError: If it is a later one.
+        ResultError: If it is no number of a format.
+
+    Example:
+        >>> check_format(9, "3.1.0")
+        Traceback (most recent call last):
+        ...
+        lrbench_pl.results.NewerFormatError: written in format 9, of which this version reads up to 2; install \
+lrbench_pl 3.1.0 or later
+    """
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        raise ResultError(f"format must be an integer of at least 1, got {found!r}")
+    if found > FORMAT:
+        which = f"lrbench_pl {version} or later" if isinstance(version, str) else "a later version of lrbench_pl"
+        raise NewerFormatError(
+            f"written in format {found}, of which this version reads up to {FORMAT}; install {which}"
+        )
+    return found
 
 
 def check_row(row: Mapping[str, Any]) -> None:
@@ -185,6 +258,44 @@ def check_row(row: Mapping[str, Any]) -> None:
         if value is not None and not (fits and (type(value) is not int or abs(value) < 2**63)):
             raise ResultError(f"field {name!r} must be {_ANNOTATIONS[name]}, got {value!r}")
     _check_status(row["status"], row.get("steps_to_target"))
+
+
+def stored_settings(folder: str | Path) -> dict[str, Any] | None:
+    """Return the settings of a run whose row does not say them, from the configuration that format 1 kept beside it."""
+    text = read_settings(str(folder))
+    found: dict[str, Any] | None = None if text is None else json.loads(text)
+    return found
+
+
+def read_settings(folder: str) -> str | None:
+    """Return what :func:`stored_settings` returns, as text; quick for many runs that differ in their seeds alone."""
+    try:
+        with open(os.path.join(folder, "run.json"), encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError):
+        return None
+    begin, end = text.find('"configuration": '), text.rfind('"started": ')
+    text = text[begin + len('"configuration": ') : end].rstrip().rstrip(",")
+    if begin < 0 or '"lr_policy_file"' not in text:  # a later format keeps a specification there, its row the settings
+        return None
+    if seed := re.search(r'"seed": (\d+)', text):
+        text = text.replace(seed[0] + ",", '"seed": 0,')
+    return _settings_in(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _settings_in(configuration: str) -> str | None:
+    try:
+        spec = RunSpec.from_format_1(json.loads(configuration), {})
+    except ValueError:
+        return None
+    return canonical(spec.settings)
+
+
+@functools.cache
+def version() -> str:
+    """Return the version of this package, which files carry beside their format."""
+    return importlib.metadata.version("lrbench_pl")
 
 
 def _check_status(status: str, steps_to_target: int | None) -> None:

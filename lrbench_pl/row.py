@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
-import json
+import math
 import subprocess
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lrbench_pl.knobs import UserError, as_text
 from lrbench_pl.policies import AdaptivePolicy, policy_id, table, to_config
-from lrbench_pl.results import RunResult
+from lrbench_pl.results import ResultError, RunResult, check_row
+from lrbench_pl.spec import RunSpec
+from lrbench_pl.words import counted, is_accuracy, metric_name, metric_value
 
 if TYPE_CHECKING:
-    from lrbench_pl.callback import Verdict
+    from lrbench_pl.callback import LRPolicyCallback, Verdict
     from lrbench_pl.experiment import Parts
 
-# what says where, how and for how long a run takes place, and changes none of its numbers
-_WITHOUT = (
-    *("hydra", "logger", "study", "require_target", "threads"),
-    *("checkpoint_every", "checkpoints_kept", "max_time", "share_equal"),
-)
+_MONITOR = "val/accuracy"  # of a row that does not say it
 
 
-def run_id(cfg: DictConfig, policy: Mapping[str, Any] | None = None) -> str:
-    """Hash of everything in the configuration that can change the numbers of a run.
-
-    Args:
-        cfg: The configuration.
-        policy: What was looked up in a database, and so is not in the configuration.
-    """
-    plain = identity(cfg)
-    if policy is not None:
-        plain["lr_policy"] = policy
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
+def run_id(cfg: DictConfig) -> str:
+    """Hash of everything in the configuration that can change the numbers of a run."""
+    return RunSpec.from_config(cfg).run_id
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
-    """What :func:`run_id` is the hash of."""
-    return plain_config(cfg, without=_WITHOUT)
+    """What :func:`run_id` is the hash of, as plain data."""
+    return RunSpec.from_config(cfg).to_dict()
 
 
 def plain_config(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict[str, Any]:
@@ -54,32 +44,52 @@ def plain_config(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict
 
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
-    """What the configuration says of a run before it begins."""
-    from_file = cfg.lr_policy_file
-    return {
-        "run_id": run_id(cfg),
-        "study": cfg.study,
-        "dataset": cfg.names.dataset,
-        "model": cfg.names.model if cfg.workload is None else str(cfg.workload.get("_target_")),
-        "optimizer": cfg.names.optimizer,
-        "policy": cfg.names.policy
-        if from_file is None
-        else f"file:{Path(from_file).parent.name}/{Path(from_file).name}",
-        "batch_size": cfg.batch_size * cfg.trainer.accumulate_grad_batches,
-        "lr": float(cfg.lr),
-        "seed": cfg.seed,
-        "max_steps": cfg.max_steps,
-        "target_accuracy": cfg.target_accuracy,
-        "monitor": cfg.monitor,
-        "mode": cfg.mode,
-        "confirmations": cfg.confirmations,
+    """What the configuration says of a run before it begins.
+
+    Raises:
+        UserError: If a row cannot hold it.
+    """
+    texts = {name: as_text(f"names.{name}", value) for name, value in cfg.names.items()}
+    texts |= {name: as_text(name, cfg[name]) for name in ("monitor", "mode", "study")}
+    spec = RunSpec.from_config(cfg)
+    task = spec.task
+    row = {
+        "run_id": spec.run_id,
+        "study": texts["study"],
+        "dataset": texts["dataset"],
+        "model": texts["model"] if cfg.workload is None else task.model,
+        "optimizer": texts["optimizer"],
+        "policy": texts["policy"] if cfg.lr_policy_file is None else spec.policy_name,
+        "batch_size": task.batch_size,
+        "lr": spec.lr,
+        "seed": spec.seed,
+        "max_steps": task.max_steps,
+        "target_accuracy": task.target,
+        "monitor": texts["monitor"],
+        "mode": texts["mode"],
+        "confirmations": task.confirmations,
+        "settings": spec.settings,
         "versions": _versions(),
         "git_sha": _git_sha(),
     }
+    return _held(row)
+
+
+def _held(row: dict[str, Any]) -> dict[str, Any]:
+    """Part of a row, if a row can hold it: else the training would be lost at its end."""
+    try:
+        check_row({"run_id": "", "policy": "", **row, "status": "missed"})
+    except ResultError as error:
+        raise UserError(f"a row cannot hold this: {error}") from error
+    return row
 
 
 def describe_parts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
-    """What is known once the parts stand."""
+    """What is known once the parts stand.
+
+    Raises:
+        UserError: If a row cannot hold it.
+    """
     import torch  # here, so that a sweep can be launched without it
 
     from lrbench_pl.tuning.best import LookedUp
@@ -88,15 +98,18 @@ def describe_parts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
     on_gpu = parts.trainer.strategy.root_device.type == "cuda"
     found: dict[str, Any] = {}
     if isinstance(parts.verifier, LookedUp):
-        found = {"run_id": run_id(cfg, to_config(policy)), "lr": max(table(policy, cfg.max_steps))}
-    return {
+        lr = max(table(policy, cfg.max_steps))
+        spec = replace(RunSpec.from_config(cfg), policy=to_config(policy), lr=lr)
+        found = {"run_id": spec.run_id, "lr": lr}
+    row = {
         **found,
         "policy_id": None if isinstance(policy, AdaptivePolicy) else policy_id(policy, cfg.max_steps),
         "policy_repr": repr(policy),
-        "check_on": getattr(parts.data, "check_on", None),
+        "check_on": as_text("check_on of the data", getattr(parts.data, "check_on", None)),
         "precision": str(parts.trainer.precision),
         "device": torch.cuda.get_device_name(parts.trainer.strategy.root_device) if on_gpu else "cpu",
     }
+    return _held(row)
 
 
 def judge(verdict: Verdict) -> dict[str, Any]:
@@ -119,19 +132,47 @@ def headline(row: RunResult, with_seed: bool = False) -> str:
         >>> print(headline(RunResult(run_id="a", policy="tri", optimizer="momentum", lr=0.05, status="reached",
         ...     target_accuracy=0.97, steps_to_target=240, max_steps=1000, best_accuracy=0.983, test_accuracy=0.972)))
         tri (momentum, lr 0.05): reached 0.970 at step 240 of 1000, best 0.983, test 0.972
+        >>> print(headline(RunResult(run_id="a", policy="auto", optimizer="momentum", lr=0.05, peak_found=0.187,
+        ...     status="reached", target_accuracy=0.97, steps_to_target=200, max_steps=1000, tuning_steps=120)))
+        auto (momentum, peak 0.187 found): reached 0.970 at step 200, 120 of them search
+        >>> print(headline(RunResult(run_id="a", policy="tri", status="missed", monitor="val/loss", mode="min",
+        ...     target_accuracy=0.04, max_steps=1, best_accuracy=0.0475, test_accuracy=0.972)))
+        tri: missed loss 0.04 within 1 step, best loss 0.0475, test accuracy 0.972
     """
     name = label(row, with_seed)
+    monitor = row.monitor or _MONITOR
+    metric = "" if is_accuracy(monitor) else f"{metric_name(monitor)} "
+    target = "" if row.target_accuracy is None else f"{metric}{metric_value(monitor, row.target_accuracy)}"
+    search = f", {row.tuning_steps} of them search" if row.tuning_steps else ""
     if row.status == "reached":
-        words = f"reached {row.target_accuracy:.3f} at step {row.steps_to_target} of {row.max_steps}"
+        budget = "" if search or row.max_steps is None else f" of {row.max_steps}"
+        words = f"reached {target} at step {row.steps_to_target}{budget}{search}"
     elif row.status == "missed" and row.target_accuracy is None:
-        words = f"ran {row.steps_run} steps without a target"
+        words = f"ran {counted(row.steps_run or 0, 'step')} without a target{search}"
     elif row.status == "missed":
-        words = f"missed {row.target_accuracy:.3f} within {row.max_steps} steps"
+        words = f"missed {target} within {counted(row.max_steps or 0, 'step')}{search}"
     else:
         words = f"{row.status}: {row.message}"
-    accuracies = {"best": row.best_accuracy, "test": row.test_accuracy}
-    shown = "".join(f", {label} {value:.3f}" for label, value in accuracies.items() if value is not None)
-    return f"{name}: {words}{shown}"
+    if row.best_accuracy is not None:
+        words += f", best {metric}{metric_value(monitor, row.best_accuracy)}"
+    if row.test_accuracy is not None:
+        words += f", test {'accuracy ' if metric else ''}{row.test_accuracy:.3f}"
+    return f"{name}: {words}"
+
+
+def peak_found(verifier: LRPolicyCallback, lr: float, steps: int) -> float | None:
+    """The peak rate that a composition found; None if the policy was given, or kept ``lr``.
+
+    Args:
+        verifier: What applied the policy.
+        lr: The rate that the configuration gives.
+        steps: Optimizer steps that were trained.
+    """
+    policy = verifier.policy
+    if not (hasattr(verifier, "tuning_steps") and isinstance(policy, AdaptivePolicy)) or steps < 1:
+        return None
+    peak = max(table(policy.realised(), steps))
+    return None if peak == 0 or math.isclose(peak, lr, rel_tol=1e-6) else peak
 
 
 def label(row: RunResult, with_seed: bool = True) -> str:
@@ -141,7 +182,10 @@ def label(row: RunResult, with_seed: bool = True) -> str:
         >>> label(RunResult(run_id="a", policy="tri", status="missed", optimizer="sgd", lr=0.1, seed=3))
         'tri (sgd, lr 0.1, seed 3)'
     """
-    said = [row.optimizer, f"lr {row.lr:g}"] if row.lr is not None else []
+    if row.peak_found is not None:
+        said = [row.optimizer, f"peak {row.peak_found:.3g} found"]
+    else:
+        said = [row.optimizer, f"lr {row.lr:g}"] if row.lr is not None else []
     if with_seed and row.seed is not None:
         said.append(f"seed {row.seed}")
     return f"{row.policy} ({', '.join(map(str, said))})" if said else row.policy

@@ -12,7 +12,7 @@ from typing import Any
 from lrbench_pl.results import RESULT_FILE, ResultError, RunResult, write_atomically
 
 _HISTORY = "metrics.csv"
-_OWN = ("run_id", "policy", "policy_repr", "study", "shared_with")  # fields that stay a run's own
+_OWN = ("run_id", "policy", "policy_repr", "lr", "settings", "study", "shared_with")  # fields that stay a run's own
 _FINAL = ("reached", "missed", "diverged")
 
 

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from lrbench_pl.analysis.load import AnalysisError, load_runs
-from lrbench_pl.analysis.sequential import Decision, decide
+from lrbench_pl.analysis.sequential import Decision, decide, seeds_to_confirm
+from lrbench_pl.config import program_options, quoted
 from lrbench_pl.results import RESULT_FILE, ResultError, RunResult
+from lrbench_pl.spec import UNSET, Task, differing, named, shown
+from lrbench_pl.targets import check_target
 
 FOLDER = "verify"  # below the folder asked about: the runs that were added
 
-# What all runs must share, or they are no seeds of one claim.
-_CLAIM: tuple[str, ...] = (
+# What all runs must share, or they are no seeds of one claim: the task and the policy.
+_CLAIM = (
     "policy",
-    "optimizer",
     "lr",
-    "dataset",
-    "model",
-    "batch_size",
-    "max_steps",
-    "target_accuracy",
-    "monitor",
+    *(
+        "target_accuracy" if field.name == "target" else field.name
+        for field in fields(Task)
+        if field.name != "settings"
+    ),
+    "policy_id",
 )
-_CLAIM += ("check_on", "policy_id")
 
 
 @dataclass(frozen=True)
@@ -74,16 +76,22 @@ def read_seeds(folder: Path, where: Mapping[str, str]) -> Seeds:
         AnalysisError: If there is no such run, one of them has no target, or they differ in more than the seed.
     """
     found = load_runs([folder])
-    known = set(found.table.columns) - {"folder"}
+    known = set(found.table.columns) - {"folder", "settings"}
+    settings = {key for text in found.table["settings"].drop_nulls().unique() for key in json.loads(text)}
     for name in where:
-        if name not in known:
-            raise AnalysisError(f"--where must name a column of the results ({', '.join(sorted(known))}), got {name!r}")
+        if name not in known | settings:
+            raise AnalysisError(
+                f"--where must name a column of the results ({', '.join(sorted(known))}) or a setting of the runs"
+                f"{f' ({_few(settings)})' if settings else ''}, got {name!r}"
+            )
     said = [f"unreadable: {skipped.path}: {skipped.reason}" for skipped in found.skipped]
     finished: list[tuple[RunResult, Path]] = []
     seeds: dict[int, tuple[RunResult, Path]] = {}
-    for at in found.table["folder"].to_list():
+    said_by_folder = found.table.select("folder", "settings", "mode", "confirmations").rows()
+    for at, text, mode, confirmations in said_by_folder:
         row = RunResult.read(Path(at) / RESULT_FILE)
-        if any(_shown(getattr(row, name)) != value for name, value in where.items()):
+        row = replace(row, settings=None if text is None else json.loads(text), mode=mode, confirmations=confirmations)
+        if not all(_is(_value(row, name), value) for name, value in where.items()):
             continue
         if row.status in ("failed", "stopped") or row.seed is None:
             said.append(f"not counted: {row.status}: {at}: {row.message}")
@@ -101,21 +109,50 @@ def read_seeds(folder: Path, where: Mapping[str, str]) -> Seeds:
     return Seeds(tuple(seeds[seed] for seed in sorted(seeds)), tuple(said))
 
 
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _value(row: RunResult, name: str) -> Any:
+    if name in _COLUMNS:
+        return getattr(row, name)
+    value = (row.settings or {}).get(name, UNSET)
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else shown(value)
+
+
+_COLUMNS = {field.name for field in fields(RunResult)}
+
+
+def _few(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:8]) + (", …" if len(names) > 8 else "")
+
+
+def _is(value: Any, asked: str) -> bool:
+    """Whether a field has the value that was asked for; 1e-2 is 0.01."""
+    try:
+        return float(asked) == value or asked == str(value)
+    except ValueError:
+        return asked == str(value)
 
 
 def _check_one_claim(rows: list[RunResult]) -> None:
     if rows[0].target_accuracy is None:
         raise AnalysisError("the runs had no target, so there is nothing to verify; give them target_accuracy=")
+    try:
+        check_target(rows[0].target_accuracy, rows[0].monitor or "", rows[0].mode or "max", name="the runs' target")
+    except ValueError as error:
+        raise AnalysisError(str(error)) from error
     for name in _CLAIM:
         values = {getattr(row, name) for row in rows}
+        if name in ("mode", "confirmations"):
+            values.discard(None)  # a row that does not say
         if len(values) > 1:
-            shown = ", ".join(sorted(map(_shown, values))[:4])
+            few = ", ".join(sorted(str(value).removesuffix(".0") for value in values)[:4])
             how = "--policy NAME" if name == "policy" else f"--where {name}=VALUE"
             raise AnalysisError(
-                f"the runs differ in {name} ({shown}), so they are no seeds of one claim; choose by {how}"
+                f"the runs differ in {name} ({few}), so they are no seeds of one claim; choose by {how}"
             )
+    if found := differing(row.settings for row in rows):
+        how = " ".join(f"--where {name}=VALUE" for name in list(found)[:3])
+        raise AnalysisError(
+            f"the runs differ in {named(list(found.items()))}, so they are no seeds of one claim; choose by {how}"
+        )
 
 
 def further_seeds(seeds: Seeds, folder: Path, most: int, train: Callable[[list[str], Path], None]) -> Iterator[Seeds]:
@@ -141,7 +178,7 @@ def further_seeds(seeds: Seeds, folder: Path, most: int, train: Callable[[list[s
         seed = 1 + max(row.seed or 0 for row, _ in runs)
         at = folder.resolve() / FOLDER / f"{base.name}-seed{seed}"
         shutil.rmtree(at, ignore_errors=True)  # of a training that was interrupted or failed
-        train([*overrides, f"seed={seed}", f"hydra.run.dir='{at}'"], directory)
+        train([*overrides, f"seed={seed}", f"hydra.run.dir={quoted(str(at))}"], directory)
         try:
             row = RunResult.read(at / RESULT_FILE)
         except ResultError as error:
@@ -157,16 +194,16 @@ def further_seeds(seeds: Seeds, folder: Path, most: int, train: Callable[[list[s
 
 
 def stored_command(run: Path) -> tuple[list[str], Path]:
-    """How a run was started: its overrides without its seed, and its working directory.
+    """How a run was started: options and overrides without its seed, and its working directory.
 
     Raises:
         AnalysisError: If its folder does not say, or the directory is gone.
     """
     try:
         stored = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "overrides.yaml"))
-        runtime: Any = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "hydra.yaml"))["hydra"]["runtime"]  # type: ignore[index,call-overload]
-        directory = Path(runtime["cwd"])
-        extra = [source["path"] for source in runtime["config_sources"] if source["provider"] == "command-line"]
+        hydra: Any = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "hydra.yaml"))["hydra"]  # type: ignore[index,call-overload]
+        directory = Path(hydra["runtime"]["cwd"])
+        extra = program_options(hydra)
         overrides = [str(each) for each in stored]  # type: ignore[union-attr]
     except Exception as error:  # of the YAML parser, of OmegaConf, of the file system
         said = " ".join(str(error).split())
@@ -174,7 +211,7 @@ def stored_command(run: Path) -> tuple[list[str], Path]:
     if not directory.is_dir():
         raise AnalysisError(f"{run}: it was started in {directory}, which is gone, so its paths may mean nothing")
     kept = [each for each in overrides if each.lstrip("+").partition("=")[0] != "seed"]
-    return [*(word for path in extra for word in ("--config-dir", path)), *kept], directory
+    return [*extra, *kept], directory
 
 
 def train(arguments: list[str], directory: Path) -> None:
@@ -203,8 +240,10 @@ def verify(
 
     Raises:
         AnalysisError: See :func:`read_seeds` and :func:`further_seeds`.
-        ValueError: If ``share`` or ``confidence`` is out of its range.
+        ValueError: If ``share`` or ``confidence`` is out of its range, or no number of seeds would do.
     """
+    decide((), share, confidence)  # refuses what is out of range before anything is read
+    seeds_to_confirm(0, 0, share, confidence)
     seeds = read_seeds(folder, where)
     for line in seeds.said:
         say(line)

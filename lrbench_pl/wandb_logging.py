@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from lrbench_pl.results import RunResult
 from lrbench_pl.wandb_mode import is_offline
+from lrbench_pl.words import metric_name
 
 
 class WandbRun(Logger):
@@ -90,7 +91,7 @@ class WandbRun(Logger):
 
         def end() -> None:
             run = self._run.experiment  # type: ignore[union-attr]
-            run.summary.update({name: value for name, value in result.to_dict().items() if value is not None})
+            run.summary.update(_summary(result))
             run.finish(exit_code=0 if result.status in ("reached", "missed", "diverged") else 1)
 
         if self._broken and self._run is not None:
@@ -107,3 +108,16 @@ class WandbRun(Logger):
         except Exception as error:  # whatever a service can raise
             self._broken = True
             rank_zero_warn(f"W&B failed ({type(error).__name__}: {error}); this run goes on without it")
+
+
+def _summary(result: RunResult) -> dict[str, Any]:
+    """The row; what it says of the monitor is named after it, so that no loss is called an accuracy.
+
+    Example:
+        >>> row = RunResult(run_id="a", policy="tri", status="missed", monitor="val/loss", best_accuracy=0.04)
+        >>> [name for name in _summary(row) if name.startswith("best")]
+        ['best_loss']
+    """
+    metric = metric_name(result.monitor or "val/accuracy")
+    of_monitor = {f"{which}_accuracy": f"{which}_{metric}" for which in ("target", "best", "final")}
+    return {of_monitor.get(name, name): value for name, value in result.to_dict().items() if value is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -52,6 +52,7 @@ class TinyModule(pl.LightningModule):
         x, y = batch
         accuracy = (self.layer(x).argmax(1) == y).float().mean()
         self.log("val/accuracy", accuracy, sync_dist=True)
+        self.log("val/score", accuracy, sync_dist=True)  # a name that allows a target above 1
 
     def on_validation_epoch_end(self) -> None:
         if self.values is not None and not self.trainer.sanity_checking:
@@ -83,3 +84,27 @@ def tiny_trainer(*callbacks: Any, trainer_class: Any = pl.Trainer, **arguments: 
         "enable_model_summary": False,
     }
     return trainer_class(callbacks=list(callbacks), **{**defaults, **arguments})
+
+
+def script(monkeypatch: Any, value: Callable[[int], float]) -> str:
+    """Let every ``Classifier`` log ``val/given``: a metric that is a formula of the steps taken, whatever it learns."""
+    from lrbench_pl.workloads.classifier import Classifier
+
+    def log(self: Any) -> None:
+        self.log("val/given", value(self.trainer.global_step))
+
+    monkeypatch.setattr(Classifier, "on_validation_epoch_end", log)
+    return "monitor=val/given"
+
+
+def explode(monkeypatch: Any, above: float) -> None:
+    """Let the loss of every ``Classifier`` jump at each step whose rate is above a limit."""
+    from lrbench_pl.workloads.classifier import Classifier
+
+    step = Classifier.training_step
+
+    def training_step(self: Any, batch: Any, batch_idx: int) -> torch.Tensor:
+        rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        return step(self, batch, batch_idx) * (1000.0 if rate > above else 1.0)
+
+    monkeypatch.setattr(Classifier, "training_step", training_step)

@@ -137,7 +137,7 @@ def test_a_tensor_rate_is_filled_in_place():
 
 def test_bf16_mixed_precision():
     module = TinyModule()
-    callback = LRPolicyCallback(POLICY, target_accuracy=2.0)
+    callback = LRPolicyCallback(POLICY, target_accuracy=2.0, monitor="val/score")
     tiny_trainer(callback, precision="bf16-mixed").fit(module)
     assert module.rates == [[lr] for lr in table(POLICY, 10)]
     assert callback.verdict.status == "missed"
@@ -222,7 +222,7 @@ def test_mode_min():
 
 
 def test_a_non_finite_loss_is_divergence():
-    callback = LRPolicyCallback(Constant(0.01), target_accuracy=2.0)
+    callback = LRPolicyCallback(Constant(0.01), target_accuracy=2.0, monitor="val/score")
     tiny_trainer(callback).fit(TinyModule(nan_from=5))
     verdict = callback.verdict
     assert (verdict.status, verdict.steps_run) == ("diverged", 6)
@@ -243,10 +243,10 @@ def test_an_early_end_by_somebody_else_is_stopped():
         def on_train_batch_end(self, trainer, *args):
             trainer.should_stop = trainer.global_step >= 3
 
-    callback = LRPolicyCallback(Constant(0.01), target_accuracy=2.0)
+    callback = LRPolicyCallback(Constant(0.01), target_accuracy=2.0, monitor="val/score")
     tiny_trainer(callback, Stopper()).fit(TinyModule())
     assert callback.verdict.status == "stopped"
-    assert callback.verdict.message == "stopped at step 3 before the budget was used"
+    assert callback.verdict.message == "stopped at step 3 of 10: a callback or the module ended the training"
 
 
 def test_an_error_in_training_is_failed():
@@ -379,11 +379,11 @@ def test_a_target_without_validation_is_refused():
 def test_resuming_continues_the_rates_and_the_checks(tmp_path):
     checkpoint = ModelCheckpoint(tmp_path, every_n_train_steps=5, save_top_k=-1, filename="{step}")
     whole = TinyModule()
-    first = LRPolicyCallback(POLICY, target_accuracy=2.0)
+    first = LRPolicyCallback(POLICY, target_accuracy=2.0, monitor="val/score")
     tiny_trainer(first, checkpoint, enable_checkpointing=True).fit(whole)
 
     rest = TinyModule()
-    second = LRPolicyCallback(POLICY, target_accuracy=2.0)
+    second = LRPolicyCallback(POLICY, target_accuracy=2.0, monitor="val/score")
     again = ModelCheckpoint(tmp_path, every_n_train_steps=5, save_top_k=-1, filename="{step}")
     start = str(tmp_path / "step=5.ckpt")
     tiny_trainer(second, again, enable_checkpointing=True).fit(rest, ckpt_path=start, weights_only=False)

@@ -36,13 +36,13 @@ def test_a_real_sweep_and_its_ranking(tmp_path):
         tmp_path,
         "-m",
         *SHORT,
-        "target_accuracy=0.8",
+        "target_accuracy=0.5",
         "lr_policy=fix,composite_tri",
         "seed=0,1",
         "hydra.sweep.dir=sweep",
     )
     assert swept.returncode == 0, swept.stderr
-    assert swept.stdout.count("reached 0.800 at step") == 4
+    assert swept.stdout.count("reached 0.500 at step") == 4
     found = rows(tmp_path / "sweep")
     assert {(row["policy"], row["seed"]) for row in found} == {(p, s) for p in ("fix", "composite_tri") for s in (0, 1)}
     assert {row["status"] for row in found} == {"reached"}
@@ -51,7 +51,7 @@ def test_a_real_sweep_and_its_ranking(tmp_path):
     )
 
     failing = call(
-        tmp_path, "-m", *SHORT, "target_accuracy=0.8", "lr_policy=tri", "batch_size=64,9000", "hydra.sweep.dir=sweep2"
+        tmp_path, "-m", *SHORT, "target_accuracy=0.5", "lr_policy=tri", "batch_size=64,9000", "hydra.sweep.dir=sweep2"
     )
     assert failing.returncode == 0
     assert "failed: a batch of 9000 samples is larger" in failing.stdout
@@ -123,10 +123,10 @@ def test_ctrl_c_leaves_a_row_and_exit_code_130(tmp_path):
 @pytest.mark.slow
 def test_two_processes_agree_and_write_one_row(tmp_path):
     done = call(
-        tmp_path, "trainer=ddp", "trainer.accelerator=cpu", *SHORT[:2], "target_accuracy=0.8", "hydra.run.dir=run"
+        tmp_path, "trainer=ddp", "trainer.accelerator=cpu", *SHORT[:2], "target_accuracy=0.5", "hydra.run.dir=run"
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = rows(tmp_path)
     assert row["status"] == "reached"
     assert row["steps_run"] == row["steps_to_target"]
-    assert row["test_accuracy"] > 0.7
+    assert row["test_accuracy"] > 0.3  # guessing gives 0.1

@@ -27,12 +27,15 @@ import pandas as pd
 
 from lrbench_pl.analysis.load import load_runs
 from lrbench_pl.analysis.ranking import rank
+from lrbench_pl.config import compose
 from lrbench_pl.results import RunResult
+from lrbench_pl.spec import RunSpec
 
 
 def generate(folder: Path, runs: int, policies: int) -> None:
     """Write run folders whose steps differ between policies and between seeds."""
     rng = random.Random(0)
+    settings = RunSpec.from_config(compose(["lr_policy=tri"])).settings
     for number in range(runs):
         policy, seed = number % policies, number // policies
         steps = 20 * math.ceil(rng.lognormvariate(math.log(150 + 8 * policy), 0.2) / 20)
@@ -48,6 +51,7 @@ def generate(folder: Path, runs: int, policies: int) -> None:
             test_loss=0.1, train_loss=0.05, loss_difference=0.05, confidence=0.95, confidence_std=0.08, cdac=0.02,
             steps_run=1000, tuning_steps=0, wall_time_s=3.1, precision="32-true", device="cpu",
             versions={"torch": "2.9.0", "pytorch-lightning": "2.5.0"}, git_sha="0" * 40,
+            settings=settings,
         )  # fmt: skip
         run = folder / str(number)
         (run / ".hydra").mkdir(parents=True)

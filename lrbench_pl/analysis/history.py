@@ -14,6 +14,8 @@ from typing import Any
 import polars as pl
 
 from lrbench_pl.analysis.load import METRICS_FILE, AnalysisError, Runs, Skipped
+from lrbench_pl.targets import check_target
+from lrbench_pl.words import counted
 
 TUNING_FILE = "tuning.json"
 
@@ -162,10 +164,13 @@ def at_target(runs: Runs, target: float) -> Runs:
         The same columns and ``open``; runs without a history they can be judged by are among ``skipped``.
 
     Raises:
-        AnalysisError: If ``target`` is not finite, or no run has a history.
+        AnalysisError: If ``target`` is none that a run's monitor can reach, or no run has a history.
     """
-    if not math.isfinite(target):
-        raise AnalysisError(f"--target must be a finite number, got {target}")
+    for monitor, mode in runs.table.select("monitor", "mode").unique(maintain_order=True).rows():
+        try:
+            check_target(target, monitor or "", mode or "max", name="--target")
+        except ValueError as error:
+            raise AnalysisError(str(error)) from error
     rows: list[dict[str, Any]] = []
     skipped: list[Skipped] = []
     for row in runs.table.to_dicts():
@@ -196,7 +201,7 @@ def _judged(row: Mapping[str, Any], target: float) -> dict[str, Any]:
         return {**judged, **at, "status": "reached", "message": f"reached {target:g} at step {history.steps[hit]}"}
     if row["status"] != "reached":
         return judged
-    message = f"missed {target:g} within {row['steps_run']} steps"
+    message = f"missed {target:g} within {counted(row['steps_run'] or 0, 'step')}"
     stopped = row["steps_run"] is not None and row["max_steps"] is not None and row["steps_run"] < row["max_steps"]
     return {**judged, "status": "missed", "open": stopped, "message": message}
 

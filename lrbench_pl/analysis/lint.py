@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from lrbench_pl.policies import (
-    AdaptivePolicy,
-    Cyclic,
-    Exponential,
-    InverseTime,
-    MultiStep,
-    PlateauPolicy,
-    Policy,
-    Polynomial,
-    Sequential,
-    Sigmoid,
-    SqrtDecay,
-    Step,
-    table,
-)
+from lrbench_pl.policies import AdaptivePolicy, PlateauPolicy, Policy, meant, table, turns
 from lrbench_pl.policies import _checks as check
+from lrbench_pl.policies._fields import Kind
+from lrbench_pl.words import counted
 
 Level = Literal["error", "warning"]
 
@@ -157,20 +145,23 @@ def _never_runs(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> I
                 f"{name} would begin at step {part.start}, but its turn ends at step {part.end}: it never runs",
                 "lower its milestone or raise max_steps",
             )
-        elif isinstance(policy, MultiStep) and (late := [m for m in policy.milestones if m >= length]):
-            yield Finding(
-                "never-runs",
-                "error",
-                f"the drop at step {part.start + late[0]} never comes: its turn ends at step {part.end}",
-                "lower the milestone or raise max_steps",
-            )
-        elif isinstance(policy, Step) and policy.step_size >= length and policy.gamma < 1:
-            yield Finding(
-                "never-runs",
-                "error",
-                f"{name} would drop first after {policy.step_size} steps, but has {length}: it is constant",
-                f"set step_size to a share of the budget, such as {max(1, length // 3)}",
-            )
+            continue
+        for stones in meant(policy, "milestones").values():
+            if late := [stone for stone in stones if stone >= length]:
+                yield Finding(
+                    "never-runs",
+                    "error",
+                    f"the drop at step {part.start + late[0]} never comes: its turn ends at step {part.end}",
+                    "lower the milestone or raise max_steps",
+                )
+        for field, steps in meant(policy, "interval").items():
+            if steps >= length and policy(steps) != policy(0):
+                yield Finding(
+                    "never-runs",
+                    "error",
+                    f"{name} would drop first after {counted(steps, 'step')}, but has {length}: it is constant",
+                    f"set {field} to a share of the budget, such as {max(1, length // 3)}",
+                )
 
 
 def _never_adapts(plan: Plan) -> Iterator[Finding]:
@@ -192,15 +183,18 @@ def _horizon(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iter
     policy, length = last.policy, last.end - last.start
     ends_at = _share(rates[-1], rates)
     slack = _TOLERANCE * plan.max_steps + 1
-    if isinstance(policy, (Polynomial, SqrtDecay)) and policy.end_lr < policy.init_lr:
-        horizon = last.start + policy.decay_steps
+    for field, steps in meant(policy, "horizon").items():
+        horizon = last.start + steps
+        if policy(steps) >= policy(0):
+            continue
         if plan.max_steps - horizon > slack:
             rest = plan.max_steps - horizon
             yield Finding(
                 "horizon",
                 "warning",
-                f"the decay is over at step {horizon} of {plan.max_steps}: {rest} steps run at {policy.end_lr:g}",
-                f"set decay_steps to {length} or max_steps to {horizon}",
+                f"the decay is over at step {horizon} of {plan.max_steps}: {counted(rest, 'step')} run "
+                f"at {policy(steps):g}",
+                f"set {field} to {length} or max_steps to {horizon}",
             )
         elif horizon - plan.max_steps > slack:
             yield Finding(
@@ -208,23 +202,22 @@ def _horizon(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iter
                 "warning",
                 f"the decay would take until step {horizon}, but the budget ends at {plan.max_steps}, "
                 f"at {ends_at} of the peak",
-                f"set decay_steps to {length} or max_steps to {horizon}",
+                f"set {field} to {length} or max_steps to {horizon}",
             )
-    elif isinstance(policy, Cyclic) and rates[-1] > END * max(rates):
-        cycles, over = _cycles(policy, length)
+    for field, period in meant(policy, "period").items():
+        if rates[-1] <= END * max(rates):
+            continue
+        cycles, over, restarts = _cycles(policy, period, length)
         rounding = 0.5 * (cycles + 1) + 1
-        restarts = policy.wave in ("sawtooth", "quarter_sine", "half_cosine")
-        missing = policy.period - over
-        if over > (rounding if restarts else max(rounding, 0.1 * policy.period)) and missing > max(
-            rounding, 0.1 * policy.period
-        ):
+        missing = period - over
+        if over > (rounding if restarts else max(rounding, 0.1 * period)) and missing > max(rounding, 0.1 * period):
             whole = max(1, cycles if over < missing else cycles + 1)
             yield Finding(
                 "horizon",
                 "warning",
-                f"the budget ends {100 * over / policy.period:.0f} % into a cycle of {policy.period} steps, at "
-                f"{ends_at} of the peak",
-                f"set period to {max(1, length // whole)} or max_steps to {plan.max_steps + missing}",
+                f"the budget ends {100 * over / period:.0f} % into a cycle of {counted(period, 'step')}, "
+                f"at {ends_at} of the peak",
+                f"set {field} to {max(1, length // whole)} or max_steps to {plan.max_steps + missing}",
             )
 
 
@@ -244,7 +237,7 @@ def _rises(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterat
         yield Finding(
             "rises",
             "warning",
-            f"the rate still rises after the budget of {plan.max_steps} steps: {words}",
+            f"the rate still rises after the budget of {counted(plan.max_steps, 'step')}: {words}",
             "shorten the rise, or raise max_steps",
         )
 
@@ -271,15 +264,18 @@ def _jump(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterato
                 "put a level between them",
             )
     for part in ran:
-        drops = part.policy.milestones[0] if isinstance(part.policy, MultiStep) and part.policy.milestones else None
-        drops = part.policy.step_size if isinstance(part.policy, Step) else drops
-        if drops is not None and drops < part.end - part.start and part.policy.gamma < 0.999 / JUMP:
-            yield Finding(
-                "jump",
-                "warning",
-                f"the rate drops to {part.policy.gamma:.2g} of itself at step {part.start + drops}",
-                f"set gamma to {1 / JUMP:g} or more, or use more drops",
-            )
+        firsts = [stones[0] for stones in meant(part.policy, "milestones").values() if stones]
+        for drop in (*firsts, *meant(part.policy, "interval").values()):
+            before_it = part.policy(drop - 1)
+            left = part.policy(drop) / before_it if before_it > 0 else 1.0
+            if drop < part.end - part.start and left < 0.999 / JUMP:
+                how = "".join(f"set {field} to {1 / JUMP:g} or more, or " for field in meant(part.policy, "factor"))
+                yield Finding(
+                    "jump",
+                    "warning",
+                    f"the rate drops to {left:.2g} of itself at step {part.start + drop}",
+                    f"{how}use more drops",
+                )
 
 
 def _end(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
@@ -289,19 +285,21 @@ def _end(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator
     last = _last(parts)
     policy, length = last.policy, last.end - last.start
     left, allowed = rates[-1] / max(rates) if max(rates) > 0 else 0.0, END
-    gamma = f"with gamma={0.01 ** (1 / length):.6g} 1 % is left"
-    if isinstance(policy, Exponential):
-        fix = gamma
-    elif isinstance(policy, Cyclic) and policy.decay == "exponential":
-        left, fix = float(policy.gamma) ** plan.max_steps, gamma
-    elif isinstance(policy, (Step, MultiStep)) and policy.gamma < 1:
-        fix = "lower gamma, or let it drop more often"
-    elif isinstance(policy, Sigmoid) and policy.gamma < 0:
-        fix = f"set midpoint to {length // 2} and gamma to {-12 / length:.3g}"
-    elif isinstance(policy, (Polynomial, SqrtDecay)) and policy.end_lr < policy.init_lr:
-        fix = f"lower end_lr to {END * max(rates):.3g} or less"
-    elif isinstance(policy, InverseTime):  # a slow decay by design: only one that does nothing is suspicious
-        allowed, fix = 0.9, f"set gamma to {1 / length:.3g}, one over the budget, or more"
+    per_step, speed, moment = _used(policy, "factor per step"), meant(policy, "per step"), meant(policy, "moment")
+    ends = {field: policy(steps) for field, steps in meant(policy, "horizon").items() if policy(steps) < policy(0)}
+    if per_step:
+        ((field, value),) = list(per_step.items())[:1]
+        left = float(value) ** plan.max_steps if meant(policy, "period") else left  # a wave hides how far it decayed
+        fix = f"with {field}={0.01 ** (1 / length):.6g} 1 % is left"
+    elif any(value < 1 for value in meant(policy, "factor").values()):
+        fix = f"lower {next(iter(meant(policy, 'factor')))}, or let it drop more often"
+    elif moment and any(value < 0 for value in speed.values()):
+        fix = f"set {next(iter(moment))} to {length // 2} and {next(iter(speed))} to {-12 / length:.3g}"
+    elif ends:
+        names = [field for field, rate in meant(policy, "rate").items() if rate in ends.values()]
+        fix = f"lower {names[0] if names else 'its last rate'} to {END * max(rates):.3g} or less"
+    elif speed and not moment:  # a slow decay by design: only one that does nothing is suspicious
+        allowed, fix = 0.9, f"set {next(iter(speed))} to {1 / length:.3g}, one over the budget, or more"
     else:
         return
     if left > allowed * (1 + 1e-9):
@@ -320,13 +318,13 @@ def _dies(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterato
         return
     alive = max(t for t, rate in enumerate(rates) if rate - floor > _ALIVE * (peak - floor)) + 1
     if alive <= _EARLY * plan.max_steps:
-        has_gamma = any(hasattr(part.policy, "gamma") for part in parts)
-        fix = f"gamma acts on every step: {0.01 ** (1 / plan.max_steps):.6g} leaves 1 % after the budget"
+        per_step = [field for part in parts for field in _used(part.policy, "factor per step")]
+        leaves = f"acts on every step: {0.01 ** (1 / plan.max_steps):.6g} leaves 1 % after the budget"
         yield Finding(
             "dies",
             "error",
-            f"the decay is dead after {alive} of {plan.max_steps} steps, at a rate of {rates[alive]:.3g}",
-            fix if has_gamma else "slow the decay down",
+            f"the decay is dead after {alive} of {counted(plan.max_steps, 'step')}, at a rate of {rates[alive]:.3g}",
+            f"{per_step[0]} {leaves}" if per_step else "slow the decay down",
         )
 
 
@@ -334,14 +332,11 @@ def _short(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterat
     """A stretch between two milestones, or a cycle, that falls between two checks."""
     for part in parts:
         policy, length = part.policy, part.end - part.start
-        stretches: list[tuple[int, str]] = []
-        if isinstance(policy, Cyclic):
-            stretches = [(policy.period, "a cycle")]
-        elif isinstance(policy, Step):
-            stretches = [(policy.step_size, "a level")]
-        elif isinstance(policy, MultiStep):
-            edges = (0, *(m for m in policy.milestones if m < length), length)
-            stretches = [(b - a, "a level") for a, b in itertools.pairwise(edges)]
+        stretches = [(steps, "a cycle") for steps in meant(policy, "period").values()]
+        stretches += [(steps, "a level") for steps in meant(policy, "interval").values()]
+        for stones in meant(policy, "milestones").values():
+            edges = (0, *(stone for stone in stones if stone < length), length)
+            stretches += [(b - a, "a level") for a, b in itertools.pairwise(edges)]
         if len(parts) > 1 and length > 0 and not _is_warmup(policy):
             stretches.append((length, f"the part from step {part.start}"))
         steps, what = min(stretches, default=(plan.check_every, ""))
@@ -349,7 +344,7 @@ def _short(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterat
             yield Finding(
                 "short",
                 "warning",
-                f"{what} takes {steps} steps, but checks are {plan.check_every} apart and do not see it",
+                f"{what} takes {counted(steps, 'step')}, but checks are {plan.check_every} apart and do not see it",
                 f"set check_every to {steps} or less, or make it longer",
             )
 
@@ -364,10 +359,10 @@ def _batches(plan: Plan, *_: object) -> Iterator[Finding]:
     yield Finding(
         "batches",
         "warning",
-        f"a step is {per_step} batches ({', '.join(why)}): {plan.max_steps} steps read {plan.max_steps * per_step} "
-        f"batches, {plan.batch_size * per_step} samples each step",
+        f"a step is {per_step} batches ({', '.join(why)}): {counted(plan.max_steps, 'step')} read "
+        f"{plan.max_steps * per_step} batches, {counted(plan.batch_size * per_step, 'sample')} each step",
         f"count max_steps, milestones and check_every in optimizer steps; batch_size="
-        f"{max(1, plan.batch_size // per_step)} keeps {plan.batch_size} samples a step",
+        f"{max(1, plan.batch_size // per_step)} keeps {counted(plan.batch_size, 'sample')} a step",
     )
 
 
@@ -380,13 +375,12 @@ _RULES: tuple[_Rule, ...] = (_never_runs, _dies, _horizon, _rises, _end, _jump, 
 
 def _parts(policy: Any, start: int, end: int) -> Iterator[_Part]:
     """Every plain part with its turn, the unreached ones with an empty turn."""
-    if not isinstance(policy, Sequential):
+    composite = False
+    for begins, ends, part in turns(policy):
+        composite = True
+        yield from _parts(part, start + begins, end if ends is None else min(start + ends, end))
+    if not composite:
         yield _Part(policy, start, end)
-        return
-    begins = [start, *(start + milestone for milestone in policy.milestones)]
-    for index, part in enumerate(policy.policies):
-        ends = begins[index + 1] if index + 1 < len(begins) else end
-        yield from _parts(part, begins[index], min(ends, end))
 
 
 def _last(parts: Sequence[_Part]) -> _Part:
@@ -397,12 +391,23 @@ def _share(rate: float, rates: Sequence[float]) -> str:
     return f"{100 * rate / max(rates):.0f} %" if max(rates) > 0 else "0 %"
 
 
-def _cycles(policy: Cyclic, length: int) -> tuple[int, int]:
-    """Whole cycles after ``length`` steps and the steps of the next; a cycle ends at the bottom."""
-    ahead = policy.phase + (policy.period // 2 if policy.wave == "cosine" else 0)
-    cycles, over = divmod(length + ahead, policy.period)
-    return max(0, cycles), over
+def _cycles(policy: Policy, period: int, length: int) -> tuple[int, int, bool]:
+    """Whole cycles after ``length`` steps, the steps of the next, and whether each starts with a jump to its top.
+
+    A cycle ends at its lowest rate.
+    """
+    bottom = min(range(period), key=policy)
+    rise = max(policy(t) for t in range(bottom, bottom + period)) - policy(bottom)
+    restarts = policy(bottom + 1) - policy(bottom) > 0.75 * rise
+    cycles, over = divmod(length - bottom - restarts, period)
+    return max(0, cycles + (bottom > 0)), over, restarts
+
+
+def _used(policy: Any, kind: Kind) -> dict[str, Any]:
+    """The fields of a kind that are not left at their default."""
+    defaults = {field.name: field.default for field in fields(policy)} if (found := meant(policy, kind)) else {}
+    return {name: value for name, value in found.items() if value != defaults[name]}
 
 
 def _is_warmup(policy: Any) -> bool:
-    return isinstance(policy, Polynomial) and policy.end_lr > policy.init_lr
+    return any(policy(steps) > policy(0) for steps in meant(policy, "horizon").values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from lrbench_pl.results import RESULT_FILE, STATUSES, ResultError, RunResult, read_row
+from lrbench_pl.results import RESULT_FILE, STATUSES, ResultError, RunResult, read_row, read_settings
 
 METRICS_FILE = "metrics.csv"
 
@@ -38,7 +39,8 @@ class Runs:
     """What was found.
 
     Args:
-        table: One row per run, with the columns of ``RunResult`` (without ``versions``) and ``folder``.
+        table: One row per run, with the columns of ``RunResult`` (without ``versions`` and ``format``) and ``folder``;
+            ``settings`` as JSON with sorted keys, null where they are unknown.
         skipped: What gave no row.
     """
 
@@ -77,6 +79,8 @@ def load_runs(folders: Iterable[str | Path]) -> Runs:
             continue
         if row.get("mode") is None or row.get("confirmations") is None:
             row |= _of_configuration(path, row)
+        settings = row.get("settings")
+        row["settings"] = read_settings(path) if settings is None else json.dumps(settings, sort_keys=True)
         row["folder"] = path
         for name, values in columns.items():
             values.append(row.get(name))
@@ -100,9 +104,9 @@ def _schema() -> dict[str, pl.DataType | type[pl.DataType]]:
         annotation = str(field.type)
         if field.name == "status":
             kinds[field.name] = pl.Enum(STATUSES)
-        elif annotation.startswith("str"):
+        elif annotation.startswith("str") or field.name == "settings":
             kinds[field.name] = pl.String
-        elif not annotation.startswith("dict"):
+        elif not annotation.startswith("dict") and field.name != "format":
             kinds[field.name] = pl.Int64 if annotation.startswith("int") else pl.Float64
     return {**kinds, "folder": pl.String}
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from lrbench_pl.analysis.lint import Plan, plan
 from lrbench_pl.config import build_policy, compose, expand
-from lrbench_pl.knobs import UserError, one_line
+from lrbench_pl.knobs import UserError
 from lrbench_pl.policies import AdaptivePolicy, policy_id, table
+from lrbench_pl.words import policy_file_name
 
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # of a Braille sign: column by row
 
@@ -53,8 +56,7 @@ def jobs(overrides: Sequence[str]) -> list[Job]:
         >>> [job.name for job in jobs(["lr_policy=tri,cos", "max_steps=100,200"])]
         ['tri, max_steps=100', 'tri, max_steps=200', 'cos, max_steps=100', 'cos, max_steps=200']
     """
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    from lrbench_pl.config_errors import explain
 
     expanded = expand(overrides)
     vary = [len({each[i] for each in expanded}) > 1 for i in range(len(overrides))]
@@ -63,14 +65,21 @@ def jobs(overrides: Sequence[str]) -> list[Job]:
         try:
             cfg = compose(each)
             policy = build_policy(cfg)
+            if isinstance(policy, (Mapping, DictConfig)):
+                raise UserError(
+                    f"lr_policy={cfg.names.policy}: expected a YAML with _target_, such as "
+                    f"lrbench_pl.policies.Constant, got {', '.join(map(str, policy)) or 'nothing'}"
+                )
             if not callable(policy):
                 raise UserError(f"lr_policy={cfg.names.policy} finds its rates while it trains; there are none before")
             told_apart = [part for part, varies in zip(each, vary, strict=True) if varies]
             named = [part.removeprefix("lr_policy=") for part in told_apart]
-            own = str(cfg.names.policy) if cfg.lr_policy_file is None else str(cfg.lr_policy_file)
+            own = str(cfg.names.policy) if cfg.lr_policy_file is None else policy_file_name(cfg.lr_policy_file)
             found.append(Job(", ".join(named) or own, plan(cfg, policy)))
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(one_line(error).split(" Available options")[0]) from error
+        except Exception as error:
+            if (words := explain(error)) is None:
+                raise
+            raise UserError(words) from error
     return found
 
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from lrbench_pl.analysis import plots
 from lrbench_pl.analysis.load import AnalysisError
-from lrbench_pl.analysis.ranking import default_keys, rank
+from lrbench_pl.analysis.ranking import default_keys, rank, with_settings
 from lrbench_pl.analysis.report import figures
 from lrbench_pl.wandb_mode import is_offline
 
@@ -34,6 +34,7 @@ def publish(runs: pl.DataFrame, project: str, by: Sequence[str] | None = None, f
     """
     keys = list(by) if by is not None else default_keys(runs)
     ranking = rank(runs, keys)
+    runs = with_settings(runs, keys)
     made = figures(runs, ranking, keys)
     monitors = runs["monitor"].drop_nulls().unique().to_list()
     course = plots.course_info(plots.groups(runs, ranking, keys), None, monitors[0]) if len(monitors) == 1 else None
@@ -89,7 +90,7 @@ def _send(
 def _bands(course: plots.CourseInfo | None) -> list[dict[str, float]]:
     """One row of the history per check, with every policy's median and quartiles there."""
     rows: dict[float, dict[str, float]] = {}
-    for line in course.accuracy if course is not None else ():
+    for line in course.values if course is not None else ():
         for index, step in enumerate(line.x):
             row = rows.setdefault(step, {"trainer/global_step": step})
             row[f"policy/{line.name}/median"] = line.y[index]

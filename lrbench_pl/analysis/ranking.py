@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -12,6 +13,8 @@ import polars as pl
 
 from lrbench_pl.analysis import statistics as st
 from lrbench_pl.analysis.load import AnalysisError
+from lrbench_pl.spec import PARTS, canonical, differing, named, shown
+from lrbench_pl.words import is_accuracy
 
 Metric = Literal["cost", "utility", "robustness"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -50,8 +53,13 @@ def default_keys(runs: pl.DataFrame) -> list[str]:
 def check_comparable(runs: pl.DataFrame, keys: Sequence[str]) -> None:
     """Refuse to rank answers to different questions.
 
+    Args:
+        runs: The table of :func:`lrbench_pl.analysis.load.load_runs`.
+        keys: The columns that make a group, those of :func:`with_settings` among them.
+
     Raises:
-        AnalysisError: If the runs differ in workload, budget, monitor or target and ``keys`` do not separate them.
+        AnalysisError: If the runs differ in workload, budget, monitor, target or settings and ``keys`` do not separate
+            them.
 
     Example:
         >>> check_comparable(pl.DataFrame({"max_steps": [100, 200]}), keys=["policy"])
@@ -70,6 +78,93 @@ be wrong; separate them with --by policy,max_steps or give fewer folders
                 f"the runs differ in {column} ({shown}), so one ranking of them would be wrong; "
                 f"separate them with --by {','.join([*keys, column])} or give fewer folders"
             )
+    if "settings" in runs.columns and "settings" not in keys:
+        _check_settings(runs, keys)
+
+
+def _check_settings(runs: pl.DataFrame, keys: Sequence[str]) -> None:
+    """Refuse runs under one question, or of one policy, whose settings differ.
+
+    Settings of the optimizer are compared among runs of one optimizer, where it is one of the keys: two optimizers have
+    different settings by nature. So are those of model and data set; those of the policy always are.
+    """
+    parts = {prefix: name for prefix, name in PARTS.items() if name in runs.columns}
+    names = sorted(set(parts.values()))
+    settings_of = _known_settings(runs)
+    known = {key for settings in settings_of.values() for key in settings}
+    scope = [key for key in keys if key in (*QUESTION, "precision") or key in known]
+    distinct = runs.select(*dict.fromkeys([*scope, *names]), "settings").unique().drop_nulls("settings")
+    if distinct["settings"].n_unique() < 2:
+        return
+    rows = [(row, settings_of[row["settings"]]) for row in distinct.to_dicts()]
+    found: dict[str, list[Any]] = {}
+    for prefix in (*parts, None):
+        name = parts.get(prefix) if prefix is not None else None
+        apart = [*scope, *([name] if name is not None and (name in keys or name == "policy") else [])]
+        groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for row, settings in rows:
+            inside = {key: value for key, value in settings.items() if _part(key, parts) == prefix}
+            groups.setdefault(tuple(row[key] for key in apart), []).append(inside)
+        for group in groups.values():
+            differ = differing(group)
+            if differ and name is not None and name not in apart and distinct[name].n_unique() > 1:
+                found[name] = distinct[name].unique().sort().to_list()
+                break
+            for key, values in differ.items():
+                there = {canonical(value): value for value in (*found.get(key, ()), *values)}
+                found[key] = list(there.values())
+    if found:
+        raise AnalysisError(
+            f"the runs differ in {named(list(found.items()))}, so one ranking of them would be wrong; "
+            f"separate them with --by {','.join([*keys, *found])} or give fewer folders"
+        )
+
+
+def _part(key: str, parts: Mapping[str, str]) -> str | None:
+    return next((prefix for prefix in parts if key.startswith(prefix)), None)
+
+
+def _known_settings(runs: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """The settings of the runs, by the text that holds them."""
+    if "settings" not in runs.columns:
+        return {}
+    return {text: json.loads(text) for text in runs["settings"].drop_nulls().unique(maintain_order=True)}
+
+
+def with_settings(runs: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """Add a column for each key that is a setting of the runs, such as ``optimizer.weight_decay``.
+
+    Numbers stay numbers; everything else becomes text, and null where a run has no such setting.
+
+    Raises:
+        AnalysisError: If a key is neither a column nor a setting.
+
+    Example:
+        >>> runs = pl.DataFrame({"settings": ['{"model.width": 0.1}', '{"model.width": 0}', None]})
+        >>> with_settings(runs, ["model.width"])["model.width"].to_list()
+        [0.1, 0.0, None]
+    """
+    missing = [key for key in keys if key not in runs.columns]
+    if not missing:
+        return runs
+    settings = _known_settings(runs)
+    texts = runs["settings"].to_list() if settings else [None] * runs.height
+    known = sorted({key for each in settings.values() for key in each})
+    for key in missing:
+        if key not in known:
+            columns = ", ".join(name for name in runs.columns if name != "settings")
+            few = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
+            more = f" or settings of the runs ({few})" if known else ""
+            raise AnalysisError(f"--by must name columns of the results ({columns}){more}, got {key!r}")
+    return runs.with_columns(_column(key, [settings.get(text or "", {}).get(key) for text in texts]) for key in missing)
+
+
+def _column(name: str, values: Sequence[Any]) -> pl.Series:
+    there = [value for value in values if value is not None]
+    if there and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in there):
+        kind = pl.Int64 if all(isinstance(value, int) for value in there) else pl.Float64
+        return pl.Series(name, values, kind, strict=False)
+    return pl.Series(name, [None if value is None else shown(value) for value in values], pl.String)
 
 
 def rank(
@@ -85,15 +180,16 @@ def rank(
     without a run that counts stand last. Where ``by`` separates questions (see ``QUESTION``), each has its own ranks.
 
     ``cost`` orders by share of runs that reached the target, then median steps to it (a miss counts as infinitely
-    many), then best accuracy; ``utility`` by median accuracy on the test set, or the best checked one where there is no
-    test set; ``robustness`` by median loss difference between test and training, smallest first.
+    many), then best value of the monitor; ``utility`` by median accuracy on the test set, or the best checked value
+    where there is no test set; ``robustness`` by median loss difference between test and training, smallest first.
 
     Which policies are told apart is judged run by run, by :func:`~lrbench_pl.analysis.statistics.compare`: for
     ``cost`` the run with fewer steps is the better one, of two misses the one that came closer; else the value itself.
 
     Args:
         runs: The table of :func:`lrbench_pl.analysis.load.load_runs`.
-        by: Columns that make a group; by default :func:`default_keys`.
+        by: Columns that make a group, and settings such as ``optimizer.weight_decay``; by default
+            :func:`default_keys`.
         metric: ``cost``, ``utility`` or ``robustness``.
         baseline: With ``cost``, the policy that the others are compared with: its name, or all values of ``by`` with
             commas. A name is looked for among rows that agree in the other columns of ``by``.
@@ -109,7 +205,8 @@ def rank(
         ``median_steps`` (infinite: half of the runs or more missed), ``mean_steps`` (within the budget),
         ``expected_steps`` (with restarts), ``par2``, ``best_accuracy``, ``test_accuracy`` (medians); with a baseline
         ``speed_up`` and ``log_rank_p``; with several data sets or models ``profile``, the score of the performance
-        profile. ``utility``: ``accuracy``, ``best_accuracy``, ``test_accuracy``, ``test_top5``, ``confidence``,
+        profile. ``utility``: ``accuracy``, or ``best_value`` where there is no test set and the monitor is none,
+        ``best_accuracy``, ``test_accuracy``, ``test_top5``, ``confidence``,
         ``confidence_std`` (medians). ``robustness``: ``loss_difference``, ``cdac`` (medians), ``accuracy_spread``
         (standard deviation over runs).
 
@@ -129,15 +226,16 @@ def rank(
     if baseline is not None and metric != "cost":
         raise AnalysisError(f"--baseline compares steps, which --metric {metric} does not rank; leave one of them out")
     keys = list(by) if by is not None else default_keys(runs)
-    for key in keys:
-        if key not in runs.columns:
-            raise AnalysisError(f"--by must name columns of the results ({', '.join(runs.columns)}), got {key!r}")
+    asked_for = [key for key in keys if key not in runs.columns]
+    runs = with_settings(runs, keys)
     if repeated := sorted({key for key in keys if keys.count(key) > 1}):
         raise AnalysisError(f"--by must name each column once, got {repeated[0]!r} twice")
     counted = runs.filter(~pl.col("status").cast(pl.String).is_in(_UNCOUNTED))
     check_comparable(counted, keys)
     runs = runs.with_columns(pl.col("status").cast(pl.String))
-    asked = [key for key in keys if key in QUESTION and counted[key].n_unique() > 1]
+    of_question = {*QUESTION, "settings"}
+    of_question |= {key for key in asked_for if not key.startswith(("optimizer.", "lr_policy."))}  # like their parts
+    asked = [key for key in keys if key in of_question and counted[key].n_unique() > 1]
     parts = runs.sort(asked, maintain_order=True).partition_by(asked, maintain_order=True) if asked else [runs]
     tables = [_rank_one(part, keys, asked, metric, baseline, seed) for part in parts]
     table = pl.concat(tables, how="vertical_relaxed")
@@ -150,7 +248,8 @@ def _rank_one(
     """The ranking of runs that answer one question."""
     if (n := runs.select(keys).n_unique()) > _MOST_GROUPS:
         raise AnalysisError(f"--by {','.join(keys)} makes {n} rows, of which at most {_MOST_GROUPS} can be compared")
-    groups = [_Group(dict(zip(keys, key, strict=True)), part) for key, part in _grouped(runs, keys)]
+    by_accuracy = _has_accuracy(runs)
+    groups = [_Group(dict(zip(keys, key, strict=True)), part, by_accuracy) for key, part in _grouped(runs, keys)]
     rows = [group.row(metric) for group in groups]
     places = [group.place(metric, row) for group, row in zip(groups, rows, strict=True)]
     order, ranks = _places(rows, places, keys)
@@ -165,7 +264,8 @@ def _rank_one(
         _judge([groups[i] for i in judged], [rows[i] for i in judged], metric, seed)
     if baseline is not None:
         _compare_with(baseline, groups, rows, [key for key in keys if key not in asked], seed)
-    return pl.DataFrame(rows, schema=_schema(runs, keys, metric, baseline is not None), orient="row")
+    schema = _schema(runs, keys, metric, baseline is not None, groups[0].utility)
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _grouped(runs: pl.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[Any, ...], pl.DataFrame]]:
@@ -173,10 +273,11 @@ def _grouped(runs: pl.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[Any, .
 
 
 class _Group:
-    """The runs of one policy, as numbers."""
+    """The runs of one policy, as numbers; ``is_tested``: whether any run of the question has a test accuracy."""
 
-    def __init__(self, key: Mapping[str, Any], runs: pl.DataFrame) -> None:
+    def __init__(self, key: Mapping[str, Any], runs: pl.DataFrame, by_accuracy: bool = True) -> None:
         self.key = key
+        self.utility = "accuracy" if by_accuracy else "best_value"
         self.status = runs["status"].to_numpy()
         counted = runs.filter(~pl.col("status").is_in(_UNCOUNTED))
         self.table = counted
@@ -192,13 +293,23 @@ class _Group:
         self.steps = np.where(self.reached, _numbers(counted, "steps_to_target"), watched)
         smaller_is_better = "mode" in counted.columns and counted["mode"].to_list()[:1] == ["min"]
         self.sign = 1.0 if smaller_is_better else -1.0
+        self.monitors_accuracy: st.Bools = np.array(_monitors_accuracy(counted), bool)
+
+    @property
+    def utility_sign(self) -> float:
+        """1 where a smaller utility is better, else -1."""
+        return -1.0 if self.utility == "accuracy" else self.sign
 
     def values(self, metric: Metric) -> st.Floats:
         """One number per run, smaller is better; a diverged one is the worst."""
         if metric == "utility":
-            accuracy = _numbers(self.table, "test_accuracy")
-            best = -self.sign * _numbers(self.table, "best_accuracy")
-            values = -np.where(np.isnan(accuracy), best, accuracy)
+            best = _numbers(self.table, "best_accuracy")
+            if self.utility == "accuracy":
+                accuracy = _numbers(self.table, "test_accuracy")
+                known = self.monitors_accuracy & np.isnan(accuracy)
+                values = -np.where(known, best, accuracy)
+            else:
+                values = self.sign * best
         else:
             values = _numbers(self.table, "loss_difference")
         values = np.where(self.diverged, math.inf, values)
@@ -216,7 +327,7 @@ class _Group:
             return row | self._cost()
         names = {"utility": _UTILITY, "robustness": ("cdac",)}[metric]
         row |= {name: _middle(self.table, name) for name in names}
-        main, sign = ("accuracy", -1.0) if metric == "utility" else ("loss_difference", 1.0)
+        main, sign = (self.utility, self.utility_sign) if metric == "utility" else ("loss_difference", 1.0)
         values = self.values(metric)
         if len(values):
             found = st.median(values)
@@ -256,10 +367,22 @@ class _Group:
         """What the order goes by, smallest first; what is missing comes last."""
         found: dict[str, list[tuple[float | None, float]]] = {
             "cost": [(row.get("share"), -1), (row.get("median_steps"), 1), (row.get("best_accuracy"), self.sign)],
-            "utility": [(row.get("accuracy"), -1)],
+            "utility": [(row.get(self.utility), self.utility_sign)],
             "robustness": [(row.get("loss_difference"), 1)],
         }
         return tuple(math.inf if value is None else sign * value for value, sign in found[metric])
+
+
+def _monitors_accuracy(runs: pl.DataFrame) -> list[bool]:
+    """Whether what each run checked is an accuracy; rows of old versions do not say it, and checked one."""
+    if "monitor" not in runs.columns:
+        return [True] * runs.height
+    return [monitor is None or is_accuracy(monitor) for monitor in runs["monitor"].to_list()]
+
+
+def _has_accuracy(runs: pl.DataFrame) -> bool:
+    """Whether there is an accuracy to rank by: that of a test set, or the monitor itself."""
+    return all(_monitors_accuracy(runs)) or bool(np.isfinite(_numbers(runs, "test_accuracy")).any())
 
 
 def _places(
@@ -378,7 +501,7 @@ def _spread(name: str, estimate: st.Estimate) -> dict[str, float | None]:
 
 
 def _schema(
-    runs: pl.DataFrame, keys: Sequence[str], metric: Metric, has_baseline: bool
+    runs: pl.DataFrame, keys: Sequence[str], metric: Metric, has_baseline: bool, utility: str
 ) -> dict[str, pl.DataType | type[pl.DataType]]:
     columns: dict[str, pl.DataType | type[pl.DataType]] = dict.fromkeys(
         ("rank", "rank_low", "rank_high", "tier"), pl.Int64
@@ -391,7 +514,7 @@ def _schema(
         names += ["best_accuracy", "test_accuracy"]
         names += [*_with_interval("speed_up"), "log_rank_p"] if has_baseline else []
     elif metric == "utility":
-        names = [*_with_interval("accuracy"), *_UTILITY]
+        names = [*_with_interval(utility), *_UTILITY]
     else:
         names = [*_with_interval("loss_difference"), "cdac", "accuracy_spread"]
     columns |= dict.fromkeys(names, pl.Float64)

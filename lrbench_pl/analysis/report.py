@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ import polars as pl
 
 from lrbench_pl.analysis import curves, plots
 from lrbench_pl.analysis.load import Runs
-from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank
+from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank, with_settings
+from lrbench_pl.analysis.show import the_monitor
 from lrbench_pl.results import write_atomically
+from lrbench_pl.words import counted, metric_name, metric_title
 
 _MOST_COMPOSITIONS = 8
 
@@ -53,6 +55,8 @@ def report(runs: Runs, by: Sequence[str] | None = None, baseline: str | None = N
     table = runs.table
     keys = list(by) if by is not None else default_keys(table)
     ranking = rank(table, keys, baseline=baseline)
+    table = with_settings(table, keys)
+    runs = replace(runs, table=table)
     return page(_title(table), _lead(runs), sections(runs, ranking, keys))
 
 
@@ -79,7 +83,7 @@ def figures(runs: pl.DataFrame, ranking: pl.DataFrame, keys: Sequence[str]) -> d
     order = [group.name for group in grouped]
     if target is not None and (places := plots.ranking_info(ranking, keys, budget, target)):
         made["ranking"] = plots.ranking_figure(places)
-    if course := plots.course_info(grouped, target, monitor):
+    if course := plots.course_info(grouped, target, monitor, _only(counts, "mode") or "max"):
         made["course"] = plots.course_figure(course)
     if arrivals := plots.arrivals_info(grouped, target):
         made["arrivals"] = plots.arrivals_figure(arrivals)
@@ -97,7 +101,7 @@ _WORDS = {
         "Nothing within a tier can be told apart from its first.",
     ),
     "course": (
-        "Accuracy and learning rate",
+        "{metric} and learning rate",
         "Medians over the runs with their quartiles, the rate below. The best are in colour: click the legend to "
         "hide, a row of the table to highlight any other. A run that ended keeps its last value.",
     ),
@@ -114,9 +118,15 @@ _WORDS = {
 def sections(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str]) -> list[Section]:
     """The parts of the page for which there is data."""
     made = figures(runs.table, ranking, keys)
-    found = [Section(*_WORDS[name], (("", figure),)) for name, figure in made.items()]
+    metric = metric_name(the_monitor(runs.table))
+    found = []
+    for name, figure in made.items():
+        title, note = _WORDS[name]
+        found.append(Section(title.format(metric=metric[0].upper() + metric[1:]), note, (("", figure),)))
     table = Section(
-        "Table", "Click a heading to sort, a row to highlight it in the figures.", body=_table(ranking, keys)
+        "Table",
+        "Click a heading to sort, a row to highlight it in the figures.",
+        body=_table(ranking, keys, the_monitor(runs.table)),
     )
     found.insert(1 if "ranking" in made else 0, table)
     drawn = _compositions(runs.table)
@@ -124,7 +134,7 @@ def sections(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str]) -> list[Sec
         more = runs.table.filter(pl.col("policy") == "auto").height - len(drawn)
         note = (
             "Above, the check at the end of each stretch (diamonds: averaged weights, a forecast); below, its rates."
-            + (f" {more} more are not drawn." if more > 0 else "")
+            + (f" {more} more {'is' if more == 1 else 'are'} not drawn." if more > 0 else "")
         )
         found.append(Section("Composed while training", note, tuple(drawn)))
     found.append(Section("What was run", body=_provenance(runs)))
@@ -215,16 +225,17 @@ _COLUMNS = {
 }
 
 
-def _table(ranking: pl.DataFrame, keys: Sequence[str]) -> str:
+def _table(ranking: pl.DataFrame, keys: Sequence[str], monitor: str | None) -> str:
     names = ["rank", "rank_low", "rank_high", "tier", *keys]
     names += [name for name in _COLUMNS if name not in names and name in ranking.columns]
     names = [name for name in names if name in keys or ranking[name].drop_nulls().len()]
     counts = ("open", "diverged", "failed", "stopped")
     names = [name for name in names if name not in counts or ranking[name].sum()]
     text = {name for name in names if ranking.schema[name] == pl.String}
+    titles = {**_COLUMNS, "best_accuracy": f"best {metric_title(monitor)}"}
     heads = "".join(
         f'<th scope="col"{" class=text" if name in text else ""}><button type="button">'
-        f"{html.escape(_COLUMNS.get(name, name))}</button></th>"
+        f"{html.escape(titles.get(name, name))}</button></th>"
         for name in names
     )
     rows = []
@@ -261,13 +272,13 @@ def _title(runs: pl.DataFrame) -> str:
 
 def _lead(runs: Runs) -> str:
     table = runs.table
-    words = f"{table.height} runs of {table['policy'].n_unique()} policies"
+    words = f"{counted(table.height, 'run')} of {counted(table['policy'].n_unique(), 'policy')}"
     if (n := table["optimizer"].n_unique()) > 1:
-        words += f" with {n} optimizers"
+        words += f" with {counted(n, 'optimizer')}"
     if (target := _only(table, "target_accuracy")) is not None:
         words += f", to {target:g} {_only(table, 'monitor') or ''}".rstrip()
     if (budget := _only(table, "max_steps")) is not None:
-        words += f" within {budget} steps"
+        words += f" within {counted(budget, 'step')}"
     return words + "."
 
 
@@ -290,7 +301,8 @@ def _provenance(runs: Runs) -> str:
     told += [f"unreadable: {skipped.path}: {skipped.reason}" for skipped in runs.skipped]
     told += [f"the same policy over this budget: {', '.join(names)}" for names in equal_policies(runs.table)]
     if (shared := runs.table["shared_with"].drop_nulls().len()) > 0:
-        told.append(f"{shared} rows repeat the outcome of a run with the same rates")
+        repeat = "repeats" if shared == 1 else "repeat"
+        told.append(f"{counted(shared, 'row')} {repeat} the outcome of a run with the same rates")
     for column, label in (("device", "device"), ("precision", "precision"), ("git_sha", "commit")):
         if values := runs.table[column].drop_nulls().unique().sort().to_list():
             told.append(f"{label}: {', '.join(values)}")

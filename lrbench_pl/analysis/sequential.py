@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Literal
 from scipy.special import betaln
 from scipy.stats import beta
 
+MOST_SEEDS = 1_000_000  # more to confirm a share is refused
 _A = _B = 0.5  # Jeffreys' prior, restricted to the side that is betted on
 
 
@@ -97,12 +99,26 @@ def decide(outcomes: Iterable[bool], share: float = 0.8, confidence: float = 0.9
 def seeds_to_confirm(reached: int, seeds: int, share: float = 0.8, confidence: float = 0.95) -> int:
     """How many more seeds would confirm it if all of them reached the target.
 
+    Each success raises the evidence, so the number is found by bisection.
+
+    Raises:
+        ValueError: If it takes more than a million (``MOST_SEEDS``).
+
     Example:
         >>> seeds_to_confirm(0, 0), seeds_to_confirm(4, 5)
         (17, 26)
     """
     enough = -math.log1p(-confidence)
-    more = 0
-    while evidence(reached + more, seeds + more, share)[0] < enough:
-        more += 1
-    return more
+
+    def confirms(more: int) -> bool:
+        return evidence(reached + more, seeds + more, share)[0] >= enough
+
+    above = 1
+    while not confirms(above):
+        if above >= MOST_SEEDS:
+            raise ValueError(
+                f"a share of {share!r} at confidence {confidence!r} takes more than {MOST_SEEDS:,} seeds to confirm; "
+                "give a smaller --share"
+            )
+        above = min(2 * above, MOST_SEEDS)
+    return bisect.bisect_left(range(above), True, key=confirms)

@@ -17,16 +17,18 @@ from rich.table import Table
 from lrbench_pl.analysis.load import Runs
 from lrbench_pl.analysis.ranking import equal_policies
 from lrbench_pl.analysis.statistics import FEWEST_FOR_INTERVAL, FEWEST_FOR_RANK
+from lrbench_pl.words import counted, metric_title
 
 Format = Literal["table", "csv", "json", "markdown"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+MONITOR = "val/accuracy"  # of rows of old versions, which do not say it
 _GAP = 2  # characters between columns
 _NAME = 24  # of a name before it folds, while other columns can be left out
 _SHORTEST_NAME = 8
 _TRAINING = ("dataset", "model", "optimizer", "batch_size", "policy", "policy_id", "lr", "max_steps", "seed")
 
 
-def render(ranking: pl.DataFrame, form: Format, width: int | None = None) -> str:
+def render(ranking: pl.DataFrame, form: Format, width: int | None = None, monitor: str | None = None) -> str:
     """The ranking as text.
 
     Args:
@@ -34,12 +36,13 @@ def render(ranking: pl.DataFrame, form: Format, width: int | None = None) -> str
         form: ``table`` for a terminal, or ``csv``, ``json``, ``markdown``. The table leaves out what its width has no
             room for, least important columns first.
         width: Characters per line of the table; by default those of the terminal.
+        monitor: What was checked, for the titles; None where that is not one metric (see :func:`the_monitor`).
 
     Example:
         >>> ranking = pl.DataFrame({"rank": [1], "rank_low": [1], "rank_high": [2], "tier": [1], "policy": ["tri"],
         ...     "runs": [5], "reached": [5], "median_steps": [240.0], "median_low": [220.0], "median_high": [300.0],
         ...     "best_accuracy": [0.983], "test_accuracy": [0.97]})
-        >>> print(render(ranking, "markdown"))
+        >>> print(render(ranking, "markdown", monitor="val/accuracy"))
         | tier | rank | policy | reached | median steps | best acc. | test acc. |
         |---|---|---|---|---|---|---|
         | 1 | 1 [1, 2] | tri | 5/5 | 240 [220, 300] | 0.9830 | 0.9700 |
@@ -49,7 +52,7 @@ def render(ranking: pl.DataFrame, form: Format, width: int | None = None) -> str
     if form == "json":
         rows = [{name: _json(value) for name, value in row.items()} for row in ranking.to_dicts()]
         return json.dumps(rows, indent=2, allow_nan=False)
-    columns = _columns(ranking)
+    columns = _columns(ranking, monitor)
     if form == "markdown":
         lines = [[column.title for column in columns], ["---"] * len(columns)]
         lines += [[cell.replace("|", "\\|") for cell in row] for row in zip(*(c.cells for c in columns), strict=True)]
@@ -71,11 +74,12 @@ class _Column:
         return max(cell_len(text) for text in [*self.title.split(), *self.cells])
 
 
-def _columns(ranking: pl.DataFrame) -> list[_Column]:
+def _columns(ranking: pl.DataFrame, monitor: str | None) -> list[_Column]:
     """What a person wants to see, in order; ``need`` says what to leave out first when room is short."""
     rows = ranking.to_dicts()
     names = ranking.columns
     keys = names[names.index("tier") + 1 : names.index("runs")]
+    best = f"best {metric_title(monitor)}"
 
     def one(title: str, name: str, need: int = 0) -> _Column:
         return _Column(title, [_number(name, row[name]) for row in rows], need=need)
@@ -97,13 +101,14 @@ def _columns(ranking: pl.DataFrame) -> list[_Column]:
             shown.append(spread("times faster", "speed_up", "speed_up"))
         shown.append(one("expected steps", "expected_steps", need=4) if "expected_steps" in names else None)
         shown.append(one("profile", "profile") if "profile" in names else None)
-        shown.append(one("best acc.", "best_accuracy", need=2))
+        shown.append(one(best, "best_accuracy", need=2))
         shown.append(one("test acc.", "test_accuracy", need=1))
     else:
         shown.append(one("runs", "runs"))
-        if "accuracy" in names:
-            shown.append(spread("accuracy", "accuracy", "accuracy"))
-            shown.append(one("best acc.", "best_accuracy", need=2))
+        if "loss_difference" not in names:
+            main = "accuracy" if "accuracy" in names else "best_value"
+            shown.append(spread("accuracy" if main == "accuracy" else best, main, main))
+            shown.append(one(best, "best_accuracy", need=2) if main == "accuracy" else None)
             shown.append(one("top 5", "test_top5", need=3))
             shown.append(_Column("confidence", [_plus_minus(row) for row in rows], need=1))
         else:
@@ -157,6 +162,19 @@ def _fitted(columns: list[_Column], ranking: pl.DataFrame, width: int) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
+def the_monitor(runs: pl.DataFrame) -> str | None:
+    """What all these runs checked; None if they differ. Rows of old versions, which do not say it, checked accuracy.
+
+    Example:
+        >>> the_monitor(pl.DataFrame({"monitor": ["val/loss", "val/loss"]})), the_monitor(pl.DataFrame({"seed": [0]}))
+        ('val/loss', 'val/accuracy')
+    """
+    if "monitor" not in runs.columns:
+        return MONITOR
+    found = {monitor or MONITOR for monitor in runs["monitor"].to_list()}
+    return found.pop() if len(found) == 1 else None
+
+
 def _rank(row: Mapping[str, Any]) -> str:
     low, high = row["rank_low"], row["rank_high"]
     if low is None or (low == high == row["rank"]):
@@ -192,7 +210,7 @@ def _number(name: str, value: Any) -> str:
         return str(value)
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    if name.endswith(("accuracy", "top5", "spread")) and name != "target_accuracy":
+    if name.endswith(("accuracy", "top5", "spread", "best_value")) and name != "target_accuracy":
         return f"{value:.4f}"
     if name == "loss_difference" or name == "cdac":
         return f"{value:.3f}"
@@ -225,11 +243,12 @@ def remarks(ranking: pl.DataFrame, runs: Runs, most: int = 5) -> list[str]:
     said += honest_about_few(ranking)
     if "seed" in table.columns and (unequal := _unequal_seeds(ranking)):
         said.append(unequal)
+    said += _mixed(table, ranking)
     if (twice := _repeated(table)) is not None:
         said.append(twice)
     if "open" in ranking.columns and (n := int(ranking["open"].sum() or 0)):
         said.append(
-            f"open: {n} run{'s' if n > 1 else ''} stopped at an easier target, so the answer is not known beyond; "
+            f"open: {counted(n, 'run')} stopped at an easier target, so the answer is not known beyond; "
             "shares and medians are Kaplan-Meier's; train with stop_at_target=false to know"
         )
     if "speed_up" in ranking.columns:
@@ -252,15 +271,14 @@ def remarks(ranking: pl.DataFrame, runs: Runs, most: int = 5) -> list[str]:
 def _summary(ranking: pl.DataFrame, runs: Runs) -> str:
     counts = {name: int((runs.table["status"] == name).sum()) for name in ("failed", "stopped")}
     counts["skipped"] = len(runs.skipped)
-    counted = f"{runs.table.height} run{'s' if runs.table.height > 1 else ''}"
-    counted += "".join(f", {n} {name}" for name, n in counts.items() if n)
+    there = counted(runs.table.height, "run") + "".join(f", {n} {name}" for name, n in counts.items() if n)
     if "reached" not in ranking.columns:
-        return f"{counted}; medians"
+        return f"{there}; medians"
     targets = runs.table["target_accuracy"].unique().to_list()
     if targets == [None]:
-        return f"{counted}; no target was set, so all count as missed: rank by --metric utility or give a --target"
+        return f"{there}; no target was set, so all count as missed: rank by --metric utility or give a --target"
     goal = f" to {targets[0]:g}" if len(targets) == 1 else ""
-    return f"{counted}; steps{goal}, medians; ∞: half of the runs or more missed"
+    return f"{there}; steps{goal}, medians; ∞: half of the runs or more missed"
 
 
 def _unequal_seeds(ranking: pl.DataFrame) -> str | None:
@@ -268,6 +286,28 @@ def _unequal_seeds(ranking: pl.DataFrame) -> str | None:
     if counts.n_unique() < 2:
         return None
     return f"unequal numbers of runs: {min(counts)} to {max(counts)} per policy"
+
+
+def _mixed(table: pl.DataFrame, ranking: pl.DataFrame) -> list[str]:
+    """Rows of the ranking that hold different policies under one name, as of two files or of two values of a field.
+
+    Example:
+        >>> table = pl.DataFrame({"policy": ["step"] * 2, "policy_id": ["a", "b"], "max_steps": [9, 9]})
+        >>> _mixed(table, pl.DataFrame({"tier": [1], "policy": ["step"], "runs": [2]}))
+        ['step: 2 policies under one name are ranked as one; separate them with --by policy,policy_id']
+    """
+    names = ranking.columns
+    keys = names[names.index("tier") + 1 : names.index("runs")]
+    if "policy_id" not in table.columns or "policy_id" in keys or "policy" not in keys:
+        return []
+    # the budget is part of an id, and so would other questions be
+    apart = [*keys, *(name for name in ("max_steps",) if name in table.columns and name not in keys)]
+    counts = table.drop_nulls("policy_id").group_by(apart, maintain_order=True).agg(pl.col("policy_id").n_unique())
+    by = ",".join([*keys, "policy_id"])
+    return [
+        f"{row['policy']}: {row['policy_id']} policies under one name are ranked as one; separate them with --by {by}"
+        for row in counts.filter(pl.col("policy_id") > 1).to_dicts()
+    ]
 
 
 def _repeated(table: pl.DataFrame) -> str | None:
@@ -282,7 +322,7 @@ def _repeated(table: pl.DataFrame) -> str | None:
     known = [name for name in _TRAINING if name in table.columns]
     if "seed" not in known or not (n := table.height - table.select(known).unique().height):
         return None
-    runs = "1 run repeats the seed of another" if n == 1 else f"{n} runs repeat the seeds of others"
+    runs = counted(n, "run") + (" repeats the seed of another" if n == 1 else " repeat the seeds of others")
     again = "counts" if n == 1 else "count"
     return f"{runs} with the same policy and {again} again: give fresh seeds, or leave one out"
 
@@ -298,7 +338,7 @@ def honest_about_few(ranking: pl.DataFrame) -> list[str]:
     if not len(counts) or counts.min() >= FEWEST_FOR_INTERVAL:  # type: ignore[operator]
         return []
     least, most = int(counts.min()), int(counts.max())  # type: ignore[arg-type]
-    said = f"{least} run{'s' if least > 1 else ''}" + (" each" if least == most else f" of some, {most} of others")
+    said = counted(least, "run") + (" each" if least == most else f" of some, {most} of others")
     if least < FEWEST_FOR_RANK:
         lacks = "no interval" if most < FEWEST_FOR_RANK else "no interval where there are fewer than 3"
         return [

@@ -6,9 +6,23 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from lrbench_pl.policies import _checks as check
+from lrbench_pl.policies._fields import (
+    Factor,
+    FactorPerStep,
+    Horizon,
+    Interval,
+    Milestones,
+    Moment,
+    NonNegative,
+    PerStep,
+    Positive,
+    Rate,
+    SignedPerStep,
+    register_policy,
+)
 
 
+@register_policy
 @dataclass(frozen=True)
 class Constant:
     """One rate for ever (FIX).
@@ -28,16 +42,14 @@ class Constant:
     Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936.
     """
 
-    lr: float
-
-    def __post_init__(self) -> None:
-        check.rate("lr", self.lr)
+    lr: Rate
 
     def __call__(self, t: int) -> float:
         """The learning rate of step ``t``."""
         return self.lr
 
 
+@register_policy
 @dataclass(frozen=True)
 class Step:
     """A drop by one factor at every ``step_size`` iterations (STEP).
@@ -60,20 +72,16 @@ class Step:
     Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936.
     """
 
-    init_lr: float
-    gamma: float
-    step_size: int
-
-    def __post_init__(self) -> None:
-        check.rate("init_lr", self.init_lr)
-        check.factor("gamma", self.gamma)
-        check.count("step_size", self.step_size)
+    init_lr: Rate
+    gamma: Factor
+    step_size: Interval
 
     def __call__(self, t: int) -> float:
         """The learning rate of step ``t``."""
         return self.init_lr * float(self.gamma) ** (t // self.step_size)
 
 
+@register_policy
 @dataclass(frozen=True)
 class MultiStep:
     """A drop by one factor at each milestone (NSTEP).
@@ -96,20 +104,16 @@ class MultiStep:
     Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936.
     """
 
-    init_lr: float
-    gamma: float
-    milestones: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        check.rate("init_lr", self.init_lr)
-        check.factor("gamma", self.gamma)
-        object.__setattr__(self, "milestones", check.milestones(self.milestones))
+    init_lr: Rate
+    gamma: Factor
+    milestones: Milestones
 
     def __call__(self, t: int) -> float:
         """The learning rate of step ``t``."""
         return self.init_lr * float(self.gamma) ** bisect_right(self.milestones, t)
 
 
+@register_policy
 @dataclass(frozen=True)
 class Exponential:
     """A drop by one factor at every iteration (EXP).
@@ -131,18 +135,15 @@ class Exponential:
     Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936.
     """
 
-    init_lr: float
-    gamma: float
-
-    def __post_init__(self) -> None:
-        check.rate("init_lr", self.init_lr)
-        check.factor("gamma", self.gamma)
+    init_lr: Rate
+    gamma: FactorPerStep
 
     def __call__(self, t: int) -> float:
         """The learning rate of step ``t``."""
         return self.init_lr * float(self.gamma) ** t
 
 
+@register_policy
 @dataclass(frozen=True)
 class InverseTime:
     """Decay by a power of time (INV; Caffe's default for LeNet).
@@ -165,14 +166,9 @@ class InverseTime:
     Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936.
     """
 
-    init_lr: float
-    gamma: float
-    power: float
-
-    def __post_init__(self) -> None:
-        check.rate("init_lr", self.init_lr)
-        check.rate("gamma", self.gamma)
-        check.rate("power", self.power)
+    init_lr: Rate
+    gamma: PerStep
+    power: NonNegative
 
     def __call__(self, t: int) -> float:
         """The learning rate of step ``t``."""
@@ -180,6 +176,7 @@ class InverseTime:
         return self.init_lr * math.exp(-self.power * math.log1p(self.gamma * t))
 
 
+@register_policy
 @dataclass(frozen=True)
 class Polynomial:
     """Polynomial decay to ``end_lr`` over ``decay_steps`` iterations, then constant (POLY; linear with ``power=1``).
@@ -203,16 +200,10 @@ class Polynomial:
     Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936.
     """
 
-    init_lr: float
-    decay_steps: int
-    power: float = 1.0
-    end_lr: float = 0.0
-
-    def __post_init__(self) -> None:
-        check.rate("init_lr", self.init_lr)
-        check.count("decay_steps", self.decay_steps)
-        check.number("power", self.power, "be a finite number above 0", lambda v: v > 0)
-        check.rate("end_lr", self.end_lr)
+    init_lr: Rate
+    decay_steps: Horizon
+    power: Positive = 1.0
+    end_lr: Rate = 0.0
 
     def __call__(self, t: int) -> float:
         """The learning rate of step ``t``."""
@@ -221,6 +212,7 @@ class Polynomial:
         return self.end_lr + (self.init_lr - self.end_lr) * math.pow(1 - t / self.decay_steps, self.power)
 
 
+@register_policy
 @dataclass(frozen=True)
 class SqrtDecay:
     """Decay by the root of time to ``end_lr`` over ``decay_steps`` iterations, then constant: the "1 - sqrt" cooldown.
@@ -243,14 +235,9 @@ class SqrtDecay:
     Source: Hägele et al. 2024, arXiv 2405.18392.
     """
 
-    init_lr: float
-    decay_steps: int
-    end_lr: float = 0.0
-
-    def __post_init__(self) -> None:
-        check.rate("init_lr", self.init_lr)
-        check.count("decay_steps", self.decay_steps)
-        check.rate("end_lr", self.end_lr)
+    init_lr: Rate
+    decay_steps: Horizon
+    end_lr: Rate = 0.0
 
     def __call__(self, t: int) -> float:
         """The learning rate of step ``t``."""
@@ -259,6 +246,7 @@ class SqrtDecay:
         return self.end_lr + (self.init_lr - self.end_lr) * (1 - math.sqrt(t / self.decay_steps))
 
 
+@register_policy
 @dataclass(frozen=True)
 class Sigmoid:
     """A smooth fall around ``midpoint`` (SIG); a negative ``gamma`` is LRBench's own sign for the fall.
@@ -281,14 +269,9 @@ class Sigmoid:
     Source: the public reference code of LRBench; Caffe's "sigmoid".
     """
 
-    init_lr: float
-    gamma: float
-    midpoint: float
-
-    def __post_init__(self) -> None:
-        check.rate("init_lr", self.init_lr)
-        check.number("gamma", self.gamma)
-        check.rate("midpoint", self.midpoint)
+    init_lr: Rate
+    gamma: SignedPerStep
+    midpoint: Moment
 
     def __call__(self, t: int) -> float:
         """The learning rate of step ``t``."""

@@ -1,4 +1,4 @@
-"""What a field of a policy may be; each says the field, the rule and the value."""
+"""Rules for the value of a field: each returns the value, or says the field, the rule and what was given."""
 
 from __future__ import annotations
 
@@ -7,39 +7,73 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from lrbench_pl.policies._protocols import AdaptivePolicy
+
 
 def number(
     name: str, value: Any, rule: str = "be a finite number", holds: Callable[[float], bool] | None = None
-) -> None:
-    """Refuse what is no finite number, or breaks the rule."""
+) -> Any:
+    """Require a finite number for which the rule holds."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not good or (holds is not None and not holds(value)):
         raise ValueError(f"{name} must {rule}, got {value!r}")
+    return value
 
 
-def rate(name: str, value: Any) -> None:
-    """Refuse what is no learning rate."""
-    number(name, value, "be a finite number of at least 0", lambda v: v >= 0)
+def rate(name: str, value: Any) -> Any:
+    """Require a learning rate."""
+    return number(name, value, "be a finite number of at least 0", lambda v: v >= 0)
 
 
-def factor(name: str, value: Any) -> None:
-    """Refuse a decay factor outside (0, 1]."""
-    number(name, value, "lie in (0, 1]", lambda v: 0 < v <= 1)
+def positive(name: str, value: Any) -> Any:
+    """Require a finite number above 0."""
+    return number(name, value, "be a finite number above 0", lambda v: v > 0)
 
 
-def count(name: str, value: Any, least: int = 1) -> None:
-    """Refuse what is no whole number of at least ``least``."""
+def factor(name: str, value: Any) -> Any:
+    """Require a decay factor in (0, 1]."""
+    return number(name, value, "lie in (0, 1]", lambda v: 0 < v <= 1)
+
+
+def integer(name: str, value: Any) -> Any:
+    """Require a whole number."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    return value
+
+
+def count(name: str, value: Any, least: int = 1) -> Any:
+    """Require a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return value
 
 
-def milestones(value: Iterable[Any]) -> tuple[int, ...]:
-    """The milestones as a tuple: positive integers, each above the one before."""
+def milestones(name: str, value: Iterable[Any]) -> tuple[int, ...]:
+    """Require positive integers, each above the one before; returns them as a tuple."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise ValueError(f"milestones must be a list of integers, got {value!r}")
+        raise ValueError(f"{name} must be a list of integers, got {value!r}")
     result = tuple(value)
     for milestone in result:
-        count("milestones", milestone)
+        count(name, milestone)
     if any(later <= earlier for earlier, later in itertools.pairwise(result)):
-        raise ValueError(f"milestones must increase strictly, got {result}")
+        raise ValueError(f"{name} must increase strictly, got {result}")
+    return result
+
+
+def policy(name: str, value: Any) -> Any:
+    """Require a policy that does not adapt."""
+    if not callable(value) or isinstance(value, (type, AdaptivePolicy)):
+        raise ValueError(f"{name} must be a plain policy, t -> learning rate, got {value!r}")
+    return value
+
+
+def policies(name: str, value: Any) -> tuple[Any, ...]:
+    """Require policies that do not adapt; returns them as a tuple."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} must be a list of policies, got {value!r}")
+    result = tuple(value)
+    for part in result:
+        if not callable(part) or isinstance(part, (type, AdaptivePolicy)):
+            raise ValueError(f"{name} must be plain policies, t -> learning rate, got {part!r}")
     return result

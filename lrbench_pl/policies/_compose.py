@@ -4,48 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.policies._basic import Polynomial
+from lrbench_pl.policies._fields import Milestones, Turns, meanings, meant, register_policy
+from lrbench_pl.policies._protocols import AdaptivePolicy as AdaptivePolicy
+from lrbench_pl.policies._protocols import Policy as Policy
 
 
-@runtime_checkable
-class Policy(Protocol):
-    """Anything that maps the number of optimizer steps taken, from 0, to the learning rate of the next step."""
-
-    def __call__(self, t: int, /) -> float:
-        """The learning rate of step ``t``."""
-        ...
-
-
-@runtime_checkable
-class AdaptivePolicy(Protocol):
-    """A policy that also looks at the validation metric. Its state is explicit, its outcome a plain policy."""
-
-    def __call__(self, t: int, /) -> float:
-        """The learning rate of step ``t``, as far as is known by now."""
-        ...
-
-    def observe(self, t: int, value: float) -> None:
-        """Take note of the metric at a check before step ``t``."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to keep."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
-        ...
-
-    def realised(self) -> Policy:
-        """The schedule that was in fact applied, as a plain policy."""
-        ...
-
-
+@register_policy
 @dataclass(frozen=True)
 class Sequential:
     """Policies one after the other, joined at milestones: the paper's composite. It nests.
@@ -70,17 +39,10 @@ class Sequential:
     Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936, section on composite policies.
     """
 
-    policies: tuple[Policy, ...]
-    milestones: tuple[int, ...] = ()
+    policies: Turns
+    milestones: Milestones = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.policies, (str, bytes)) or not isinstance(self.policies, Iterable):
-            raise ValueError(f"policies must be a list of policies, got {self.policies!r}")
-        object.__setattr__(self, "policies", tuple(self.policies))
-        object.__setattr__(self, "milestones", check.milestones(self.milestones))
-        for policy in self.policies:
-            if not callable(policy) or isinstance(policy, (type, AdaptivePolicy)):
-                raise ValueError(f"policies must be plain policies, t -> learning rate, got {policy!r}")
         if not self.policies or len(self.milestones) != len(self.policies) - 1:
             raise ValueError(
                 f"milestones must be one fewer than policies, got {len(self.milestones)} for {len(self.policies)}"
@@ -104,7 +66,20 @@ class Sequential:
 
 
 def _function(policy: Policy) -> tuple[object, ...]:
-    return type(policy), getattr(policy, "wave", None), getattr(policy, "decay", None)
+    return type(policy), *meant(policy, "choice").values()
+
+
+def turns(policy: Policy) -> Iterator[tuple[int, int | None, Policy]]:
+    """The parts of a composite, each with the iterations [start, end) of its turn; none if ``policy`` is no composite.
+
+    Example:
+        >>> from lrbench_pl.policies import Constant
+        >>> list(turns(Sequential((Constant(0.3), Constant(0.2)), (10,))))
+        [(0, 10, Constant(lr=0.3)), (10, None, Constant(lr=0.2))]
+    """
+    for name, parts in meant(policy, "turns").items():
+        stones = getattr(policy, meanings(type(policy))[name].beside)
+        yield from zip((0, *stones), (*stones, None), parts, strict=True)
 
 
 def segments(policy: Policy) -> list[tuple[int, Policy]]:
@@ -116,14 +91,13 @@ def segments(policy: Policy) -> list[tuple[int, Policy]]:
         >>> segments(Sequential((inner, Constant(0.1)), (15,)))
         [(0, Constant(lr=0.3)), (10, Constant(lr=0.2)), (15, Constant(lr=0.1))]
     """
-    if not isinstance(policy, Sequential):
-        return [(0, policy)]
-    parts: list[tuple[int, Policy]] = []
-    starts = (0, *policy.milestones)
-    for index, (start, part) in enumerate(zip(starts, policy.policies, strict=True)):
-        end = policy.milestones[index] if index < len(policy.milestones) else None
-        parts += [(start + at, inner) for at, inner in segments(part) if end is None or start + at < end]
-    return parts
+    parts = [
+        (start + at, inner)
+        for start, end, part in turns(policy)
+        for at, inner in segments(part)
+        if end is None or start + at < end
+    ]
+    return parts or [(0, policy)]
 
 
 def warmup(policy: Policy, steps: int) -> Sequential:

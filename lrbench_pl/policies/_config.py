@@ -1,66 +1,43 @@
-"""A policy as plain data, and back; what comes back can be nothing but a policy of this package."""
+"""A policy as plain data, and back; what comes back can be nothing but a policy of a registered type."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceABC
-from dataclasses import fields
 from typing import Any
 
-from lrbench_pl.policies._basic import (
-    Constant,
-    Exponential,
-    InverseTime,
-    MultiStep,
-    Polynomial,
-    Sigmoid,
-    SqrtDecay,
-    Step,
-)
-from lrbench_pl.policies._compose import Policy, Sequential
-from lrbench_pl.policies._cyclic import Cyclic
+from lrbench_pl.policies._compose import Policy
+from lrbench_pl.policies._fields import each, meanings, registered, require_registered, target_of
 
-_PREFIX = "lrbench_pl.policies."
-_TYPES: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (
-        Constant,
-        Step,
-        MultiStep,
-        Exponential,
-        InverseTime,
-        Polynomial,
-        Sigmoid,
-        SqrtDecay,
-        Cyclic,
-        Sequential,
-    )
-}
+ENTRY_POINTS = "lrbench_pl.policies"  # the group in which an installed package names its policies
 
 
 def to_config(policy: Policy) -> dict[str, Any]:
     """The constructor call as plain data: what Hydra instantiates and ``policy.yaml`` holds.
 
     Raises:
-        TypeError: If the policy, or a part of it, is not a type of this package.
+        TypeError: If the type of the policy, or of a part of it, is not registered.
 
     Example:
+        >>> from lrbench_pl.policies import MultiStep
         >>> to_config(MultiStep(0.1, 0.5, (10, 20)))
         {'_target_': 'lrbench_pl.policies.MultiStep', 'init_lr': 0.1, 'gamma': 0.5, 'milestones': [10, 20]}
     """
-    if _TYPES.get(type(policy).__name__) is not type(policy):
-        raise TypeError(f"expected a policy of lrbench_pl.policies ({', '.join(_TYPES)}), got {policy!r}")
-    plain: dict[str, Any] = {"_target_": _PREFIX + type(policy).__name__}
-    for field in fields(policy):  # type: ignore[arg-type]
-        value = getattr(policy, field.name)
-        if field.name == "policies":
-            value = [to_config(part) for part in value]
-        plain[field.name] = list(value) if isinstance(value, tuple) else value
-    return plain
+    plain: dict[str, Any] = {}
+    for name, meaning in require_registered(policy).items():
+        value = getattr(policy, name)
+        value = each(value, to_config) if meaning.is_nested else value
+        plain[name] = list(value) if isinstance(value, tuple) else value
+    return {"_target_": target_of(type(policy)), **plain}
 
 
 def from_config(config: Mapping[str, Any]) -> Policy:
-    """The policy that plain data describes; anything but the policy types of this package is refused.
+    """The policy that plain data describes; only registered policy types are ever instantiated.
+
+    These are the types of this package, those that this program registered by
+    :func:`~lrbench_pl.policies.register_policy`, and those that an installed package names in its entry points of the
+    group ``lrbench_pl.policies``. What the data names is never imported.
 
     Raises:
         ValueError: If ``_target_`` names something else, or a field is missing, unknown or out of its range.
@@ -72,24 +49,61 @@ def from_config(config: Mapping[str, Any]) -> Policy:
         Traceback (most recent call last):
         ...
         ValueError: _target_ must be lrbench_pl.policies.X with X one of Constant, Step, MultiStep, Exponential, \
-InverseTime, Polynomial, Sigmoid, SqrtDecay, Cyclic, Sequential; got 'os.system'
+InverseTime, Polynomial, SqrtDecay, Sigmoid, Sequential, Cyclic, or a type registered with register_policy by a \
+module that this program imports or by an entry point lrbench_pl.policies; got 'os.system'
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"expected a mapping with _target_, got {config!r}")
     arguments = dict(config)
     target = arguments.pop("_target_", None)
     arguments.pop("_convert_", None)  # Hydra's own word, in every composite of conf/
-    kind = _TYPES.get(target.removeprefix(_PREFIX)) if isinstance(target, str) and target.startswith(_PREFIX) else None
-    if kind is None:
-        raise ValueError(f"_target_ must be {_PREFIX}X with X one of {', '.join(_TYPES)}; got {target!r}")
-    known = [field.name for field in fields(kind)]
+    kind = _type_named(target)
+    known = meanings(kind)
     if unknown := [name for name in arguments if name not in known]:
         raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}; it takes {', '.join(known)}")
-    parts = arguments.get("policies")
-    if kind is Sequential and isinstance(parts, SequenceABC) and not isinstance(parts, str):
-        arguments["policies"] = tuple(from_config(part) for part in parts)
+    for name, value in arguments.items():
+        if known[name].is_nested:
+            arguments[name] = _loaded(value)
     try:
         policy: Policy = kind(**arguments)
     except TypeError as error:
         raise ValueError(f"{kind.__name__}: {str(error).removeprefix(kind.__name__ + '.__init__() ')}") from error
     return policy
+
+
+def _loaded(value: Any) -> Any:
+    """A nested field from plain data; what is neither a mapping nor a list is left for the field's own check."""
+    if isinstance(value, Mapping):
+        return from_config(value)
+    if isinstance(value, SequenceABC) and not isinstance(value, (str, bytes)):
+        return tuple(from_config(part) for part in value)
+    return value
+
+
+def _type_named(target: object) -> type[Any]:
+    if isinstance(target, str):
+        if target not in registered():
+            _load_entry_points()
+        if target in registered():
+            return registered()[target]
+    prefix = f"{__package__}."
+    ours = ", ".join(name.removeprefix(prefix) for name in registered() if name.startswith(prefix))
+    raise ValueError(
+        f"_target_ must be {prefix}X with X one of {ours}, or a type registered with register_policy by a module that "
+        f"this program imports or by an entry point {ENTRY_POINTS}; got {target!r}"
+    )
+
+
+@functools.cache
+def _load_entry_points() -> None:
+    """Import the policies that installed packages offer, once."""
+    from importlib.metadata import entry_points  # here: most programs never need it, and it is slow to import
+
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except Exception as error:
+            raise ValueError(
+                f"the policies of entry point {entry.name} ({entry.value}) cannot be imported: {error}; "
+                f"repair or uninstall their package"
+            ) from error

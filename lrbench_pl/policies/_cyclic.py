@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 from lrbench_pl.policies import _checks as check
+from lrbench_pl.policies._fields import FactorPerStep, Period, Rate, phase_of, register_policy
 
 Wave = Literal["triangle", "sine", "cosine", "sawtooth", "quarter_sine", "half_cosine"]
 Decay = Literal["none", "halving", "exponential"]
@@ -23,6 +24,7 @@ _WAVES: dict[str, Callable[[float], float]] = {
 }
 
 
+@register_policy
 @dataclass(frozen=True)
 class Cyclic:
     """A rate that cycles between two bounds: TRI, SIN, COS, RSW and all their kin.
@@ -61,26 +63,18 @@ class Cyclic:
     Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936; Smith 2017 (TRI); Loshchilov & Hutter 2017 (half_cosine).
     """
 
-    base_lr: float
-    max_lr: float
-    period: int
+    base_lr: Rate
+    max_lr: Rate
+    period: Period
     wave: Wave
     decay: Decay = "none"
-    gamma: float = 1.0
-    phase: int = 0
+    gamma: FactorPerStep = 1.0
+    phase: Annotated[int, phase_of("period")] = 0
 
     def __post_init__(self) -> None:
-        check.rate("base_lr", self.base_lr)
         check.number("max_lr", self.max_lr, f"be at least base_lr ({self.base_lr})", lambda v: v >= self.base_lr)
-        check.count("period", self.period)
-        for name, value, known in (("wave", self.wave, get_args(Wave)), ("decay", self.decay, get_args(Decay))):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        check.factor("gamma", self.gamma)
         if self.decay != "exponential" and self.gamma != 1:
             raise ValueError(f"gamma must be 1 unless decay is 'exponential', got {self.gamma!r}")
-        if isinstance(self.phase, bool) or not isinstance(self.phase, int):
-            raise ValueError(f"phase must be an integer, got {self.phase!r}")
 
     def __call__(self, t: int) -> float:
         """The learning rate of step ``t``."""

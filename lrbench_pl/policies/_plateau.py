@@ -67,6 +67,10 @@ class PlateauPolicy:
         check.count("max_steps", self.max_steps)
         if self.mode not in ("max", "min"):
             raise ValueError(f"mode must be 'max' or 'min', got {self.mode!r}")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was observed: a new training begins."""
         self._starts = [0]  # when each applied policy began
         self._applied = [self.start]  # its index
         self._best: float | None = None

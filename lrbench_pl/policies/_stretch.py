@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from lrbench_pl.policies import _checks as check
-from lrbench_pl.policies._basic import (
-    Constant,
-    Exponential,
-    InverseTime,
-    MultiStep,
-    Polynomial,
-    Sigmoid,
-    SqrtDecay,
-    Step,
-)
-from lrbench_pl.policies._compose import Policy, Sequential
-from lrbench_pl.policies._cyclic import Cyclic
-
-# Whole numbers of steps are fields of these; what has no field here stretches in a way of its own.
-_LENGTHS: dict[type[Any], str] = {Step: "step_size", Polynomial: "decay_steps", SqrtDecay: "decay_steps"}
+from lrbench_pl.policies._compose import Policy, turns
+from lrbench_pl.policies._fields import each, meanings, meant, require_registered
 
 
 def stretched(policy: Policy, factor: float) -> Policy:
@@ -33,42 +17,30 @@ def stretched(policy: Policy, factor: float) -> Policy:
     cycle or drop may be n / 2 steps off.
 
     Args:
-        policy: A policy of this package, composite or not.
+        policy: A policy of a registered type, composite or not.
         factor: Above 1 stretches, below 1 squeezes.
 
     Raises:
         ValueError: If ``factor`` is no finite number above 0.
-        TypeError: If the policy, or a part of it, is not a type of this package.
+        TypeError: If the type of the policy, or of a part of it, is not registered.
 
     Example:
+        >>> from lrbench_pl.policies import Exponential, MultiStep
         >>> stretched(MultiStep(0.1, 0.5, (10, 20)), 2.5)
         MultiStep(init_lr=0.1, gamma=0.5, milestones=(25, 50))
         >>> round(stretched(Exponential(1.0, 0.25), 2)(4), 6) == round(Exponential(1.0, 0.25)(2), 6)
         True
     """
-    check.number("factor", factor, "be a finite number above 0", lambda v: v > 0)
-    kind = type(policy)
-    if kind is Constant:
-        return policy
-    if kind in _LENGTHS:
-        name = _LENGTHS[kind]
-        return replace(policy, **{name: _length(getattr(policy, name), factor)})  # type: ignore[type-var]
-    if type(policy) is MultiStep:
-        return replace(policy, milestones=_milestones(policy.milestones, factor))
-    if type(policy) is Exponential:
-        return replace(policy, gamma=_per_step(policy.gamma, factor))
-    if type(policy) is InverseTime:
-        return replace(policy, gamma=policy.gamma / factor)
-    if type(policy) is Sigmoid:
-        return replace(policy, gamma=policy.gamma / factor, midpoint=policy.midpoint * factor)
-    if type(policy) is Cyclic:
-        period = _length(policy.period, factor)
-        phase = round(policy.phase * period / policy.period)  # the same part of a cycle
-        return replace(policy, period=period, phase=phase, gamma=_per_step(policy.gamma, factor))
-    if type(policy) is Sequential:
-        parts = tuple(stretched(part, factor) for part in policy.policies)
-        return Sequential(parts, _milestones(policy.milestones, factor))
-    raise TypeError(f"expected a policy of lrbench_pl.policies, got {policy!r}")
+    check.positive("factor", factor)
+    new: dict[str, Any] = {}
+    for name, meaning in require_registered(policy).items():
+        value = getattr(policy, name)
+        if meaning.is_nested:
+            new[name] = each(value, lambda part: stretched(part, factor))
+        else:  # a phase keeps its part of the cycle, however the period was rounded
+            of = meaning.beside
+            new[name] = meaning.stretch(value, new[of] / getattr(policy, of) if of else factor)
+    return replace(policy, **new)  # type: ignore[type-var]
 
 
 def cut(policy: Policy, max_steps: int) -> Policy:
@@ -78,35 +50,22 @@ def cut(policy: Policy, max_steps: int) -> Policy:
         ValueError: If ``max_steps`` is no integer of at least 1.
 
     Example:
+        >>> from lrbench_pl.policies import Constant, MultiStep, Sequential
         >>> cut(Sequential((Constant(0.1), MultiStep(0.1, 0.5, (5, 40))), (10,)), 30)
         Sequential(policies=(Constant(lr=0.1), MultiStep(init_lr=0.1, gamma=0.5, milestones=(5,))), milestones=(10,))
         >>> cut(Sequential((Constant(0.1), Constant(0.2)), (10,)), 10)
         Constant(lr=0.1)
     """
     check.count("max_steps", max_steps)
-    if type(policy) is MultiStep:
-        return replace(policy, milestones=tuple(stone for stone in policy.milestones if stone < max_steps))
-    if type(policy) is not Sequential:
-        return policy
-    stones = tuple(stone for stone in policy.milestones if stone < max_steps)
-    starts, ends = (0, *stones), (*policy.milestones[: len(stones)], max_steps)
-    parts = tuple(
-        cut(part, min(end, max_steps) - start) for part, start, end in zip(policy.policies, starts, ends, strict=False)
-    )
-    return parts[0] if len(parts) == 1 else Sequential(parts, stones)
-
-
-def _length(steps: int, factor: float) -> int:
-    return max(1, round(steps * factor))
-
-
-def _per_step(gamma: float, factor: float) -> float:
-    """The factor per step whose power over ``factor`` steps is ``gamma``; not so small that it is none at all."""
-    return max(math.pow(gamma, 1 / factor), sys.float_info.min)
-
-
-def _milestones(stones: Iterable[int], factor: float) -> tuple[int, ...]:
-    moved: list[int] = []
-    for stone in stones:
-        moved.append(max(_length(stone, factor), moved[-1] + 1 if moved else 1))
-    return tuple(moved)
+    new: dict[str, Any] = {}
+    for name, stones in meant(policy, "milestones").items():
+        new[name] = tuple(stone for stone in stones if stone < max_steps)
+    for name, inner in meant(policy, "nested").items():
+        new[name] = cut(inner, max_steps)
+    for name in meant(policy, "turns"):
+        begun = [turn for turn in turns(policy) if turn[0] < max_steps]
+        parts = tuple(cut(part, min(max_steps, end or max_steps) - start) for start, end, part in begun)
+        if len(parts) == 1 and len(meanings(type(policy))) == 2:  # nothing but parts and their milestones
+            return parts[0]
+        new[name] = parts
+    return replace(policy, **new) if new else policy  # type: ignore[type-var]

@@ -24,9 +24,11 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from lrbench_pl.config import register_resolvers
-from lrbench_pl.knobs import one_line
+from lrbench_pl.knobs import one_line, remarks
 from lrbench_pl.results import RunResult
 from lrbench_pl.row import describe, identity, run_id
+from lrbench_pl.spec import policy_name
+from lrbench_pl.sweeps.exits import note_end
 from lrbench_pl.sweeps.records import (
     LOCK_FILE,
     ChangedConfigurationError,
@@ -198,6 +200,7 @@ class SweepLauncher:
         rows = {job.number: row for job in jobs if (row := finished_row(job.folder, job.run_id or "")) is not None}
         waiting = [job for job in jobs if job.number not in rows]
         tasks = [(job, self._task(job)) for job in waiting]
+        _say_remarks(waiting)
         returns: dict[int, JobReturn] = {}
         lost: list[str] = []
         with SweepView([job.folder for job in jobs], self.config.hydra.sweep.dir, str(jobs[0].config.mode)) as view:
@@ -221,6 +224,8 @@ class SweepLauncher:
                 sys.exit(130)
         if lost:
             raise CompactHydraException(f"{len(lost)} of {len(jobs)} jobs left no row: {'; '.join(lost)}")
+        for job in jobs:
+            note_end(job.folder, rows[job.number].status, bool(job.config.require_target))
         return [_returned(job, rows[job.number], returns.get(job.number)) for job in jobs]
 
     def _task(self, job: Job) -> Task:
@@ -315,6 +320,26 @@ def ignore_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+_said: set[str] = set()
+
+
+def _say_remarks(jobs: Sequence[Job]) -> None:
+    """What is suspicious about jobs, one line for all that share it; they themselves only write to files."""
+    before = HydraConfig.instance().cfg
+    try:
+        for job in jobs:
+            HydraConfig.instance().set_config(job.config)
+            with contextlib.suppress(
+                OmegaConfBaseException, ValueError, TypeError, ZeroDivisionError
+            ):  # it will say so
+                for line in remarks(job.task_config, job.overrides):
+                    if line not in _said:
+                        _said.add(line)
+                        print(line, file=sys.stderr, flush=True)
+    finally:
+        HydraConfig.instance().cfg = before
+
+
 # -- what came of a job ---------------------------------------------------------------------------------------
 
 
@@ -331,8 +356,8 @@ def _row_after(job: Job, outcome: Outcome) -> tuple[RunResult, bool]:
     HydraConfig.instance().set_config(job.config)
     try:
         described = describe(job.task_config)
-    except (OmegaConfBaseException, ValueError):
-        described = {"run_id": "unknown", "policy": str(job.config.names.policy)}
+    except Exception:  # it was refused for this very reason, which is `why`
+        described = {"run_id": "unknown", "policy": policy_name(job.config)}
     finally:
         HydraConfig.instance().cfg = before
     row = RunResult.from_dict({**described, "status": "stopped" if outcome is None else "failed", "message": why})

@@ -9,12 +9,22 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from lrbench_pl.results import RESULT_FILE, ResultError, RunResult, write_atomically
+from lrbench_pl.policies import to_config
+from lrbench_pl.results import (
+    FORMAT,
+    RESULT_FILE,
+    ResultError,
+    RunResult,
+    check_format,
+    version,
+    write_atomically,
+)
+from lrbench_pl.spec import RunSpec, readable
 
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
@@ -33,12 +43,14 @@ class Record:
     """A run that was begun.
 
     Args:
-        run_id: Hash of its configuration.
-        configuration: The configuration itself, as far as it can change the numbers.
+        run_id: Hash of its specification.
+        configuration: The specification itself, as :meth:`lrbench_pl.spec.RunSpec.to_dict` gives it.
         started: When it was begun last, in ISO 8601 and UTC.
         host: Where.
         pid: By which process.
         notes: What a person should know of it, such as a checkpoint that could not be read.
+        format: Number of the format, for later versions.
+        version: Version of this package that wrote it.
     """
 
     run_id: str
@@ -47,6 +59,8 @@ class Record:
     host: str
     pid: int
     notes: tuple[str, ...] = ()
+    format: int = FORMAT
+    version: str = field(default_factory=version)
 
     def write(self, folder: Path) -> None:
         """Write ``run.json`` into ``folder`` at one stroke."""
@@ -54,12 +68,28 @@ class Record:
 
     @classmethod
     def read(cls, folder: Path) -> Record | None:
-        """What ``run.json`` in ``folder`` says; None if there is none that can be read."""
+        """What ``run.json`` in ``folder`` says; None if there is none that can be read.
+
+        One of format 1 holds the whole configuration, of which the specification is made.
+        """
         try:
             row = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+            if check_format(row.pop("format", 1), row.pop("version", None)) == 1:
+                spec = RunSpec.from_format_1(row["configuration"], _stored_policy(folder))
+                row |= {"run_id": spec.run_id, "configuration": spec.to_dict()}
             return cls(**{**row, "notes": tuple(row["notes"])})
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
+
+
+def _stored_policy(folder: Path) -> dict[str, Any] | None:
+    """The policy that a run wrote beside its record; None if there is none."""
+    from lrbench_pl.config import read_policy
+
+    try:
+        return to_config(read_policy(folder / "policy.yaml"))
+    except ValueError:
+        return None
 
 
 def row_of(folder: Path) -> RunResult | None:
@@ -97,16 +127,41 @@ def refuse_other(folder: Path, run_id: str, configuration: Mapping[str, Any]) ->
     """
     record = Record.read(folder)
     if record is None:
+        _refuse_unknown(folder)
         row = row_of(folder)
         if row is not None and row.run_id not in (run_id, "unknown"):
             raise ChangedConfigurationError(
                 f"{folder} holds the run {row.run_id} of another configuration; give another folder"
             )
     elif record.run_id != run_id:
-        changed = "; ".join(differences(record.configuration, configuration)) or "another version of it"
+        both = readable(record.configuration), readable(configuration)
+        changed = "; ".join(differences(*both)) or "another version of it"
         raise ChangedConfigurationError(
             f"{folder} holds a run of another configuration: {changed}. Give another folder, or the old configuration"
         )
+
+
+def _refuse_unknown(folder: Path) -> None:
+    """Refuse a folder whose files say that a run was begun there, in a format that cannot be compared."""
+    for name in (RECORD_FILE, RESULT_FILE):
+        try:
+            row = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if not isinstance(row, dict):
+            continue
+        by = row.get("version") or (
+            row["versions"].get("lrbench_pl") if isinstance(row.get("versions"), dict) else None
+        )
+        try:
+            found = check_format(row.get("format", 1), by)
+        except ResultError as error:
+            raise ChangedConfigurationError(f"{folder / name}: {error}") from None
+        if name == RECORD_FILE and found == 1 and isinstance(row.get("configuration"), dict):
+            raise ChangedConfigurationError(
+                f"{folder / name}: the run was begun by an earlier version and cannot be compared with this one; "
+                "give another folder"
+            )
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -20,6 +20,7 @@ from rich.text import Text
 from lrbench_pl.results import RunResult
 from lrbench_pl.row import headline, label
 from lrbench_pl.sweeps.records import Record, State, row_of, state_of
+from lrbench_pl.words import counted, is_accuracy, metric_name, metric_value
 
 _LOOKS_EVERY_S = 1.0
 _SHOWN_RUNNING = 8
@@ -48,7 +49,7 @@ class Glance:
         return self.count("finished", "failed", "stopped")
 
     def best(self, mode: str = "max") -> RunResult | None:
-        """The row with the best accuracy."""
+        """The row with the best value of the monitor."""
         checked = [row for row in self.rows.values() if row.best_accuracy is not None]
         choose = max if mode == "max" else min
         return choose(checked, key=lambda row: row.best_accuracy or 0.0, default=None)
@@ -111,11 +112,11 @@ class SweepView:
     def __enter__(self) -> SweepView:
         """Begin to show."""
         begun = self._glance.count("begun", "stopped", "failed")
-        words = f"{len(self._folders)} jobs in {self._sweep}"
+        words = f"{counted(len(self._folders), 'job')} in {self._sweep}"
         if self._before or begun:
             words += f": {self._before} finished before, {begun} begun"
         self._say(words)
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:  # which cannot go back over a line
             self._live = Live(self._drawn(), console=self._console, auto_refresh=False, transient=True)
             self._live.start()
             self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -133,8 +134,8 @@ class SweepView:
             self._live.stop()
         if error is None:
             counts = Counter(row.status for row in self._glance.rows.values())
-            counted = ", ".join(f"{number} {status}" for status, number in counts.most_common())
-            self._say(f"{len(self._folders)} jobs: {counted}; {in_words(time.monotonic() - self._began)}")
+            shown = ", ".join(f"{number} {status}" for status, number in counts.most_common())
+            self._say(f"{counted(len(self._folders), 'job')}: {shown}; {in_words(time.monotonic() - self._began)}")
 
     def ended(self, folder: Path, row: RunResult) -> None:
         """A job has ended: tell of it."""
@@ -159,7 +160,7 @@ class SweepView:
             self._glance = look(self._folders, self._glance)
         stopped = self._glance.count("stopped")
         self._say(
-            f"interrupted with {self._glance.count('finished')} of {len(self._folders)} jobs finished"
+            f"interrupted with {self._glance.count('finished')} of {counted(len(self._folders), 'job')} finished"
             f"{f' and {stopped} stopped' if stopped else ''}; the same command goes on from here"
         )
 
@@ -198,7 +199,10 @@ class SweepView:
         lines = [bar]
         best = seen.best(self._mode)
         if best is not None:
-            words = f"best so far: {best.best_accuracy:.3f} at step {best.best_step} by {label(best)}"
+            monitor = best.monitor or "val/accuracy"
+            value = metric_value(monitor, best.best_accuracy or 0.0)
+            metric = "" if is_accuracy(monitor) else f"{metric_name(monitor)} "
+            words = f"best so far: {metric}{value} at step {best.best_step} by {label(best)}"
             lines.append(Text(words))  # type: ignore[arg-type]
         running = [folder for folder, state in seen.states.items() if state == "running"]
         shown = ", ".join(_name(folder) for folder in running[:_SHOWN_RUNNING])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -56,6 +57,7 @@ def best(
     confirmations: int = 1,
     stop: bool = True,
     kept_in: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Policy | LRPolicyCallback:
     """What the policy database recommends, as the callback that verifies it; says in one line what it found.
 
@@ -80,6 +82,7 @@ def best(
         confirmations: Checks in a row that must meet the target.
         stop: Whether to stop training once the target is confirmed.
         kept_in: File in which the answer is kept; if it is there, it is the answer.
+        settings: Everything else that can change the numbers, see :class:`lrbench_pl.spec.Task`; None: unknown.
 
     Raises:
         DatabaseError: If the database cannot be read.
@@ -102,6 +105,8 @@ def best(
                 monitor=monitor,
                 mode=mode,
                 check_on=check_on,
+                confirmations=confirmations,
+                settings=settings,
             )
             answer, why = ask(question, db, max_distance, say=_say)
         found = answer.recommendations[0] if answer is not None and answer.recommendations else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lrbench_pl.policies import Constant, Cyclic, InverseTime, Policy, Polynomial, Sequential, SqrtDecay, warmup
@@ -136,7 +136,15 @@ def compose(
         mode: Whether a larger or a smaller value is better.
     """
     plan = _Plan(settings, lr, max_steps, interval, target, mode)
-    return (yield from plan.legs())
+    legs, told = plan.legs(), 0
+    leg = next(legs)
+    while True:
+        outcome = yield replace(leg, avoided=tuple(plan.found.avoided[told:]))
+        told = len(plan.found.avoided)
+        try:
+            leg = legs.send(outcome)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 class _Plan:

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
-from lrbench_pl.callback import Check, LRPolicyCallback, LRPolicyError, Mode, _in_fit, meets
+from lrbench_pl.callback import Check, LRPolicyCallback, LRPolicyError, Mode, _count, _in_fit, meets
 from lrbench_pl.policies import Constant, Policy
 from lrbench_pl.results import Status
 from lrbench_pl.tuning.average import WeightAverage
 from lrbench_pl.tuning.compose import Composition, Settings, compose
+from lrbench_pl.tuning.divergence import LossWatch
 from lrbench_pl.tuning.legs import Journal, Leg, Outcome, Tuner
-from lrbench_pl.tuning.snapshot import Snapshot
+from lrbench_pl.tuning.snapshot import ChangedModuleError, Snapshot, why_not_restorable
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 
-_BLOWN = 2.0  # times the first loss: diverged
-_LEARNT, _LOST = 0.6, 0.9  # shares of the first loss: one that fell below the one and rose above the other has diverged
 # Their steps do not become shorter with the gradients, so a rate that holds for a range test may be too high for long.
 _SCALED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam)
 _MARGIN_SCALED = 9.0
 _POINTS = 20  # parts of a leg between which its account says the rate
+_AVOIDED = 3  # choices that the message names
 
 
 class LRPolicyComposer(LRPolicyCallback):
@@ -85,6 +85,9 @@ class LRPolicyComposer(LRPolicyCallback):
         self._applied = Applied(self)
         super().__init__(self._applied, target_accuracy, monitor, mode, confirmations, True, optimizer_index)
         self.max_steps = max_steps
+
+    def _reset(self) -> None:
+        super()._reset()
         self.forecasts: list[Check] = []
         self.records: list[dict[str, Any]] = []
         self.found: Composition | None = None
@@ -98,7 +101,13 @@ class LRPolicyComposer(LRPolicyCallback):
         self._leg_from = 0  # steps spent when it began
         self._leg_losses: list[float] = []
         self._leg_diverged = False
-        self._mean_loss: tuple[float, float, float] | None = None  # of the first step, of late, and the least of late
+        self._is_fresh = False  # it began at the end of a range test, and no batch has come since
+        self._watch = LossWatch()
+        self._unwatched: list[torch.Tensor] = []  # losses since the last look
+        self._loss: torch.Tensor | None = None  # the last one since the last step
+        self._seen_step = 0  # the last step that was looked at
+        self._has_pending = False  # gradients that wait for a step
+        self._tried = 0  # steps of all optimizers, skipped ones included
         self._in_a_row = 0
         self._reached: Check | None = None
         self._snapshots: dict[str, Snapshot] = {}
@@ -117,6 +126,11 @@ class LRPolicyComposer(LRPolicyCallback):
         """Steps spent that are not part of the composed policy."""
         return self._steps_run - self.policy_step
 
+    @property
+    def avoided(self) -> list[str]:
+        """Choices that the plan found bad, in words."""
+        return [words for record in self.records for words in record["avoided"]]
+
     def realised(self) -> Policy:
         """The composed policy: that which reached the target, else the best so far."""
         if self._reached is None and self._best_policy is not None:
@@ -128,7 +142,12 @@ class LRPolicyComposer(LRPolicyCallback):
 
     def _status(self, hit: Check | None, best: Check | None) -> tuple[Status, str]:
         status, message = super()._status(hit, best)
-        return status, f"{message} (policy step {self.policy_step}, tuning {self.tuning_steps})"
+        message += f" (policy step {self.policy_step}, tuning {self.tuning_steps})"
+        avoided = self.avoided
+        if avoided:
+            more = f"; {len(avoided) - _AVOIDED} more" if len(avoided) > _AVOIDED else ""
+            message += f"; avoided: {'; '.join(avoided[:_AVOIDED])}{more}"
+        return status, message
 
     # -- before training ------------------------------------------------------------------------------------
 
@@ -140,11 +159,14 @@ class LRPolicyComposer(LRPolicyCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the first leg, or go on with that of the checkpoint."""
         super().on_train_start(trainer, pl_module)
+        if (why := why_not_restorable(trainer, pl_module)) is not None:
+            raise LRPolicyError(f"composing goes back to earlier states, but {why}")
         asked = self._ask(trainer)
+        self._seen_step, self._tried = self._steps_run, trainer.global_step
         if self._loaded is not None:
             self._resume(trainer, pl_module, asked, self._loaded)
             self._loaded = None
-        elif trainer.global_step:
+        elif self._steps_run:
             raise LRPolicyError("the checkpoint holds no composition to go on with; compose anew, without it")
         else:
             self._asked, self._journal = asked, Journal(_plan(asked))
@@ -187,33 +209,61 @@ class LRPolicyComposer(LRPolicyCallback):
     ) -> None:
         """Watch the loss, each step of a range test, else for divergence; take the weights into their average."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if trainer.global_step == self._step:  # more batches to this step
+        self._is_fresh = False
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, torch.Tensor):
+            self._loss = loss.detach().float().reshape(())
+        is_tried, self._tried = trainer.global_step != self._tried, trainer.global_step
+        if self._steps_run == self._seen_step:  # more batches to this step, or a scaler skipped it
+            self._has_pending = True
+            if self._leg.kind == "range" and self._leg_diverged and is_tried:  # then it skips all that follow, too
+                self._end_range(trainer)
             return
+        loss, self._loss, self._seen_step, self._has_pending = self._loss, None, self._steps_run, False
+        if loss is None and not pl_module.automatic_optimization:
+            raise LRPolicyError(
+                "composing judges rates by the training loss, but training_step took a step and returned none; return "
+                "the loss from training_step, also with manual optimization"
+            )
+        done = self._steps_run - self._leg_from
         is_kept = self._leg.kind == "trunk" or (self._leg.kind == "branch" and self.settings.reuse)
         if is_kept and self.settings.average:
             if self._average is None:
                 self._average = WeightAverage(pl_module, self.settings.average)
-            self._average.update(pl_module, self._leg.start + trainer.global_step - self._leg_from)
-        if self._leg.kind != "range" and self._look_every > 1 and self._unseen:
-            return
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if not isinstance(loss, torch.Tensor):
-            return
-        number = float(trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
-        number *= trainer.accumulate_grad_batches  # Lightning hands out the share of one batch
+            self._average.update(pl_module, self._leg.start + done)
         if self._leg.kind == "range":
-            self._leg_losses.append(number)
-            if len(self._leg_losses) == self._leg.steps:
-                self._end_leg(trainer, math.nan, self._leg.steps, False)
-        elif self._mean_loss is None:
-            self._mean_loss = number, number, number
-        else:
-            first, late, least = self._mean_loss
-            late = 0.95 * late + 0.05 * number
-            is_lost = least < _LEARNT * first and late > _LOST * first  # all that had been learnt
-            self._leg_diverged |= late > _BLOWN * first or is_lost
-            late = late if math.isfinite(late) else first
-            self._mean_loss = first, late, min(least, late)
+            if loss is not None:  # a step without one takes that of the next
+                self._leg_losses += [self._mean_over_ranks(trainer, loss)] * (done - len(self._leg_losses))
+            if done >= self._leg.steps:
+                self._end_range(trainer)
+        elif loss is not None:
+            self._unwatched.append(loss)
+            if self._look_every == 1 or not self._unseen:
+                self._watch_losses(trainer)
+
+    def _watch_losses(self, trainer: Trainer) -> None:
+        """Look at the losses since the last look, all at once: on an accelerator each look waits for the device."""
+        if self._unwatched:
+            losses = trainer.strategy.reduce(torch.stack(self._unwatched), reduce_op="mean").tolist()
+            self._unwatched = []
+            for loss in losses:
+                self._leg_diverged |= self._watch.see(loss * trainer.accumulate_grad_batches)
+
+    def _mean_over_ranks(self, trainer: Trainer, loss: torch.Tensor) -> float:
+        number = float(trainer.strategy.reduce(loss, reduce_op="mean"))
+        return number * trainer.accumulate_grad_batches  # Lightning hands out the share of one batch
+
+    def _end_range(self, trainer: Trainer) -> None:
+        done = self._steps_run - self._leg_from
+        if self._leg_diverged and len(self._leg_losses) < self._leg.steps:
+            self._leg_losses.append(math.nan)  # that of the step that was skipped
+        if not self._leg_losses:
+            raise LRPolicyError(
+                f"composing judges rates by the training loss, but training_step returned none in {done} steps; "
+                "return it, or set repeats=0 for no range test"
+            )
+        self._end_leg(trainer, math.nan, done, False)
+        self._is_fresh = True
 
     def _diverge(self, trainer: Trainer) -> None:
         self._leg_diverged = True  # no end: the next check goes back
@@ -223,7 +273,7 @@ class LRPolicyComposer(LRPolicyCallback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the averaged weights, where they are what the leg's end is to be judged by."""
         super().on_validation_start(trainer, pl_module)
-        ends = trainer.global_step - self._leg_from >= self._leg.steps
+        ends = self._steps_run - self._leg_from >= self._leg.steps
         if _in_fit(trainer) and self._leg.averaged and ends and self._average is not None:
             self._swap(pl_module)
 
@@ -248,17 +298,20 @@ class LRPolicyComposer(LRPolicyCallback):
         averaged = self._is_swapped
         if averaged:
             self._swap(trainer.lightning_module)
+        if self._ended_as is not None:  # only min_steps lets it go on
+            return
+        self._watch_losses(trainer)
         value = self._read_monitor(trainer)
-        if value is None:
-            value = math.nan
-        self._steps_run = trainer.global_step
-        leg, done = self._leg, trainer.global_step - self._leg_from
-        if done == 0:  # a range test ended with this step, and the check came after it
+        leg, done = self._leg, self._steps_run - self._leg_from
+        if self._is_fresh:  # a range test ended with this step, and the check came after it
             self._go_back(trainer, trainer.lightning_module, leg)
             return
+        if not done or (value is None and self.monitor in trainer.callback_metrics):  # not measured this time
+            return
+        value = math.nan if value is None else value
         if leg.kind == "range":
             return
-        check = Check(trainer.global_step, value, self._clock.seconds)
+        check = Check(self._steps_run, value, self._clock.seconds)
         (self.forecasts if averaged else self.checks).append(check)
         diverged = trainer.strategy.reduce_boolean_decision(self._leg_diverged, all=False)
         met = not averaged and not diverged and self.target_accuracy is not None
@@ -275,7 +328,7 @@ class LRPolicyComposer(LRPolicyCallback):
 
     def _end_leg(self, trainer: Trainer, value: float, done: int, diverged: bool) -> None:
         self._record(value, done, diverged, "")
-        outcome = Outcome(done, value, diverged, tuple(self._leg_losses), trainer.global_step)
+        outcome = Outcome(done, value, diverged, tuple(self._leg_losses), self._steps_run)
         module = trainer.lightning_module
         if self._leg.save is not None and not diverged:
             self._save(trainer, module, self._leg.save)
@@ -285,11 +338,12 @@ class LRPolicyComposer(LRPolicyCallback):
         """Begin the next leg of the plan, if there is one; those without steps are over at once."""
         assert self._journal is not None
         while (leg := self._journal.send(outcome)) is not None:
+            self._note(leg.avoided)
             self._go_back(trainer, module, leg)
             if leg.steps:
-                self._leg, self._leg_from = leg, trainer.global_step
+                self._leg, self._leg_from = leg, self._steps_run
                 self._leg_losses, self._leg_diverged = [], False
-                self._unseen, self._unseen_loss = 0, None
+                self._unseen, self._unseen_loss, self._unwatched = 0, None, []
                 self._in_a_row = 0 if leg.restore is not None else self._in_a_row
                 return
             if leg.save is not None:
@@ -298,34 +352,46 @@ class LRPolicyComposer(LRPolicyCallback):
                 self._best_policy = leg.policy, leg.start
                 self._best_records = len(self.records)
                 self._keep_path(leg.start)
-            outcome = Outcome(0, spent=trainer.global_step)
+            outcome = Outcome(0, spent=self._steps_run)
         self._finish(trainer)
 
     def _finish(self, trainer: Trainer) -> None:
         """The plan has ended."""
         assert self._journal is not None
         self.found = self._journal.found
+        if self.found is not None:
+            self._note(self.found.avoided[len(self.avoided) :])
         for record in self.records[self._best_records :]:
             record["kept"] = False
         if self._journal.failure is not None:
             self._end(trainer, "diverged", self._journal.failure)
         elif not trainer.global_step >= trainer.max_steps > 0:
-            self._end(trainer, "missed", f"missed {self.target_accuracy} within {trainer.global_step} steps")
+            self._end(trainer, "missed", f"missed {self.target_accuracy} within {_count(self._steps_run)}")
+
+    def _note(self, avoided: Sequence[str]) -> None:
+        """Put what the plan concluded from the last leg into its record, and show it."""
+        for words in avoided:
+            self.records[-1]["avoided"].append(words)
+            rank_zero_info(f"avoided: {words}")
 
     def _go_back(self, trainer: Trainer, module: LightningModule, leg: Leg) -> None:
         if leg.restore is None:
             return
-        self._snapshots[leg.restore].restore(trainer, module)
-        self._param_groups = self._find_optimizer(trainer).param_groups  # loading made new ones
+        try:
+            self._snapshots[leg.restore].restore(trainer, module)
+        except ChangedModuleError as error:
+            raise LRPolicyError(str(error)) from error
+        self._step = -1  # the rate is to be set again
+        self._written = []
         if self._leg_diverged or leg.restore == "start":
             self._average = None  # it took in what is given up
-            if self._mean_loss is not None:
-                self._mean_loss = (self._mean_loss[0],) * 3
+            self._watch.go_back()
         if leg.skip and hasattr(trainer.train_dataloader, "position"):
             trainer.train_dataloader.position += leg.skip * trainer.accumulate_grad_batches  # type: ignore[union-attr]
 
     def _save(self, trainer: Trainer, module: LightningModule, name: str) -> None:
-        self._snapshots[name] = Snapshot(trainer, module, self._is_own)
+        has_gradients = self._has_pending or not module.automatic_optimization  # of any optimizer
+        self._snapshots[name] = Snapshot(trainer, module, self._is_own, has_gradients)
 
     def _is_own(self, callback: object) -> bool:
         return callback is self
@@ -349,6 +415,7 @@ class LRPolicyComposer(LRPolicyCallback):
                 "rates": [leg.policy(leg.start + i * (done - 1) // _POINTS) for i in range(_POINTS + 1)],  # evenly
                 "value": value if math.isfinite(value) else None,
                 "kept": (leg.kind == "trunk" and not diverged) or bool(why),
+                "avoided": [],
                 "why": why or ("diverged" if diverged else leg.note),
             }
         )
@@ -372,7 +439,8 @@ class LRPolicyComposer(LRPolicyCallback):
                 "leg_from": self._leg_from,
                 "leg_losses": list(self._leg_losses),
                 "leg_diverged": self._leg_diverged,
-                "mean_loss": self._mean_loss,
+                "watch": self._watch.state_dict(),
+                "unwatched": [float(loss) for loss in self._unwatched],
                 "in_a_row": self._in_a_row,
                 "unseen": self._unseen,
                 "unseen_loss": self._unseen_loss,
@@ -397,14 +465,16 @@ class LRPolicyComposer(LRPolicyCallback):
             elif leg.save == "best":
                 self._best_policy = leg.policy, leg.start
         self.found = self._journal.found
-        self.records = [dict(record) for record in kept["records"]]
+        self.records = [{**record, "avoided": list(record.get("avoided", ()))} for record in kept["records"]]
         self._best_records = kept["best_records"]
         self.forecasts = [Check(**check) for check in kept["forecasts"]]
         self._reached = None if kept["reached"] is None else Check(**kept["reached"])
         self._snapshots = {name: Snapshot.of(state, self._is_own) for name, state in kept["snapshots"].items()}
-        self._steps_run, self._leg_from = kept["steps_run"], kept["leg_from"]
+        self._leg_from = kept["leg_from"]
         self._leg_losses, self._leg_diverged = list(kept["leg_losses"]), kept["leg_diverged"]
-        self._mean_loss, self._in_a_row = kept["mean_loss"], kept["in_a_row"]
+        if "watch" in kept:  # absent from checkpoints of version 0.1
+            self._watch.load_state_dict(kept["watch"])
+        self._in_a_row = kept["in_a_row"]
 
     def _resume(
         self, trainer: Trainer, module: LightningModule, asked: Mapping[str, Any], kept: Mapping[str, Any]
@@ -414,6 +484,7 @@ class LRPolicyComposer(LRPolicyCallback):
         if names:
             changes = "; ".join(f"{name}: {before.get(name)} -> {asked.get(name)}" for name in names)
             raise LRPolicyError(f"the checkpoint holds a composition of other settings ({changes}); give the same ones")
+        self._unwatched = [torch.tensor(loss, device=module.device) for loss in kept.get("unwatched", ())]
         self._unseen, loss = kept["unseen"], kept["unseen_loss"]
         self._unseen_loss = None if loss is None else loss.to(module.device)
         if kept["average"] is not None:

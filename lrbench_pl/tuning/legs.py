@@ -26,6 +26,7 @@ class Leg:
         save: Name under which the state after it is kept: ``start``, ``trunk`` or ``best``.
         averaged: Whether the check at its end looks at the averaged weights; it can then not reach the target.
         note: Why it is taken, for the record.
+        avoided: Choices that what came before it showed to be bad, in words, for the record.
     """
 
     kind: Kind
@@ -37,6 +38,7 @@ class Leg:
     save: str | None = None
     averaged: bool = False
     note: str = ""
+    avoided: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Outcome:
     Args:
         steps: Optimizer steps taken.
         value: The monitored metric at its last check; None if it took no step.
-        diverged: Whether the training loss became non-finite or twice what it was at the start, or fell and then rose
-            to that again.
+        diverged: Whether the training loss became non-finite, stood clearly above its start, or came back to it after
+            a clear fall.
         losses: Training loss of each step, only for a ``range`` leg.
         spent: Steps of the whole training so far.
     """

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from lrbench_pl.policies import Policy, cut, stretched
 from lrbench_pl.results import RunResult
+from lrbench_pl.spec import UNSET, Task, canonical, differing, of_task, shown
 
 # Optimizers for which one rate means about the same; any other is suited by its own name alone.
 _OPTIMIZER_FAMILIES = (frozenset({"momentum", "nesterov"}), frozenset({"adam", "adamw"}))
 _OPTIMIZER, _MODEL, _DATASET, _CHECK_ON = 1.0, 2.0, 3.0, 0.5  # distance of each, where it differs
+_CONFIRMATIONS, _SETTING = 0.5, 0.5
 _LEAST_ERROR = 1e-4  # a target nearer to perfect is as near as this
 _CONFIDENCE = 0.95
 
@@ -33,6 +35,8 @@ class Question:
         monitor: The metric that is compared with the target.
         mode: Whether a larger (``max``) or a smaller (``min``) value is better.
         check_on: ``validation`` or ``test``; None: either.
+        confirmations: Checks in a row that must meet the target; None: any number.
+        settings: Those of the task, see :class:`lrbench_pl.spec.Task`; None: unknown, and so no reason to differ.
 
     Raises:
         ValueError: If ``batch_size`` or ``max_steps`` is below 1, the target no finite number, or ``mode`` unknown.
@@ -47,6 +51,18 @@ class Question:
     monitor: str = "val/accuracy"
     mode: Literal["max", "min"] = "max"
     check_on: str | None = None
+    confirmations: int | None = None
+    settings: Mapping[str, Any] | None = field(default=None, hash=False)
+
+    @classmethod
+    def from_task(cls, task: Task) -> Question:
+        """Ask for a policy for a task.
+
+        Raises:
+            ValueError: If it has no target.
+        """
+        plain = task.to_dict()
+        return cls(**{("target_accuracy" if name == "target" else name): value for name, value in plain.items()})
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_steps"):
@@ -135,10 +151,12 @@ def distance(question: Question, row: RunResult) -> tuple[float, tuple[str, ...]
     the budget, the batch size                      1 for each doubling or halving
     the target                                      1 for each doubling or halving of the error it allows
     validation or test set to check on              0.5
+    the confirmations                               0.5
+    a setting of a like optimizer, model, data set  0.5 each
     the optimizer, of one family (adam and adamw)   1; of another family: not suited
     the model, of one family (resnet20, resnet32)   2; of another family: not suited
     the data set                                    3; with another model as well: not suited
-    the monitor                                     not suited
+    the monitor, the mode                           not suited
     =============================================== =====================================================
 
     Example:
@@ -153,6 +171,8 @@ def distance(question: Question, row: RunResult) -> tuple[float, tuple[str, ...]
         return "unknown budget or batch size"
     if row.monitor != question.monitor:
         return "another monitor"
+    if row.mode not in (None, question.mode):
+        return "another mode"
     total, words = 0.0, []
     if row.dataset != question.dataset:
         if row.model != question.model:
@@ -185,7 +205,25 @@ def distance(question: Question, row: RunResult) -> tuple[float, tuple[str, ...]
     if question.check_on is not None and row.check_on not in (None, question.check_on):
         total += _CHECK_ON
         words.append(f"checked on {row.check_on} instead of {question.check_on}")
+    if question.confirmations is not None and row.confirmations not in (None, question.confirmations):
+        total += _CONFIRMATIONS
+        words.append(f"confirmations {row.confirmations} instead of {question.confirmations}")
+    for key in _other_settings(question, row):
+        total += _SETTING
+        theirs, ours = (each.get(key, UNSET) for each in (row.settings or {}, question.settings or {}))
+        words.append(f"{key} {shown(theirs)} instead of {shown(ours)}")
     return total, tuple(words)
+
+
+def _other_settings(question: Question, row: RunResult) -> list[str]:
+    """The settings that differ, of the parts that have the same name."""
+    names = {"model.": row.model == question.model, "dataset.": row.dataset == question.dataset}
+    like_optimizer = row.optimizer == question.optimizer
+    names |= {"optimizer.": like_optimizer, "param_groups": like_optimizer}
+    if question.settings is None or row.settings is None:
+        return []
+    like = tuple(prefix for prefix, is_like in names.items() if is_like)
+    return [key for key in differing([of_task(row.settings), question.settings]) if key.startswith(like)]
 
 
 def _model_family(name: str | None) -> str:
@@ -245,6 +283,7 @@ budget 1000 instead of 2000, time ×2: Polynomial(init_lr=0.1, decay_steps=2000,
             unsuitable[found] = unsuitable.get(found, 0) + 1
             continue
         workload: tuple[object, ...] = (row.dataset, row.model, row.optimizer, row.batch_size)
+        workload += (row.mode, row.confirmations, canonical(of_task(row.settings or {})))
         key = (policy, (*workload, row.max_steps, row.target_accuracy, row.check_on, bool(row.tuning_steps)))
         conditions.setdefault(key, []).append(row)
         apart[key] = found
@@ -342,7 +381,8 @@ def _recommendation(
     factor = question.max_steps / rows[0].max_steps
     reached = sum(steps < math.inf for steps in judged.values())
     test = binomtest(reached, len(judged), alternative="greater")
-    names = sorted({row.policy for row in rows}, key=lambda name: (name in ("auto", "best"), name.startswith("file:")))
+    # a policy that was read from a file is named after it or, with a slash, after the file's folder
+    names = sorted({row.policy for row in rows}, key=lambda name: (name in ("auto", "best"), "/" in name))
     return Recommendation(
         policy=cut(stretched(policy, factor), question.max_steps),
         name=names[0],

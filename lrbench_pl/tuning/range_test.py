@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 from lrbench_pl.policies import _checks as check
+from lrbench_pl.tuning.divergence import noise
 from lrbench_pl.tuning.legs import Leg, Outcome
 
 _WINDOWS = 12  # the running mean of the loss looks back over this part of a sweep
-_BLOWN = 1.25  # a smoothed loss this many times that of the start has diverged
-_LEARNT = 0.1  # share of the loss that must fall for the losses to say more of a rate than that it does not diverge
+_BLOWN = 0.3  # share of the whole fall by which a smoothed loss must stand above the start to have diverged
+_NEAR = 2.0  # windows that the noise looks back over
+_CLEAR = 5.0  # noise that a rise or a fall must exceed, to say more of a rate than that it does not diverge
 _RISEN = 1 / 3  # share of its fall that the loss must rise again by the end of a sweep to have met a limit
 MARGIN = 3.0  # from the peak to the highest usable rate: what holds for 50 steps may not for 1,000
 
@@ -49,11 +52,11 @@ class RangeTest:
         low: The least rate at which the loss fell by a tenth of its whole fall.
         high: The largest usable rate: below any that diverged in any repeat.
         peak: The suggested peak: a share of the largest usable rate, by default a third, and not above that where the
-            loss is lowest. The first varies far less from sample to sample than the second. Where the loss fell by less
-            than a tenth, as in a network that starts on a plateau, or rose again but never diverged, the peak lies half
-            way, on a logarithmic scale, to the middle of the sweep. Where it did not even rise by a third of its fall,
-            no limit was met and the network may have died (a ResNet's loss falls below that of its start as it comes to
-            answer a constant): the peak is then at most the middle of the sweep.
+            loss is lowest. The first varies far less from sample to sample than the second. Where the loss fell by no
+            more than its noise, as in a network that starts on a plateau, or rose again but never diverged, the peak
+            lies half way, on a logarithmic scale, to the middle of the sweep. Where it did not even rise by a third of
+            its fall, no limit was met and the network may have died (a ResNet's loss falls below that of its start as
+            it comes to answer a constant): the peak is then at most the middle of the sweep.
         diverged_at: The least rate that diverged in any repeat; None if none did.
         steps: Optimizer steps that it took.
     """
@@ -87,10 +90,20 @@ def smoothed(losses: Sequence[float], window: float = 10.0) -> list[float]:
 def _end(losses: Sequence[float], window: float) -> int:
     """Index of the first loss that has diverged, else their number."""
     means = smoothed(losses, window)
+    if not means:
+        return 0
+    best = min(range(len(means)), key=means.__getitem__)
+    has_learnt = means[0] - means[best] > _CLEAR * _noise(losses, best, window)
     for index, mean in enumerate(means):
-        if mean > _BLOWN * means[0] and index > 1:
+        limit = _BLOWN * (means[0] - means[best]) if has_learnt else _CLEAR * _noise(losses, index, window)
+        if index > 1 and mean - means[0] > limit:
             return index
     return len(means)
+
+
+def _noise(losses: Sequence[float], index: int, window: float) -> float:
+    """The noise just before a step, which grows with the rate."""
+    return noise(losses[max(0, index - round(_NEAR * window)) : index + 1])
 
 
 def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]], margin: float = MARGIN) -> RangeTest:
@@ -110,7 +123,7 @@ def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]], margin: float = MA
         >>> found.high < found.diverged_at, round(found.diverged_at, 2), found.steps
         (True, 0.17, 181)
     """
-    if not repeats:
+    if not repeats or not all(repeats):
         raise ValueError("expected the losses of at least one repeat, got none")
     window = max(2, round(sweep.steps / _WINDOWS))
     ends = [min(_end(losses, window), sweep.steps) for losses in repeats]
@@ -130,7 +143,7 @@ def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]], margin: float = MA
     low = next(rate for rate, loss in zip(rates, mean, strict=True) if loss <= mean[0] - 0.1 * fall)
     peak = min(rates[best], rates[-1] / margin)
     own = math.sqrt(sweep.low * sweep.high)
-    has_learnt = fall >= _LEARNT * mean[0]
+    has_learnt = fall > _CLEAR * statistics.fmean(_noise(losses, best, window) for losses in repeats)
     if has_learnt and diverged_at is None and mean[-1] - mean[best] < _RISEN * fall:
         peak = min(peak, own)
     elif not has_learnt or diverged_at is None:

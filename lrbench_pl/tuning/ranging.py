@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lrbench_pl.callback import LRPolicyCallback, Mode
+from lrbench_pl.callback import LRPolicyCallback, LRPolicyError, Mode
 from lrbench_pl.tuning.range_test import Sweep, analyse
 
 if TYPE_CHECKING:
@@ -41,7 +41,12 @@ class LRRangeTest(LRPolicyCallback):
     ) -> None:
         self._sweep = Sweep(lr / span, lr * span, steps)
         super().__init__(self._sweep, None, monitor, mode)
+
+    def _reset(self) -> None:
+        super()._reset()
         self.losses: list[float] = []
+        self._loss: torch.Tensor | None = None  # the last one since the last step
+        self._seen_step = 0  # the last step that was looked at
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -59,12 +64,22 @@ class LRRangeTest(LRPolicyCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Note the loss of each step."""
-        step = self._step
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, torch.Tensor) and trainer.global_step > step:  # the last batch of this step
-            number = float(trainer.strategy.reduce(loss.detach(), reduce_op="mean"))
-            self.losses.append(number * trainer.accumulate_grad_batches)  # Lightning hands out the share of one batch
+        if isinstance(loss, torch.Tensor):
+            self._loss = loss.detach()
+        missing = self._steps_run - len(self.losses)
+        if not missing or self._steps_run == self._seen_step:  # more batches to this step
+            return
+        loss, self._loss, self._seen_step = self._loss, None, self._steps_run
+        if loss is not None:  # a step without one takes that of the next
+            number = float(trainer.strategy.reduce(loss, reduce_op="mean"))
+            self.losses += [number * trainer.accumulate_grad_batches] * missing  # Lightning hands out a batch's share
+        elif not pl_module.automatic_optimization:
+            raise LRPolicyError(
+                "a range test judges rates by the training loss, but training_step took a step and returned none; "
+                "return the loss from training_step, also with manual optimization"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be computed again, the losses too."""

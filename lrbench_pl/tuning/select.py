@@ -10,6 +10,7 @@ from typing import Literal
 
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.tuning.range_test import RangeTest, Sweep, analyse
+from lrbench_pl.words import counted, policy_file_name
 
 Kind = Literal["range", "rung", "confirm", "shorten"]
 
@@ -101,6 +102,16 @@ class Task:
             check.number("lr", rate, "be finite numbers above 0", lambda v: v > 0)
 
 
+def exact(lr: float) -> str:
+    """A rate with every digit, so that two rates never have one name.
+
+    Example:
+        >>> exact(0.0123456789), exact(1.0), exact(1e-05)
+        ('0.0123456789', '1', '1e-05')
+    """
+    return repr(float(lr)).removesuffix(".0")
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A policy at a peak rate with an optimizer.
@@ -112,7 +123,7 @@ class Candidate:
 
     Example:
         >>> print(Candidate("cosine", "adam", 0.002), "|", Candidate("a/policy.yaml", "sgd"))
-        cosine at 0.002 (adam) | a/policy.yaml (sgd)
+        cosine at 0.002 (adam) | a (sgd)
     """
 
     policy: str
@@ -121,9 +132,9 @@ class Candidate:
 
     def __str__(self) -> str:
         return (
-            f"{self.policy} ({self.optimizer})"
+            f"{policy_file_name(self.policy)} ({self.optimizer})"
             if self.lr is None
-            else f"{self.policy} at {self.lr:g} ({self.optimizer})"
+            else f"{self.policy} at {exact(self.lr)} ({self.optimizer})"
         )
 
 
@@ -272,7 +283,7 @@ def select(settings: Settings, task: Task, found: Selection | None = None) -> Pl
         if fits < len(alive):
             left_out = ", ".join(map(str, alive[fits:]))
             found.avoided.append(
-                f"{left_out}: not tried at {horizon} steps, the tuning budget of {budget} does not allow it"
+                f"{left_out}: not tried at {counted(horizon, 'step')}, the tuning budget of {budget} does not allow it"
             )
             alive = alive[:fits]
         if not alive:
@@ -322,23 +333,30 @@ def _candidates(
             try:
                 test = analyse(Sweep(lr / SPAN, lr * SPAN, steps), [row.losses for row in mine if row.losses])
             except ValueError as error:
-                found.avoided.append(f"the range test of {name}: {error}; its own rate {lr:g} stands")
+                found.avoided.append(f"the range test of {name}: {error}; its own rate {exact(lr)} stands")
                 continue
             found.ranges[name], peaks[name] = test, test.peak
             if test.diverged_at is not None:
                 found.avoided.append(f"{name} at {test.diverged_at:.3g} and above: the range test diverged")
         said = ", ".join(f"{name} {t.low:.2g} to {t.high:.2g}, peak {t.peak:.2g}" for name, t in found.ranges.items())
-        found.lines.append(f"range test: {said or 'none usable'}; {found.steps} steps spent")
+        found.lines.append(f"range test: {said or 'none usable'}; {counted(found.steps, 'step')} spent")
     pool = [Candidate(path, name) for path, name in task.files]
     for rate in task.rates or settings.rates:
         for shape in settings.shapes:
             for name, peak in peaks.items():
-                lr = float(f"{rate if task.rates else rate * peak:.3g}")
+                lr = _rate(rate, peak, name in found.ranges) if not task.rates else rate
                 if name in found.ranges and lr > found.ranges[name].high:
-                    found.avoided.append(f"{shape} at {lr:g} ({name}): above the usable rates")
+                    found.avoided.append(f"{shape} at {exact(lr)} ({name}): above the usable rates")
                 else:
                     pool.append(Candidate(shape, name, lr))
     return list(dict.fromkeys(pool))
+
+
+def _rate(share: float, peak: float, measured: bool) -> float:
+    """A share of a peak: of a given one as exact as it is, of one that a range test measured no more than that."""
+    if share == 1 and not measured:
+        return peak
+    return float(f"{share * peak:.{3 if measured else 12}g}")  # 3 * 0.1 is 0.3
 
 
 def _confirmed(
@@ -361,10 +379,11 @@ def _confirmed(
     if rows:
         on = f"on {good} of {len(rows)}"
         found.lines.append(
-            f"fresh seeds: {candidate} reaches the target within {horizon} steps {on}; {found.steps} steps spent"
+            f"fresh seeds: {candidate} reaches the target within {counted(horizon, 'step')} {on}; "
+            f"{counted(found.steps, 'step')} spent"
         )
         if good < len(rows):
-            found.avoided.append(f"{candidate} over {horizon} steps: reached the target {on} fresh seeds")
+            found.avoided.append(f"{candidate} over {counted(horizon, 'step')}: reached the target {on} fresh seeds")
         if not found.asked or good / len(rows) > found.confirmed / found.asked:  # of equals the shorter
             found.winner, found.horizon, found.confirmed, found.asked = candidate, horizon, good, len(rows)
     if good == len(seeds):
@@ -382,7 +401,7 @@ def _shorten(
         middle = (below + found.horizon) // 2 // task.interval * task.interval
         if middle <= below:
             return
-        over = f"{found.winner} over {middle} steps"
+        over = f"{found.winner} over {counted(middle, 'step')}"
         if middle * len(seeds) > budget - found.steps:
             found.avoided.append(f"{over}: not tried, the tuning budget of {budget} does not allow it")
             return
@@ -391,7 +410,8 @@ def _shorten(
         good = sum(row.status == "reached" for row in rows)
         on = f"on {good} of {len(rows)}"
         found.lines.append(
-            f"shorter: {found.winner} reaches the target within {middle} steps {on}; {found.steps} steps spent"
+            f"shorter: {found.winner} reaches the target within {counted(middle, 'step')} {on}; "
+            f"{counted(found.steps, 'step')} spent"
         )
         if good == len(rows):
             found.horizon = middle
@@ -468,7 +488,7 @@ def _note_left_behind(
     last: bool,
 ) -> None:
     for standing in standings:
-        over = f"{standing.candidate} over {standing.horizon} steps"
+        over = f"{standing.candidate} over {counted(standing.horizon, 'step')}"
         bad = [row for row in of[standing.candidate] if row.status in ("diverged", "failed")]
         if bad:
             found.avoided.append(f"{over}: {bad[0].message or bad[0].status}")
@@ -485,8 +505,8 @@ def _did(standing: Standing) -> str:
 def _say_rung(found: Selection, name: str, standings: Sequence[Standing]) -> None:
     best = standings[0]
     reached = sum(standing.steps is not None for standing in standings)
-    candidates = f"{len(standings)} candidate{'s' if len(standings) > 1 else ''}"
+    candidates = counted(len(standings), "candidate")
     found.lines.append(
-        f"{name}, {best.horizon} steps each: {candidates}, {reached} reached; best {best.candidate}: {_did(best)}; "
-        f"{found.steps} steps spent"
+        f"{name}, {counted(best.horizon, 'step')} each: {candidates}, {reached} reached; "
+        f"best {best.candidate}: {_did(best)}; {counted(found.steps, 'step')} spent"
     )

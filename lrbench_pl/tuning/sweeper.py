@@ -22,15 +22,16 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lrbench_pl.config import read_policy
+from lrbench_pl.config import program_options, quoted, read_policy
 from lrbench_pl.knobs import one_line
 from lrbench_pl.policies import Policy, cut, stretched, to_config
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.results import RESULT_FILE, ResultError, RunResult, write_atomically
 from lrbench_pl.row import identity, run_id
+from lrbench_pl.spec import RunSpec, readable
 from lrbench_pl.sweeps.records import finished_row
 from lrbench_pl.tuning.lookup import Question, ask
-from lrbench_pl.tuning.select import Candidate, Job, Row, Selection, Settings, Task, select
+from lrbench_pl.tuning.select import Candidate, Job, Row, Selection, Settings, Task, exact, select
 
 SELECTION_FILE = "selection.json"
 _POOL = (
@@ -44,6 +45,7 @@ _FORCED = ("max_steps", "check_every", "checkpoint_every", "stop_at_target")  # 
 _OWN = ("db", "known", "params")  # options that are not settings of the plan
 _MAX_DISTANCE = 4.0  # of runs in the database, as in conf/lr_policy/best.yaml
 _EXIT_MISSED, _EXIT_STOPPED = 3, 130
+_PLAIN_PATH = re.compile(r"[\w./+-]*/[\w./+-]*", re.ASCII)  # which Hydra reads whole without quotes
 
 
 class SelectionError(CompactHydraException):
@@ -170,17 +172,7 @@ class Race:
         check.count("known", most, least=0)
         if most and not (self.folder / SELECTION_FILE).exists():
             for cfg in configs:
-                question = Question(
-                    dataset=str(cfg.names.dataset),
-                    model=str(cfg.names.model if cfg.workload is None else cfg.workload.get("_target_")),
-                    optimizer=str(cfg.names.optimizer),
-                    batch_size=int(cfg.batch_size * cfg.trainer.accumulate_grad_batches),
-                    max_steps=int(cfg.max_steps),
-                    target_accuracy=float(cfg.target_accuracy),
-                    monitor=str(cfg.monitor),
-                    mode=cfg.mode,
-                    check_on=cfg.dataset.get("check_on"),
-                )
+                question = Question.from_task(RunSpec.from_config(cfg).task)
                 answer, _ = ask(question, db, _MAX_DISTANCE, say=lambda line: print(f"selection: {line}"))
                 for number, each in enumerate(answer.recommendations[:most] if answer is not None else (), 1):
                     print(f"selection: the policy database knows {each}", flush=True)
@@ -200,8 +192,12 @@ class Race:
                 raise SelectionError(
                     f"{path}: cannot be read as a selection ({error!r}); give another hydra.sweep.dir"
                 ) from error
+            before = _of_this_format(before)
             if before != self._asked:
-                there, here = _flat(before), _flat(self._asked)
+                there, here = (
+                    _flat({**asked, "configuration": readable(asked["configuration"])})
+                    for asked in (before, self._asked)
+                )
                 keys = [key for key in {*there, *here} if there.get(key) != here.get(key)]
                 keys.sort(key=lambda key: (key.startswith("task."), key.count("."), key))  # what the user gave first
                 shown = [f"{key.partition('.')[2]} was {there.get(key)!r}, is {here.get(key)!r}" for key in keys[:3]]
@@ -264,7 +260,7 @@ class Race:
         if self._pools_optimizers:
             lines["optimizer"] = f"optimizer={candidate.optimizer}"
         if candidate.lr is None:
-            lines["lr_policy_file"] = f"lr_policy_file={_quoted(str(self._resized(candidate.policy, job.horizon)))}"
+            lines["lr_policy_file"] = f"lr_policy_file={quoted(str(self._resized(candidate.policy, job.horizon)))}"
         else:
             lines["lr_policy"] = f"lr_policy={candidate.policy}"
             lines["lr"] = f"lr={candidate.lr!r}"
@@ -272,8 +268,8 @@ class Race:
             lines["target_accuracy"] = "target_accuracy=null"
         every = job.horizon if job.kind == "range" else self._interval
         given = [f"max_steps={job.horizon}", f"check_every={every}", "stop_at_target=true", f"seed={job.seed}"]
-        given.append(f"checkpoint_every={self._checkpoint_every}")
-        return [*lines.values(), *given, f"hydra.sweep.subdir={_quoted(self._subdir(job))}"]
+        given += [f"checkpoint_every={self._checkpoint_every}", "require_target=false"]  # of the selection as a whole
+        return [*lines.values(), *given, f"hydra.sweep.subdir={quoted(self._subdir(job))}"]
 
     def _subdir(self, job: Job) -> str:
         return f"{job.horizon}-steps/{_stem(job.candidate)}-seed-{job.seed}"
@@ -306,13 +302,15 @@ class Race:
             write_atomically(policy, min(runs).read_text(encoding="utf-8"))
         stored = {"asked": self._asked, "found": _plain(asdict(found))}
         write_atomically(self.folder / SELECTION_FILE, json.dumps(stored, indent=2) + "\n")
-        print("\n" + "\n".join(summary(found, self._asked["configuration"]["target_accuracy"])))
+        print("\n" + "\n".join(summary(found, self._asked["configuration"]["task"]["target"])))
         if found.winner is not None:
             lines = [
+                *program_options(self._config.hydra),
                 *self._lines.values(),
                 *([f"optimizer={found.winner.optimizer}"] if self._pools_optimizers else []),
             ]
-            lines += [f"lr_policy_file={policy}", f"max_steps={found.horizon}", f"check_every={self._interval}"]
+            path = str(policy) if _PLAIN_PATH.fullmatch(str(policy)) else quoted(str(policy))
+            lines += [f"lr_policy_file={path}", f"max_steps={found.horizon}", f"check_every={self._interval}"]
             print("\nrun it: lrbench run " + shlex.join(lines), flush=True)
 
 
@@ -356,7 +354,7 @@ def summary(found: Selection, target: float) -> list[str]:
 def _stem(candidate: Candidate) -> str:
     """A name for folders, of one candidate alone."""
     if candidate.lr is not None:
-        return f"{candidate.policy}-{candidate.optimizer}-{candidate.lr:g}"
+        return f"{candidate.policy}-{candidate.optimizer}-{exact(candidate.lr)}"
     path = Path(candidate.policy)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{path.parent.name}-{path.stem}")
     return f"{name}-{hashlib.sha256(candidate.policy.encode()).hexdigest()[:6]}-{candidate.optimizer}"
@@ -408,10 +406,16 @@ def _numbers(key: str, values: Sequence[str], kind: Callable[[str], Any]) -> lis
         raise SelectionError(f"{key} must be numbers, got {', '.join(values)}") from None
 
 
-def _quoted(text: str) -> str:
-    """A text as Hydra's grammar reads it whole."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+def _of_this_format(asked: Any) -> Any:
+    """What was asked, its configuration as a specification also where format 1 wrote it."""
+    try:
+        if "task" in asked["configuration"]:
+            return asked
+        return {**asked, "configuration": _plain(RunSpec.from_format_1(asked["configuration"]).to_dict())}
+    except (TypeError, KeyError, ValueError) as error:
+        raise SelectionError(
+            f"the selection there cannot be compared ({error}); give another hydra.sweep.dir"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -163,9 +163,9 @@ def test_the_forms(tmp_path):
     assert [(row["policy"], row["median_steps"]) for row in rows] == [("tri | x", 240.0), ("[red]fix", None)]
     first = next(csv.DictReader(render(table, "csv").splitlines()))
     assert (first["rank"], first["policy"], first["median_steps"], first["rank_low"]) == ("1", "tri | x", "240.0", "")
-    markdown = render(table, "markdown").splitlines()
+    markdown = render(table, "markdown", monitor="val/accuracy").splitlines()
     assert markdown[2] == "| 1 | 1 | tri \\| x | 1/1 | 1.00 [0.21, 1.00] | 240 | 240 | 0.9800 | 0.9700 |"
-    plain = render(table, "table", width=120).splitlines()
+    plain = render(table, "table", width=120, monitor="val/accuracy").splitlines()
     titles = "tier rank policy reached share median steps expected steps best acc. test acc."
     assert " ".join(plain[0].split()) == titles
     assert plain[-1].split() == ["1", "2", "[red]fix", "0/1", "0.00", "[0.00,", "0.79]", "∞", "∞", "0.9000", "–"]

@@ -63,7 +63,7 @@ def test_what_it_links_to_is_there(document):
         ("python experiments/none.py", "there is no experiments/none.py"),
         ("lrbench rank multirun/first --metrics utility", "No such option: --metrics"),
         ("lrbench rnk multirun/first", "lrbench has no command rnk"),
-        ("lrbench lint lr_policy=steps", "Could not find 'lr_policy/steps'"),
+        ("lrbench lint lr_policy=steps", "lr_policy has no choice 'steps'; did you mean step"),
         ("make docs", "make has no target docs"),
         ("pip install 'lrbench_pl[rays]'", "lrbench_pl has no extra rays"),
         ("max_tims=3600", "Could not override 'max_tims'"),

@@ -59,8 +59,9 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path):
     assert lines[4].startswith("3 jobs: 2 missed, 1 failed; ")
 
 
-def test_a_live_view_on_a_terminal_reads_the_folders(tmp_path):
+def test_a_live_view_on_a_terminal_reads_the_folders(tmp_path, monkeypatch):
     """Nobody tells it of the second job: it is seen in its folder."""
+    monkeypatch.setenv("TERM", "xterm")
     folders = [tmp_path / str(i) for i in range(3)]
 
     def work(view):
@@ -75,6 +76,21 @@ def test_a_live_view_on_a_terminal_reads_the_folders(tmp_path):
         "running: 1 (exp, seed 7)",
     ):
         assert words in text
+
+
+def test_plain_lines_on_a_terminal_that_cannot_draw(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    folders = [tmp_path / str(i) for i in range(2)]
+
+    def work(view):
+        assert view._live is None
+        for folder in folders:
+            view.ended(folder, fill(folder, row(int(folder.name))))
+
+    text = show(folders, terminal=True, work=work)
+    assert "\x1b[?25l" not in text  # no cursor to hide
+    assert "1 of 2: tri (seed 0): ran 10 steps" in text
+    assert "2 jobs: 2 missed; " in text
 
 
 def test_the_time_left_goes_by_while_a_job_runs(tmp_path, monkeypatch):

@@ -205,7 +205,7 @@ def test_losses_that_never_rise_again_say_nothing_of_a_limit():
 
 def test_a_range_test_that_learnt_nothing_moves_the_peak_half_way_to_the_own_rate():
     sweep = Sweep(1e-5, 0.1, 50)  # round the own rate of 0.001
-    plateau = [2.3 - 0.001 * min(t, 40) for t in range(50)]
+    plateau = [2.3 - 0.001 * min(t, 40) + 0.02 * (-1) ** t for t in range(50)]
     steep = [2.3 - 0.05 * min(t, 40) + 0.8 * max(0, t - 40) for t in range(50)]
     assert analyse(sweep, [steep]).peak > 0.01
     assert analyse(sweep, [plateau]).peak == pytest.approx(math.sqrt(0.1 / 3 * 0.001))

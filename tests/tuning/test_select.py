@@ -228,7 +228,7 @@ def test_policies_from_files_come_first_and_bring_their_rates():
         lambda job: Row("reached", 20, 20, 0.9) if job.candidate.lr is None else formula(job),
     )
     assert batches[0][0].candidate == Candidate("a/policy.yaml", "sgd")
-    assert str(found.winner) == "a/policy.yaml (sgd)"
+    assert str(found.winner) == "a (sgd)"
 
 
 def test_less_is_better_in_mode_min():

@@ -15,15 +15,20 @@ from tests.workloads import numbered
 def notes(tmp_path_factory):
     """What one process saw, and what each of two did."""
     folder = tmp_path_factory.mktemp("notes")
-    for processes in ("1", "2"):
-        subprocess.run(
+    trainings = [
+        subprocess.Popen(
             [sys.executable, "-m", "tests.workloads.numbered", str(folder), processes],
             cwd=Path(__file__).resolve().parents[2],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=True,
-            capture_output=True,
-            timeout=120,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
+        for processes in ("1", "2")
+    ]
+    for training in trainings:  # beside each other: most of the time they start and wait
+        shown, _ = training.communicate(timeout=120)
+        assert training.returncode == 0, shown
     return [json.loads((folder / name).read_text()) for name in ("1-0.json", "2-0.json", "2-1.json")]
 
 

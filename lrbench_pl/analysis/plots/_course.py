@@ -1,4 +1,4 @@
-"""Accuracy and rates over steps, and who has arrived by when."""
+"""The monitor and rates over steps, and who has arrived by when."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ from lrbench_pl.analysis.plots._shared import HIGHLIGHTED, Group, Line, add_line
 
 @dataclass(frozen=True)
 class CourseInfo:
-    """How accuracy and rate went.
+    """How the monitor and the rate went.
 
     Args:
-        accuracy: Median and band of each policy over the checks, in order of rank.
+        values: Median and band of the monitor, of each policy over the checks, in order of rank.
         rate: The rate of each policy, of the run that went on longest, on the same steps.
         target: The target, or None.
         monitor: What was checked.
         relative: Whether rates are shares of the peak, because the peaks differ.
         unread: Runs whose history could not be read.
+        mode: Whether a larger (``max``) or a smaller (``min``) value is better.
     """
 
-    accuracy: tuple[Line, ...]
+    values: tuple[Line, ...]
     rate: tuple[Line, ...]
     target: float | None
     monitor: str
     relative: bool
     unread: int
+    mode: str = "max"
 
 
-def course_info(grouped: Sequence[Group], target: float | None, monitor: str) -> CourseInfo | None:
+def course_info(grouped: Sequence[Group], target: float | None, monitor: str, mode: str = "max") -> CourseInfo | None:
     """Read the histories and summarise them; None if there are none."""
-    accuracy, rate, unread = [], [], 0
+    values, rate, unread = [], [], 0
     peaks = {lr for group in grouped for lr in group.runs["lr"].to_list()}
     relative = len(peaks) > 1
     for group in grouped:
@@ -46,14 +48,14 @@ def course_info(grouped: Sequence[Group], target: float | None, monitor: str) ->
         unread += len(read) - len(histories)
         if not histories:
             continue
-        accuracy.append(_band_line(group.name, curves.band(histories)))
+        values.append(_band_line(group.name, curves.band(histories)))
         longest = max(histories, key=lambda history: history.rate_steps[-1:] or (0,))
         peak = group.runs["lr"].to_list()[0] if relative else None
         rate.append(_rate_line(group.name, longest, peak))
-    if not accuracy:
+    if not values:
         return None
     shown = tuple(line for line in rate if line.x)
-    return CourseInfo(tuple(accuracy), shown, target, monitor, relative, unread)
+    return CourseInfo(tuple(values), shown, target, monitor, relative, unread, mode)
 
 
 def _band_line(name: str, band: Band) -> Line:
@@ -68,10 +70,10 @@ def _rate_line(name: str, history: History, peak: float | None) -> Line:
 
 
 def course_figure(info: CourseInfo) -> go.Figure:
-    """Accuracy above, the learning rate below, on one axis of steps."""
+    """The monitor above, the learning rate below, on one axis of steps."""
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.07, row_heights=[0.62, 0.38])
-    add_lines(figure, info.accuracy, info.monitor, row=1)
-    add_lines(figure, info.rate, "rate", row=2, names=[line.name for line in info.accuracy], legend=False)
+    add_lines(figure, info.values, info.monitor, row=1)
+    add_lines(figure, info.rate, "rate", row=2, names=[line.name for line in info.values], legend=False)
     if info.target is not None:
         add_target(figure, info.target, row=1)
     figure.update_yaxes(title_text=html.escape(info.monitor), range=_upper_range(info), row=1, col=1)
@@ -83,14 +85,17 @@ def course_figure(info: CourseInfo) -> go.Figure:
 
 
 def _upper_range(info: CourseInfo) -> list[float] | None:
-    """Without the first steep rise, in which all are alike: what is worth seeing is near the top."""
-    last = max(line.x[-1] for line in info.accuracy)
-    later = [y for line in info.accuracy for x, y in zip(line.x, line.y, strict=True) if x >= 0.06 * last]
-    edges = [edge for line in info.accuracy[:HIGHLIGHTED] for edge in (line.high or line.y)[len(line.x) // 4 :]]
+    """Without the steep beginning, in which all are alike: what is worth seeing is near the best values."""
+    last = max(line.x[-1] for line in info.values)
+    later = [y for line in info.values for x, y in zip(line.x, line.y, strict=True) if x >= 0.06 * last]
+    is_min = info.mode == "min"
+    best_edge = [((line.low if is_min else line.high) or line.y, len(line.x) // 4) for line in info.values]
+    edges = [value for edge, start in best_edge[:HIGHLIGHTED] for value in edge[start:]]
     values = sorted([*later, *edges, *([info.target] if info.target is not None else [])])
-    if len(values) < 3 or (info.target is not None and values[-1] > 1):
+    if len(values) < 3 or (not is_min and info.target is not None and values[-1] > 1):
         return None
-    low, high = values[len(values) // 50], values[-1]  # the lowest of policies that never learn may be cut
+    cut = len(values) // 50  # the worst of policies that never learn may be cut
+    low, high = (values[0], values[-1 - cut]) if is_min else (values[cut], values[-1])
     margin = 0.06 * (high - low) or 0.01
     return [low - margin, high + margin]
 

@@ -1,0 +1,95 @@
+"""Words for people: counts, metrics and policy files. Needs the standard library alone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_ACCURACIES = ("accuracy", "acc", "acc.", "top1")
+_STAGE = re.compile(r"^(val|valid|validation|dev|eval|test|train)[/_.-]+", re.IGNORECASE)
+_NUMBERED = re.compile(r"^[\d_.:-]+$")  # the folder of a job or of a moment
+_WRITTEN_BY_RUNS = "policy"  # stem of the file that every run writes
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun, which is singular for one alone.
+
+    Args:
+        number: How many.
+        noun: What, in the singular.
+        plural: Of the noun; by default with ``s``, or ``ies`` for a ``y`` after a consonant.
+
+    Example:
+        >>> counted(1, "step"), counted(0, "job"), counted(2, "policy"), counted(3, "batch", "batches")
+        ('1 step', '0 jobs', '2 policies', '3 batches')
+    """
+    if number == 1:
+        return f"{number} {noun}"
+    regular = f"{noun[:-1]}ies" if re.search(r"[^aeiou]y$", noun) else f"{noun}s"
+    return f"{number} {plural or regular}"
+
+
+def metric_name(monitor: str | None) -> str:
+    """A monitor without its stage, as it is called in a sentence; ``value`` if it is not known.
+
+    Example:
+        >>> [metric_name(name) for name in ("val/accuracy", "val_acc", "val/loss", "val/top_5", None)]
+        ['accuracy', 'accuracy', 'loss', 'top_5', 'value']
+    """
+    if monitor is None:
+        return "value"
+    name = _STAGE.sub("", monitor) or monitor
+    return "accuracy" if name.lower() in _ACCURACIES else name
+
+
+def is_accuracy(monitor: str | None) -> bool:
+    """Whether a monitor is known to be an accuracy.
+
+    Example:
+        >>> is_accuracy("val/accuracy"), is_accuracy("val/loss"), is_accuracy(None)
+        (True, False, False)
+    """
+    return metric_name(monitor) == "accuracy"
+
+
+def metric_title(monitor: str | None) -> str:
+    """A monitor at the head of a column.
+
+    Example:
+        >>> [metric_title(name) for name in ("val/accuracy", "val/loss", None)]
+        ['acc.', 'loss', 'value']
+    """
+    return "acc." if is_accuracy(monitor) else metric_name(monitor)
+
+
+def metric_value(monitor: str | None, value: float, digits: int = 3) -> str:
+    """A value of the monitor: an accuracy with fixed decimals, any other quantity with significant digits.
+
+    Example:
+        >>> metric_value("val/accuracy", 0.9), metric_value("val/loss", 0.0475), metric_value("val/perplexity", 35.2)
+        ('0.900', '0.0475', '35.2')
+    """
+    return f"{value:.{digits}f}" if is_accuracy(monitor) else f"{value:.{digits + 1}g}"
+
+
+def policy_file_name(path: str | Path) -> str:
+    """The name of a policy that comes from a file: its stem; for a ``policy.yaml``, which every run writes, its folder.
+
+    A folder that is called by a number or a time alone is named with the folder above it.
+
+    Example:
+        >>> [policy_file_name(path) for path in ("mine/warm.yaml", "multirun/select/policy.yaml")]
+        ['warm', 'select']
+        >>> [policy_file_name(path) for path in ("multirun/first/0/policy.yaml", "policy.yaml")]
+        ['first/0', 'policy']
+    """
+    path = Path(path)
+    if path.stem != _WRITTEN_BY_RUNS:
+        return path.stem
+    folders = [part for part in path.parent.parts if part not in ("", "/", "..", "~")]
+    if not folders:
+        return path.stem
+    start = len(folders) - 1
+    while start > 0 and _NUMBERED.match(folders[start]):
+        start -= 1
+    return "/".join(folders[start:])

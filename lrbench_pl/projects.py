@@ -57,14 +57,14 @@ def write_result(trainer: Trainer, folder: str | Path, **fields: Any) -> RunResu
         raise ValueError("expected a Trainer with an LRPolicyCallback among its callbacks, got one without")
     callback, verdict = found[0], found[0].verdict
     policy, max_steps = callback.policy, _budget(trainer)
-    fixed = max_steps is not None and not isinstance(policy, AdaptivePolicy)
+    horizon = None if isinstance(policy, AdaptivePolicy) else max_steps
     known: dict[str, Any] = {
         **judge(verdict),
         "run_id": os.path.basename(os.path.abspath(folder)),
         "policy": _choice("lr_policy") or repr(policy),
-        "policy_id": policy_id(policy, max_steps) if fixed else None,
+        "policy_id": None if horizon is None else policy_id(policy, horizon),
         "policy_repr": repr(policy),
-        "lr": max(table(policy, max_steps)) if fixed else None,
+        "lr": None if horizon is None else max(table(policy, horizon)),
         "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
         "max_steps": max_steps,
         "target_accuracy": callback.target_accuracy,

@@ -67,10 +67,10 @@ def test_a_real_sweep_and_its_ranking(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["lr_policy=nope"], 1, "Could not find 'lr_policy/nope'"),
-        (["lr_policy.gama=2"], 1, "Key 'gama' is not in struct"),
-        (["colour=red"], 1, "Key 'colour' is not in struct"),
-        (["group/nope=1"], 1, "Could not override 'group/nope'"),
+        (["lr_policy=nope"], 1, "error: lr_policy has no choice 'nope'; choose from auto, best, "),
+        (["lr_policy.gama=2"], 1, "error: there is no key 'lr_policy.gama'"),
+        (["colour=red"], 1, "error: there is no key 'colour'; python run.py --help lists them"),
+        (["group/nope=1"], 1, "error: there is no group 'group/nope'; python run.py --help lists them"),
         (["target_accuracy=2", *SHORT], 1, "target_accuracy must lie in (0, 1] or be null, got 2"),
         (["target_accuracy=1.0", "require_target=true", *SHORT], 3, "missed 1.000 within 60 steps"),
     ],

@@ -32,7 +32,7 @@ def render(ranking: pl.DataFrame, form: Format, width: int | None = None, monito
     """The ranking as text.
 
     Args:
-        ranking: From :func:`lrbench_pl.analysis.ranking.rank`.
+        ranking: From :func:`lrbench_pl.analysis.ranking.rank`, or :func:`lrbench_pl.analysis.listing.listing`.
         form: ``table`` for a terminal, or ``csv``, ``json``, ``markdown``. The table leaves out what its width has no
             room for, least important columns first.
         width: Characters per line of the table; by default those of the terminal.
@@ -88,7 +88,7 @@ def _columns(ranking: pl.DataFrame, monitor: str | None) -> list[_Column]:
         return _Column(title, [_with_interval(name, stem, row) for row in rows], need=need)
 
     shown: list[_Column | None] = [_Column("tier", ["–" if row["tier"] is None else str(row["tier"]) for row in rows])]
-    shown.append(_Column("rank", [_rank(row) for row in rows]))
+    shown.append(_Column("rank", [_rank(row) for row in rows]) if "rank" in names else None)
     shown += [
         _Column(key, [_number(key, row[key]) for row in rows], name=ranking.schema[key] == pl.String) for key in keys
     ]
@@ -151,7 +151,8 @@ def _fitted(columns: list[_Column], ranking: pl.DataFrame, width: int) -> str:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for column, each in zip(kept, widths, strict=True):
         table.add_column(column.title, justify="left" if column.name else "right", overflow="fold", width=each)
-    places = ranking.select("tier", "rank").rows()
+    ranks = ranking["rank"] if "rank" in ranking.columns else [0] * ranking.height  # a listing has none
+    places = list(zip(ranking["tier"], ranks, strict=True))
     for index, row in enumerate(zip(*(column.cells for column in kept), strict=True)):
         here, below = places[index], places[min(index + 1, len(places) - 1)]
         ends = here[0] != below[0] or here[1] > below[1]  # of a tier, or of the answers to one question

@@ -1,0 +1,179 @@
+"""The commands of the documents, run for real but short: what ``make docs-check`` does in hours, in seconds.
+
+A command of ``python run.py`` or ``lrbench`` runs in a process forked from one that has everything imported; others run
+in a shell. Budgets are cut, data that must be downloaded and machines that are not there are replaced; nothing else is.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+from tests.docs.blocks import blocks, inline
+
+STEPS = 60
+EASY = 0.2  # a target for so few steps
+_LIMIT_S = 180  # of one command, on a busy machine
+_BARE = re.compile(r"^(lrbench( db)?( \w+)?|make \w+)$")  # the name of a command in running text
+# what has no short form, or would leave this machine: by what it begins with, and why
+NOT_RUN = {
+    "make test": "the suite itself",
+    "make bench": "measures for an hour; the scripts are run by tests of their own",
+    "make study": "trains for hours; tests/experiments runs a study",
+    "make demo": "installs; its two commands stand below",
+    "pip install": "the network",
+    "ray start": "a cluster",
+    "wandb login": "an account",
+    "wandb sync multirun": "sends",
+    "wandb sync": "sends",
+    "git clone": "the network",
+}
+# its two commands, as they stand in the Makefile
+DEMO = ("python run.py --multirun experiment=demo hydra.sweep.dir=multirun/demo", "lrbench rank multirun/demo")
+_INSTEAD = (  # of what is not on this machine
+    (r"experiment=(mnist|cifar10|imagenet)\w*", "dataset=synthetic"),
+    (r"dataset\.download=true ?", ""),
+    (r"hydra/launcher=submitit_slurm|hydra/launcher=ray", "hydra/launcher=basic"),
+    (r"'?\+?hydra\.launcher\.[\w.]+=[^\s']+'? ?", ""),
+    (r"/shared/multirun", "multirun"),
+    (r"PATH/policy\.yaml", "multirun/first/0/policy.yaml"),
+    (r"--run \d+", "--run 4"),
+)
+
+
+def of_document(document: Path) -> list[tuple[int, str, int]]:
+    """Line, command and exit code of every command in a document, in order; bare names of commands left out."""
+    text = document.read_text(encoding="utf-8")
+    found = [
+        (block.line, command.strip(), block.code)
+        for block in blocks(text)
+        if block.kind == "commands"
+        for command in block.commands
+    ]
+    programs = re.compile(r"^(\w+=\S+ )*(python|lrbench|make|pip|wandb|ray|git|timeout) ")
+    found += [(line, command, 0) for line, command in inline(text) if programs.match(command)]
+    found = [each for each in found if not _BARE.match(each[1].partition("#")[0].strip())]
+    return sorted(found, key=lambda each: each[0])
+
+
+def why_not(command: str) -> str | None:
+    """Why a command is not run, or None."""
+    return next((why for start, why in NOT_RUN.items() if command.startswith(start)), None)
+
+
+def shortened(command: str) -> str:
+    """The command with a budget of a second.
+
+    Example:
+        >>> shortened("python run.py -m lr_policy=tri seed=0,1 max_steps=5000")
+        'python run.py -m lr_policy=tri seed=0,1 max_steps=60 check_every=20 checkpoint_every=60 target_accuracy=0.2'
+        >>> shortened("lrbench verify multirun/first --run 40")
+        'lrbench verify multirun/first --run 4'
+    """
+    if command.startswith("lrbench db best"):
+        return re.sub(r"max_steps=\d+", f"max_steps={STEPS} target_accuracy={EASY}", command)
+    if "run.py" not in command and not command.startswith("lrbench verify"):
+        return command
+    if "--cfg" in command or "--help" in command:  # which train nothing
+        return command
+    for old, new in _INSTEAD:
+        command = re.sub(old, new, command)
+    if "run.py" not in command:
+        return command
+    command = command.partition(" #")[0]
+    command = re.sub(r"max_steps=(\d+)", lambda found: f"max_steps={_budget(int(found[1]))}", command)
+    command = re.sub(r"target_accuracy=(0\.\d+)", f"target_accuracy={EASY}", command)
+    command = re.sub(r"seed=0,1,2[\d,]*|'seed=range\(\d+\)'", "seed=0,1", command)
+    own = {"max_steps": STEPS, "check_every": STEPS // 3, "checkpoint_every": STEPS, "target_accuracy": EASY}
+    more = [f"{key}={value}" for key, value in own.items() if f"{key}=" not in command]
+    return " ".join([command, *more])
+
+
+def _budget(steps: int) -> int:
+    """Different budgets stay different: a folder that holds another one is refused."""
+    return STEPS if steps <= 5000 else 2 * STEPS
+
+
+def run(command: str, folder: Path, output: Path) -> int:
+    """Run a command in a folder; its exit code. What it prints is in ``output``."""
+    words = shlex.split(command, comments=True)
+    variables = {}
+    while re.match(r"^[A-Z_]+=", words[0]):
+        name, _, value = words.pop(0).partition("=")
+        variables[name] = value
+    command = re.sub(r"^wandb ", f"{shlex.quote(sys.executable)} -m wandb ", command)
+    if words[0] not in ("python", "lrbench"):
+        environment = {**os.environ, **_environment(folder), **variables}
+        with output.open("wb") as file:
+            return subprocess.run(
+                ["bash", "-c", command], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=file,
+                stderr=subprocess.STDOUT, timeout=_LIMIT_S,
+            ).returncode  # fmt: skip
+    process = _forks().Process(
+        target=_child, args=(words, str(folder), str(output), {**_environment(folder), **variables})
+    )
+    process.start()
+    process.join(_LIMIT_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return 124
+    return int(process.exitcode or 0)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "160",
+        "HOME": str(folder),
+    }
+
+
+def _forks() -> multiprocessing.context.ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["lrbench_pl.experiment", "lrbench_pl.cli", "lrbench_pl.analysis.report", "lrbench_pl.sweeps.launch"]
+    )
+    return context
+
+
+def _child(words: list[str], folder: str, output: str, variables: dict[str, str]) -> None:
+    os.chdir(folder)
+    os.environ.pop("LRBENCH_DB", None)
+    os.environ.update(variables)
+    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    program, *arguments = words
+    code: object = 0
+    try:
+        if program == "lrbench":
+            from lrbench_pl.cli import main
+
+            sys.argv = ["lrbench", *arguments]
+            main()
+        else:
+            sys.argv = arguments
+            sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
+            runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as exit_:
+        code = exit_.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(code or 0))  # type: ignore[call-overload]

@@ -1,0 +1,122 @@
+"""Every command of README.md and the guides runs, and so does every command that `lrbench` has."""
+
+import shutil
+
+import pytest
+import typer
+
+from lrbench_pl import cli
+from tests.docs.blocks import blocks, documents
+from tests.docs.compose import ROOT
+from tests.docs.running import DEMO, EASY, NOT_RUN, STEPS, of_document, run, shortened, why_not
+
+SWEEP = "python run.py -m lr_policy=fix,step,tri,cosine seed=0,1,2 hydra.sweep.dir=multirun/first"
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A checkout in which README.md's own sweep has been run."""
+    folder = _checkout(tmp_path_factory.mktemp("swept"))
+    assert run(shortened(SWEEP), folder, folder / "out.txt") == 0, (folder / "out.txt").read_text()
+    return folder
+
+
+def _checkout(folder):
+    shutil.copy2(ROOT / "run.py", folder)
+    for name in ("conf", "experiments"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def _wrong(command, code, folder):
+    """What is wrong with how a command ended; None if nothing is."""
+    output = folder / "out.txt"
+    ended = run(command, folder, output)
+    said = output.read_text(errors="replace")
+    undecided = ended == 3 and command.startswith("lrbench verify")  # so few seeds decide nothing
+    if (ended == code or undecided) and "Traceback" not in said:
+        return None
+    return f"{command}\nexit code {ended} instead of {code}\n{said[-2000:]}"
+
+
+_LONG = ("clusters.md", "read-the-ranking.md")  # many trainings, though short ones
+
+
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.name in _LONG), id=path.name) for path in documents(ROOT)],
+)
+def test_every_command_of_a_document_runs(document, swept, tmp_path):
+    folder = tmp_path / "checkout"
+    shutil.copytree(swept, folder, symlinks=True)
+    if document.name != "README.md":
+        shutil.rmtree(folder / "multirun")  # a guide makes what it shows
+    for block in blocks(document.read_text(encoding="utf-8")):
+        if block.path is not None:
+            (folder / block.path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.path).write_text(block.text + "\n")
+    wrong = []
+    for line, command, code in of_document(document):
+        if why_not(command) is None and (found := _wrong(shortened(command), code, folder)) is not None:
+            wrong.append(f"{document.name}, line {line}: {found}")
+    assert not wrong, "\n\n".join(wrong)
+
+
+@pytest.mark.parametrize("command", DEMO)
+def test_what_make_demo_runs(command, swept):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    program, _, arguments = command.partition(" ")
+    assert f"$(BIN)/{program} {arguments}" in makefile
+    assert _wrong(shortened(command), 0, swept) is None
+
+
+# each command of the program in its default form, on README.md's sweep; those that change the database first
+EACH = {
+    "rank": "lrbench rank multirun/first",
+    "report": "lrbench report multirun/first",
+    "preview": "lrbench preview",
+    "lint": "lrbench lint",
+    "verify": "lrbench verify multirun/first --policy tri",
+    "db add": "lrbench db add multirun/first",
+    "db list": "lrbench db list",
+    "db best": f"lrbench db best max_steps={STEPS} target_accuracy={EASY} check_every=20",
+    "db export": "lrbench db export",
+}
+
+
+def _commands(command, prefix=""):
+    for name, each in getattr(command, "commands", {}).items():
+        if hasattr(each, "commands"):
+            yield from _commands(each, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}"
+
+
+def test_no_command_of_the_program_is_forgotten():
+    assert set(EACH) == set(_commands(typer.main.get_command(cli.app)))
+
+
+def test_every_command_of_the_program_runs_in_its_default_form(swept):
+    wrong = [found for each in EACH.values() if (found := _wrong(each, 0, swept)) is not None]
+    assert not wrong, "\n\n".join(wrong)
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json", "markdown"])
+@pytest.mark.parametrize("command", ["rank multirun/first", "db list"])
+def test_every_form_of_a_table_is_printed(command, form, swept):
+    assert _wrong("lrbench db add multirun/first", 0, swept) is None
+    assert _wrong(f"lrbench {command} --format {form}", 0, swept) is None
+
+
+def test_what_is_not_run_is_said_and_is_in_a_document():
+    commands = [command for document in documents(ROOT) for _, command, _ in of_document(document)]
+    left_out = {command for command in commands if why_not(command) is not None}
+    assert left_out  # the rest runs
+    assert all(why for why in NOT_RUN.values())
+
+
+def test_a_command_that_fails_is_found(swept):
+    assert "KeyError" not in (_wrong("lrbench rank multirun/first", 0, swept) or "")
+    found = _wrong("lrbench rank nowhere", 0, swept)
+    assert "exit code 2 instead of 0" in found
+    assert "no such folder" in found

@@ -20,18 +20,20 @@ def checkout(to: Path) -> Path:
 
 
 def environment(folder: Path) -> Path:
-    """Create an environment; return its Python.
-
-    Packages that it lacks are those of the Python that runs this. An editable install there is not seen, since Python
-    reads ``.pth`` files only in the environment's own folder.
-    """
+    """Create an empty environment; return its Python."""
     venv.create(folder, with_pip=False)
-    python = folder / "bin" / "python"
+    return folder / "bin" / "python"
+
+
+def borrow(python: Path) -> None:
+    """Let an environment see the packages of the Python that runs this, after its own.
+
+    An editable install there is not seen, since Python reads ``.pth`` files only in the environment's own folder.
+    """
     asked = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     own = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     borrowed = [entry for entry in sys.path if Path(entry).name == "site-packages"]
-    Path(own, "borrowed.pth").write_text("\n".join(borrowed) + "\n")
-    return python
+    Path(own, "borrowed.pth").write_text("\n".join(borrowed) + "\n", encoding="utf-8")
 
 
 def install(python: Path, *arguments: str) -> None:

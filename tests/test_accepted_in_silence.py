@@ -119,14 +119,14 @@ def test_another_target_is_held_against_the_same_rule(tmp_path, monkeypatch, cap
     write(tmp_path, "tri", 100, 0)
     code, _, err = call(monkeypatch, capsys, command, tmp_path, "--target", "95")
     assert code == 2
-    assert err == "error: --target must lie in (0, 1] for 'val/accuracy', got 95; did you mean 0.95?\n"
+    assert err == "error: --target must be at most 1 for 'val/accuracy', got 95; did you mean 0.95?\n"
 
 
 def test_verify_refuses_runs_with_a_target_that_cannot_be(tmp_path, monkeypatch, capsys):
     write(tmp_path, "tri", None, 0, target_accuracy=95)
     code, _, err = call(monkeypatch, capsys, "verify", tmp_path)
     assert code == 2
-    assert "the runs' target must lie in (0, 1] for 'val/accuracy', got 95" in err
+    assert "the runs' target must be at most 1 for 'val/accuracy', got 95" in err
 
 
 # -- settings without effect ----------------------------------------------------------------------------------

@@ -90,9 +90,9 @@ def test_the_line_to_run_a_selection_has_the_options_too(tmp_path, capsys):
     (run / "policy.yaml").write_text("_target_: lrbench_pl.policies.Constant\nlr: 0.1\n")
     config = OmegaConf.create({"hydra": {**hydra_node(tmp_path), "sweep": {"dir": str(folder)}}})
     race = Race(None, None, config)
-    race._asked = {"configuration": {"target_accuracy": 0.9}}
+    race._asked = {"configuration": {"task": {"target": 0.9}}}
     race._end(Selection(candidate, 120, "reached"))
-    words = shlex.split(capsys.readouterr().out.split("run it: python run.py ")[1])
+    words = shlex.split(capsys.readouterr().out.split("run it: lrbench run ")[1])
     assert words[:3] == OPTIONS
     (policy,) = [word for word in words if word.startswith("lr_policy_file=")]
     assert OverridesParser.create().parse_override(policy).value() == str(folder / "policy.yaml")

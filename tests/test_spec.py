@@ -163,7 +163,7 @@ def test_the_value_of_a_policy_file_counts(tmp_path):
     assert spec(f"lr_policy_file={copy}").run_id == first.run_id
     path.write_text("{_target_: lrbench_pl.policies.Constant, lr: 0.2}\n")
     edited = spec(f"lr_policy_file={path}")
-    assert (edited.policy_name, edited.policy["lr"]) == ("file:a/p.yaml", 0.2)
+    assert (edited.policy_name, edited.policy["lr"]) == ("p", 0.2)
     assert edited.run_id != first.run_id
 
 

@@ -71,7 +71,11 @@ def test_a_real_sweep_and_its_ranking(tmp_path):
         (["lr_policy.gama=2"], 1, "error: there is no key 'lr_policy.gama'"),
         (["colour=red"], 1, "error: there is no key 'colour'; python run.py --help lists them"),
         (["group/nope=1"], 1, "error: there is no group 'group/nope'; python run.py --help lists them"),
-        (["target_accuracy=95", *SHORT], 1, "target_accuracy must be at most 1 for 'val/accuracy', got 95; did you mean 0.95?"),
+        (
+            ["target_accuracy=95", *SHORT],
+            1,
+            "target_accuracy must be at most 1 for 'val/accuracy', got 95; did you mean 0.95?",
+        ),
         (["target_accuracy=1.0", "require_target=true", *SHORT], 3, "missed 1.000 within 60 steps"),
     ],
 )
@@ -90,7 +94,7 @@ def test_help_names_the_knobs_and_the_groups(tmp_path):
         "lr_policy: ",
         "composite_tri",
         "optimizer: ",
-        "python run.py -m",
+        "lrbench run -m",
         "experiment: ",
     ):
         assert words in done.stdout

@@ -137,7 +137,10 @@ def test_a_policy_that_was_given_found_no_peak(by_loss):
     [("mine/warm.yaml", "warm"), ("a/select/policy.yaml", "select"), ("b/first/0/policy.yaml", "first/0")],
 )
 def test_a_policy_from_a_file_is_called_as_a_person_would(path, name, tmp_path):
-    assert describe(configure(tmp_path, f"lr_policy_file={tmp_path}/{path}"))["policy"] == name
+    file = tmp_path / path
+    file.parent.mkdir(parents=True)
+    file.write_text("_target_: lrbench_pl.policies.Constant\nlr: 0.1\n")
+    assert describe(configure(tmp_path, f"lr_policy_file={file}"))["policy"] == name
 
 
 def test_two_policies_under_one_name_are_said(tmp_path, monkeypatch, capsys):

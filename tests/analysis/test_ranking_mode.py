@@ -29,10 +29,9 @@ def runs(tested):
 def test_without_a_test_set_the_smaller_loss_comes_first_and_is_shown_as_it_is():
     table = rank(runs(tested=False), metric="utility")
     assert table["policy"].to_list() == ["b", "a"]
-    assert table["accuracy"].to_list() == pytest.approx([0.225, 0.425])
-    assert all(
-        low <= value <= high for low, value, high in table.select("accuracy_low", "accuracy", "accuracy_high").rows()
-    )
+    assert table["best_value"].to_list() == pytest.approx([0.225, 0.425])
+    bounds = table.select("best_value_low", "best_value", "best_value_high").rows()
+    assert all(low <= value <= high for low, value, high in bounds)
 
 
 def test_a_test_accuracy_is_larger_the_better_whatever_was_monitored():

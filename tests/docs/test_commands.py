@@ -72,6 +72,7 @@ def test_what_make_demo_runs(command, swept):
 
 # each command of the program in its default form, on README.md's sweep; those that change the database first
 EACH = {
+    "run": f"lrbench run max_steps={STEPS} target_accuracy={EASY} check_every=20",
     "rank": "lrbench rank multirun/first",
     "report": "lrbench report multirun/first",
     "preview": "lrbench preview",

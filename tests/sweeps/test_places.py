@@ -80,7 +80,7 @@ def test_slots_are_checked(n_jobs, jobs_per_gpu, message):
 def test_a_launcher_that_cannot_be_is_one_line(tmp_path):
     done = sweep(tmp_path / "sweep", "joblib", *SHORT, "hydra.launcher.n_jobs=0")
     assert done.returncode == 1
-    assert done.stderr.startswith("hydra.launcher.n_jobs must be at least 1, or -1 or null for all, got 0\n")
+    assert done.stderr.startswith("error: hydra.launcher.n_jobs must be at least 1, or -1 or null for all, got 0\n")
     assert "Traceback" not in done.stderr
 
 

@@ -188,8 +188,8 @@ def test_a_change_at_the_last_check_leaves_a_policy_that_runs_again(tmp_path):
         (["seed=-1"], "seed must be an integer of at least 0, got -1"),
         (["lr=0"], "lr must be a finite number above 0, got 0"),
         (["lr=fast"], "lr must be a finite number above 0, got 'fast'"),
-        (["target_accuracy=0"], r"target_accuracy must lie in (0, 1] or be null, got 0"),
-        (["target_accuracy=1.5"], r"target_accuracy must lie in (0, 1] or be null, got 1.5"),
+        (["target_accuracy=0"], r"target_accuracy must lie in (0, 1] for 'val/accuracy', got 0"),
+        (["target_accuracy=1.5"], r"target_accuracy must lie in (0, 1] for 'val/accuracy', got 1.5"),
         (["checkpoint_every=0"], "checkpoint_every must be an integer of at least 1 or null, got 0"),
         (["checkpoints_kept=0"], "checkpoints_kept must be an integer of at least 1, got 0"),
         (["max_time=0"], "max_time must be a number of seconds above 0 or null, got 0"),
@@ -253,7 +253,15 @@ def test_a_model_and_a_data_set_of_the_users_own(tmp_path):
 
 def test_a_whole_workload_of_the_users_own(tmp_path):
     cfg = own(
-        configure(tmp_path, "monitor=val/error", "mode=min", "target_accuracy=0.1", "lr=0.1", "lr_policy=cosine"),
+        configure(
+            tmp_path,
+            "monitor=val/error",
+            "mode=min",
+            "target_accuracy=0.1",
+            "lr=0.1",
+            "lr_policy=cosine",
+            "optimizer=adam",
+        ),
         dataset={"_target_": "tests.workloads.own.TwoClouds", "batch_size": 16},
         workload={"_target_": "tests.workloads.own.Regression", "lr": 0.1},
     )

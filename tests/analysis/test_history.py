@@ -190,7 +190,7 @@ def test_a_row_that_does_not_say_its_monitor(tmp_path):
 
 def test_a_target_that_is_none(tmp_path):
     run(tmp_path)
-    with pytest.raises(AnalysisError, match="--target must be a finite number, got nan"):
+    with pytest.raises(AnalysisError, match="--target must be a finite number or None, got nan"):
         at_target(load_runs([tmp_path]), float("nan"))
 
 

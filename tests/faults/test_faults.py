@@ -108,7 +108,7 @@ def test_a_job_killed_for_memory_is_a_row_and_the_others_go_on(tmp_path, launche
     needs(launcher.split("_")[0])
     doomed = ("model._target_=tests.faults.own.model", "+model.seed=${seed}", "+model.doomed=1", "+model.steps=150")
     done = sweep(tmp_path / "sweep", launcher, *SHORT, *doomed, "seed=0,1,2")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr
     found = {row["seed"]: row for row in rows(tmp_path / "sweep")}
     assert {seed: row["status"] for seed, row in found.items()} == {0: "missed", 1: "failed", 2: "missed"}
     assert "its process" in found[1]["message"]

@@ -2,15 +2,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TRAINING := tests/test_callback*.py tests/tuning tests/test_checkpoints.py tests/test_experiment.py \
+TRAINING := tests/test_callback*.py tests/callback tests/tuning tests/test_checkpoints.py tests/test_experiment.py \
   tests/test_sweep.py::test_a_real_sweep_and_its_ranking
 
-.PHONY: help install demo test test-cpu docs-check lint format bench study clean
+.PHONY: help install demo test test-cpu docs-check wheel-check lowest-check lint format bench study clean
 
 help:  ## Show this help
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
@@ -30,6 +30,12 @@ test-cpu: install  ## Run the tests that train again, computing as a CPU without
 
 docs-check: install  ## Do what README.md and the guides say, each in a clean copy
 	$(BIN)/python -m tests.docs.check
+
+wheel-check: install  ## Use the wheel outside of the checkout, as a stranger would
+	$(BIN)/python .ci/wheel_check.py
+
+lowest-check: install  ## Run the analysis tests with the oldest packages that are allowed
+	$(BIN)/python .ci/lowest_check.py
 
 lint: install  ## Check style and types
 	$(BIN)/ruff check .

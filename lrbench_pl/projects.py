@@ -41,10 +41,10 @@ def write_result(trainer: Trainer, folder: str | Path, **fields: Any) -> RunResu
     Args:
         trainer: After its fit.
         folder: Where to write; each run has its own.
-        **fields: Fields of :class:`~lrbench_pl.results.RunResult` that the trainer cannot know, such as ``dataset``,
-            ``model``, ``optimizer`` and ``test_accuracy``, or that are to be named otherwise. Without them ``policy``
-            is Hydra's choice for ``lr_policy``, or else the policy's repr, and ``seed`` that of Lightning's
-            ``seed_everything``.
+        **fields: Fields of :class:`~lrbench_pl.results.RunResult` that the trainer does not know, such as
+            ``test_accuracy``, or that are to be named otherwise. Without them ``model``, ``dataset`` and ``optimizer``
+            are the names of the classes, ``policy`` is Hydra's choice for ``lr_policy`` or else the policy's repr, and
+            ``seed`` that of Lightning's ``seed_everything``.
 
     Returns:
         The result as it was written.
@@ -61,6 +61,9 @@ def write_result(trainer: Trainer, folder: str | Path, **fields: Any) -> RunResu
     known: dict[str, Any] = {
         **judge(verdict),
         "run_id": os.path.basename(os.path.abspath(folder)),
+        "model": type(trainer.lightning_module).__name__,
+        "dataset": _name_of(getattr(trainer, "datamodule", None)),
+        "optimizer": _name_of(next(iter(trainer.optimizers[callback.optimizer_index or 0 :]), None)),
         "policy": _choice("lr_policy") or repr(policy),
         "policy_id": None if horizon is None else policy_id(policy, horizon),
         "policy_repr": repr(policy),
@@ -84,6 +87,10 @@ def write_result(trainer: Trainer, folder: str | Path, **fields: Any) -> RunResu
         write_atomically(Path(folder) / METRICS_FILE, lines.getvalue())
         result.write(folder)
     return result
+
+
+def _name_of(part: object | None) -> str | None:
+    return None if part is None else type(part).__name__
 
 
 def _budget(trainer: Trainer) -> int | None:

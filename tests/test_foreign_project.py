@@ -44,6 +44,7 @@ def test_a_run_applies_the_policy_and_its_result_can_be_ranked(tmp_path):
     train(tmp_path, "experiment=example", "lr_policy=composite_tri")
     (row,) = results(tmp_path).values()
     assert (row["policy"], row["seed"], row["status"], row["monitor"]) == ("composite_tri", 12345, "reached", "val/acc")
+    assert (row["model"], row["dataset"], row["optimizer"]) == ("DigitsModule", "DigitsDataModule", "SGD")
     assert row["lr"] == pytest.approx(0.2, rel=0.1)
     assert row["policy_repr"].startswith("Sequential(")
     ranked = subprocess.run(

@@ -20,7 +20,7 @@ from typing import Literal
 
 Kind = Literal["commands", "output", "file", "doctest", "other"]
 
-_PROGRAMS = "python|lrbench|make|pip|wandb|ray|git|mkdir|cat|timeout"
+_PROGRAMS = "python|lrbench|source|make|pip|wandb|ray|git|mkdir|cat|timeout"
 _COMMAND = re.compile(rf"^(\w+=\S+ )*({_PROGRAMS}) ")
 _FENCE = re.compile(r"^```(\w*)\s*$")
 _COMMENT = re.compile(r"^<!-- (?:not run: (?P<reason>.+)|exits with (?P<code>\d+)) -->$")

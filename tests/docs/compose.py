@@ -49,6 +49,8 @@ def check_command(command: str, folder: Path) -> None:
         _check_run(arguments[1:], folder)
     elif program == "python":
         _check_script(arguments, folder)
+    elif program == "lrbench" and arguments[:1] == ["run"]:
+        _check_run(arguments[1:], folder)
     elif program == "lrbench":
         _check_lrbench(arguments, folder)
     elif program == "make":

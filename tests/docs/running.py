@@ -28,6 +28,7 @@ NOT_RUN = {
     "make bench": "measures for an hour; the scripts are run by tests of their own",
     "make study": "trains for hours; tests/experiments runs a study",
     "make demo": "installs; its two commands stand below",
+    "source .venv": "the tests run in it",
     "pip install": "the network",
     "ray start": "a cluster",
     "wandb login": "an account",
@@ -57,7 +58,7 @@ def of_document(document: Path) -> list[tuple[int, str, int]]:
         if block.kind == "commands"
         for command in block.commands
     ]
-    programs = re.compile(r"^(\w+=\S+ )*(python|lrbench|make|pip|wandb|ray|git|timeout) ")
+    programs = re.compile(r"^(\w+=\S+ )*(python|lrbench|source|make|pip|wandb|ray|git|timeout) ")
     found += [(line, command, 0) for line, command in inline(text) if programs.match(command)]
     found = [each for each in found if not _BARE.match(each[1].partition("#")[0].strip())]
     return sorted(found, key=lambda each: each[0])
@@ -79,13 +80,13 @@ def shortened(command: str) -> str:
     """
     if command.startswith("lrbench db best"):
         return re.sub(r"max_steps=\d+", f"max_steps={STEPS} target_accuracy={EASY}", command)
-    if "run.py" not in command and not command.startswith("lrbench verify"):
+    if not _trains(command) and not command.startswith("lrbench verify"):
         return command
     if "--cfg" in command or "--help" in command:  # which train nothing
         return command
     for old, new in _INSTEAD:
         command = re.sub(old, new, command)
-    if "run.py" not in command:
+    if not _trains(command):
         return command
     command = command.partition(" #")[0]
     command = re.sub(r"max_steps=(\d+)", lambda found: f"max_steps={_budget(int(found[1]))}", command)
@@ -94,6 +95,10 @@ def shortened(command: str) -> str:
     own = {"max_steps": STEPS, "check_every": STEPS // 3, "checkpoint_every": STEPS, "target_accuracy": EASY}
     more = [f"{key}={value}" for key, value in own.items() if f"{key}=" not in command]
     return " ".join([command, *more])
+
+
+def _trains(command: str) -> bool:
+    return "run.py" in command or "lrbench run" in command
 
 
 def _budget(steps: int) -> int:

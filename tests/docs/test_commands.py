@@ -10,7 +10,7 @@ from tests.docs.blocks import blocks, documents
 from tests.docs.compose import ROOT
 from tests.docs.running import DEMO, EASY, NOT_RUN, STEPS, of_document, run, shortened, why_not
 
-SWEEP = "python run.py -m lr_policy=fix,step,tri,cosine seed=0,1,2 hydra.sweep.dir=multirun/first"
+SWEEP = "lrbench run -m lr_policy=fix,step,tri,cosine seed=0,1,2 hydra.sweep.dir=multirun/first"
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,7 @@ def test_what_make_demo_runs(command, swept):
 EACH = {
     "run": f"lrbench run max_steps={STEPS} target_accuracy={EASY} check_every=20",
     "rank": "lrbench rank multirun/first",
+    "run": f"lrbench run max_steps={STEPS} check_every=20",
     "report": "lrbench report multirun/first",
     "preview": "lrbench preview",
     "lint": "lrbench lint",

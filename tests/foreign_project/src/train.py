@@ -26,7 +26,7 @@ def train(cfg: DictConfig) -> float:
 
     import lrbench_pl  # (lrbench)
 
-    lrbench_pl.write_result(trainer, cfg.paths.output_dir, dataset="digits", optimizer="sgd")  # (lrbench)
+    lrbench_pl.write_result(trainer, cfg.paths.output_dir)  # (lrbench)
     return float(trainer.callback_metrics["val/acc"])
 
 

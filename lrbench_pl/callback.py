@@ -245,7 +245,10 @@ class LRPolicyCallback(Callback):
         best_words = f"best {best.value:.4g} at step {best.step}" if best else f"{self.monitor} was never checked"
         if self.target_accuracy is None:
             return "missed", f"no target was set; {best_words}"
-        return "missed", f"missed {self.target_accuracy:g} within {_count(self._steps_run)}; {best_words}"
+        message = f"missed {self.target_accuracy:g} within {_count(self._steps_run)}; {best_words}"
+        if self.checks and self.checks[-1].step < self._steps_run:
+            message += f"; the last check was at step {self.checks[-1].step}, so the steps after it were not judged"
+        return "missed", message
 
     # -- before training ------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lrbench_pl.words import counted
+
 if TYPE_CHECKING:
     from lrbench_pl.database import Refused, StoredRun
 
@@ -44,7 +46,7 @@ def add_command(
     found = read_sources(sources)
     _say_refused(found.refused)
     if not found.runs:
-        raise DatabaseError(f"nothing to add: {len(found.refused)} of {len(found.refused)} runs were refused")
+        raise DatabaseError(f"nothing to add: all {counted(len(found.refused), 'run')} refused")
     with PolicyDatabase(db, create=True) as database:
         new = database.add(found.runs)
         name = database.name
@@ -108,7 +110,7 @@ def list_command(
             print(f"{heading}\n\n{render(rows, 'table')}\n")
     else:
         print(render(table, form))  # type: ignore[arg-type]
-    _say(f"{len(runs)} runs; ∞: half of the seeds or more missed")
+    _say(f"{counted(len(runs), 'run')}; ∞: half of the seeds or more missed")
 
 
 @app.command("export")

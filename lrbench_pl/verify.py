@@ -19,6 +19,7 @@ from lrbench_pl.config import program_options, quoted
 from lrbench_pl.results import RESULT_FILE, ResultError, RunResult
 from lrbench_pl.spec import UNSET, Task, differing, named, shown
 from lrbench_pl.targets import check_target
+from lrbench_pl.words import counted
 
 FOLDER = "verify"  # below the folder asked about: the runs that were added
 
@@ -59,7 +60,7 @@ class Seeds:
         rate = f", lr {row.lr:g}" if row.lr is not None else ""
         return (
             f"{row.policy} ({row.optimizer}{rate}) on {row.dataset} with {row.model} reaches "
-            f"{row.target_accuracy:g} within {row.max_steps} steps"
+            f"{row.target_accuracy:g} within {counted(row.max_steps or 0, 'step')}"
         )
 
 

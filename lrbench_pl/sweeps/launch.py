@@ -39,6 +39,7 @@ from lrbench_pl.sweeps.records import (
     state_of,
 )
 from lrbench_pl.sweeps.view import SweepView
+from lrbench_pl.words import counted
 
 OUTPUT_FILE = "output.log"
 
@@ -223,7 +224,7 @@ class SweepLauncher:
                 view.interrupted()
                 sys.exit(130)
         if lost:
-            raise CompactHydraException(f"{len(lost)} of {len(jobs)} jobs left no row: {'; '.join(lost)}")
+            raise CompactHydraException(f"{len(lost)} of {counted(len(jobs), 'job')} left no row: {'; '.join(lost)}")
         for job in jobs:
             note_end(job.folder, rows[job.number].status, bool(job.config.require_target))
         return [_returned(job, rows[job.number], returns.get(job.number)) for job in jobs]

@@ -12,6 +12,7 @@ from lrbench_pl.policies import Constant, Cyclic, InverseTime, Policy, Polynomia
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.tuning.legs import Leg, Outcome
 from lrbench_pl.tuning.range_test import MARGIN, RangeTest, Sweep, range_test
+from lrbench_pl.words import counted
 
 Trunk = Literal["constant", "inverse_sqrt", "triangle", "sine"]
 Decay = Literal["linear", "cosine", "sqrt"]
@@ -262,7 +263,7 @@ class _Plan:
         t, rate = self.t, self.trunk(self.t)
         forecast = trend(self.seen, t * (1 + self.settings.decay_fraction))
         branch = _then(self.trunk, t, _DECAYS[self.settings.decay](rate, steps))
-        note = f"decays from {rate:.3g} over {steps} steps"
+        note = f"decays from {rate:.3g} over {counted(steps, 'step')}"
         outcome = yield Leg("branch", branch, t, steps, restore=self.back, note=note)
         end = t + outcome.steps
         last = end + max(self.interval, _whole(_TAIL_SHARE * steps, self.interval))

@@ -18,6 +18,7 @@ from lrbench_pl.tuning.compose import Composition, Settings, compose
 from lrbench_pl.tuning.divergence import LossWatch
 from lrbench_pl.tuning.legs import Journal, Leg, Outcome, Tuner
 from lrbench_pl.tuning.snapshot import ChangedModuleError, Snapshot, why_not_restorable
+from lrbench_pl.words import counted
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -185,7 +186,8 @@ class LRPolicyComposer(LRPolicyCallback):
             raise LRPolicyError("composing a policy needs a budget: give max_steps to the composer or the Trainer")
         interval = _steps_between_checks(trainer)
         if interval > budget:
-            raise LRPolicyError(f"composing needs a check within {budget} steps, but they are {interval} apart")
+            within = counted(budget, "step")
+            raise LRPolicyError(f"composing needs a check within {within}, but they are {interval} apart")
         return {
             **asdict(self.settings),
             "margin": self._margin(trainer),
@@ -259,8 +261,8 @@ class LRPolicyComposer(LRPolicyCallback):
             self._leg_losses.append(math.nan)  # that of the step that was skipped
         if not self._leg_losses:
             raise LRPolicyError(
-                f"composing judges rates by the training loss, but training_step returned none in {done} steps; "
-                "return it, or set repeats=0 for no range test"
+                f"composing judges rates by the training loss, but training_step returned none "
+                f"in {counted(done, 'step')}; return it, or set repeats=0 for no range test"
             )
         self._end_leg(trainer, math.nan, done, False)
         self._is_fresh = True

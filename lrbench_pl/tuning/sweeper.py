@@ -32,6 +32,7 @@ from lrbench_pl.spec import RunSpec, readable
 from lrbench_pl.sweeps.records import finished_row
 from lrbench_pl.tuning.lookup import Question, ask
 from lrbench_pl.tuning.select import Candidate, Job, Row, Selection, Settings, Task, exact, select
+from lrbench_pl.words import counted
 
 SELECTION_FILE = "selection.json"
 _POOL = (
@@ -329,14 +330,15 @@ def summary(found: Selection, target: float) -> list[str]:
     elif found.status == "missed":
         best = next(standing for standing in found.ranking if standing.candidate == found.winner)
         value = "no value" if best.value is None else f"{best.value:.4g}"
-        lines = [f"missed {target:g}: the best found is {found.winner} over {found.horizon} steps, {value}"]
+        lines = [f"missed {target:g}: the best found is {found.winner} over {counted(found.horizon, 'step')}, {value}"]
     else:
         sure = f"on {found.confirmed} of {found.asked} fresh seeds" if found.asked else "on no fresh seed"
-        lines = [f"selected: {found.winner} reaches {target:g} within {found.horizon} steps, {sure}"]
+        lines = [f"selected: {found.winner} reaches {target:g} within {counted(found.horizon, 'step')}, {sure}"]
     first = (
         "" if found.steps_to_first is None else f"; the first to reach the target ended after {found.steps_to_first}"
     )
-    lines.append(f"tuning cost: {found.steps} steps in {found.jobs} trainings, {found.seconds:.1f} s{first}")
+    spent = f"{counted(found.steps, 'step')} in {counted(found.jobs, 'training')}"
+    lines.append(f"tuning cost: {spent}, {found.seconds:.1f} s{first}")
     if found.ranking:
         names = [str(standing.candidate) for standing in found.ranking]
         width = max(map(len, names))

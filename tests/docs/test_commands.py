@@ -74,7 +74,6 @@ def test_what_make_demo_runs(command, swept):
 EACH = {
     "run": f"lrbench run max_steps={STEPS} target_accuracy={EASY} check_every=20",
     "rank": "lrbench rank multirun/first",
-    "run": f"lrbench run max_steps={STEPS} check_every=20",
     "report": "lrbench report multirun/first",
     "preview": "lrbench preview",
     "lint": "lrbench lint",

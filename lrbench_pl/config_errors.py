@@ -148,7 +148,7 @@ def _of_key(error: BaseException, missing: OmegaConfBaseException) -> str | None
     given = asked[1]
     if "/" in given:  # a group below another one
         meant = did_you_mean(given, _groups())
-        return f"there is no group {given!r}{_meant(meant) or '; python run.py --help lists them'}"
+        return f"there is no group {given!r}{_meant(meant) or '; lrbench run --help lists them'}"
     parent = missing.parent_node
     at, _, key = str(missing.full_key or given).rpartition(".")
     siblings = [str(name) for name in parent] if isinstance(parent, DictConfig) and not parent._is_none() else []
@@ -161,7 +161,7 @@ def _of_key(error: BaseException, missing: OmegaConfBaseException) -> str | None
         return f"there is no key {given!r}{_meant(meant)}"
     if at and siblings:
         return f"there is no key {given!r}; {at} has {', '.join(sorted(siblings))} (a key of your own: +{given}=…)"
-    return f"there is no key {given!r}; python run.py --help lists them (a key of your own: +{given}=…)"
+    return f"there is no key {given!r}; lrbench run --help lists them (a key of your own: +{given}=…)"
 
 
 def _root(node: object) -> DictConfig | None:

@@ -69,8 +69,8 @@ def test_a_real_sweep_and_its_ranking(tmp_path):
     [
         (["lr_policy=nope"], 1, "error: lr_policy has no choice 'nope'; choose from auto, best, "),
         (["lr_policy.gama=2"], 1, "error: there is no key 'lr_policy.gama'"),
-        (["colour=red"], 1, "error: there is no key 'colour'; python run.py --help lists them"),
-        (["group/nope=1"], 1, "error: there is no group 'group/nope'; python run.py --help lists them"),
+        (["colour=red"], 1, "error: there is no key 'colour'; lrbench run --help lists them"),
+        (["group/nope=1"], 1, "error: there is no group 'group/nope'; lrbench run --help lists them"),
         (
             ["target_accuracy=95", *SHORT],
             1,

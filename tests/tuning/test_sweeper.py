@@ -361,7 +361,7 @@ def test_a_real_selection_whose_policy_runs_alone(tmp_path, environment):
     ran = [RunResult.read(path) for path in (tmp_path / "sweep").rglob("result.json")]
     assert sum(row.steps_run for row in ran) == found["steps"]
     assert {row.status for row in ran if row.policy != "range"} <= {"reached", "missed", "diverged"}
-    shown = done.stdout.split("run it: python run.py ")[1].split()
+    shown = done.stdout.split("run it: lrbench run ")[1].split()
     alone = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *shown, "hydra.run.dir=alone", f"seed={found['asked']}"],
         cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment,

@@ -219,7 +219,7 @@ def _train(cfg: DictConfig, output: Path, row: dict[str, Any], heard: Sequence[i
                 row["wall_time_s"] = parts.checkpoints.seconds
             if row["status"] == "stopped" and parts.trainer.global_step and row["message"] == _BEFORE:
                 row["message"] = f"interrupted at step {parts.trainer.global_step}"
-            elif verdict.status == "stopped":
+            elif row["status"] == verdict.status == "stopped" and row["message"] != _BEFORE:
                 row["message"] = verdict.message
         result = _finish(output, row)
         if pool is not None and _is_first_process():

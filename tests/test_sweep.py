@@ -90,7 +90,7 @@ def test_help_names_the_knobs_and_the_groups(tmp_path):
     done = call(tmp_path, "--help")
     assert done.returncode == 0
     for words in (
-        "The three knobs of a policy",
+        "The three options of a policy",
         "lr_policy: ",
         "composite_tri",
         "optimizer: ",

@@ -36,3 +36,11 @@ def environment_is_left_as_it_was():
         if key in before:
             os.environ[key] = before[key]
     assert not leaked, f"the test changed the environment: {sorted(leaked)}"
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard_as_before():
+    """Lightning ignores Ctrl-C after the first one, and whatever a later test starts would inherit that."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -64,7 +64,11 @@ def begin(words: list[str], folder: Path) -> subprocess.Popen[bytes]:
 class Terminal:
     """A sweep on a terminal of its own, where a user can press Ctrl-C."""
 
-    TAKEN = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    # a suite that runs in the background of a script was told to ignore Ctrl-C; whoever sits at a terminal was not
+    TAKEN = (
+        "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        "signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    )
 
     def __init__(self, folder: Path, launcher: str, *overrides: str) -> None:
         self._mark = f"SWEEP_ON_TERMINAL={folder}"

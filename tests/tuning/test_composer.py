@@ -188,7 +188,7 @@ def test_the_composer_s_own_budget_ends_a_trainer_without_one():
 def test_what_cannot_be_composed_is_refused():
     with pytest.raises(LRPolicyError, match="must be a multiple of accumulate_grad_batches"):
         tiny_trainer(LRPolicyComposer(1.0), val_check_interval=3, accumulate_grad_batches=2).fit(TinyModule())
-    with pytest.raises(LRPolicyError, match="composing needs a check within 1 steps, but they are 2 apart"):
+    with pytest.raises(LRPolicyError, match="composing needs a check within 1 step, but they are 2 apart"):
         tiny_trainer(LRPolicyComposer(1.0, max_steps=1)).fit(TinyModule())
 
 

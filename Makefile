@@ -2,8 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TRAINING := tests/test_callback*.py tests/callback tests/tuning tests/test_checkpoints.py tests/test_experiment.py \
-  tests/test_sweep.py::test_a_real_sweep_and_its_ranking
+TRAINING := tests/callbacks tests/composing tests/selection tests/runs/test_run.py \
+  tests/sweeps/test_sweep.py::test_a_real_sweep_and_its_ranking
 
 .PHONY: help install demo test test-cpu docs-check wheel-check lowest-check lint format bench study clean
 

@@ -6,7 +6,7 @@ try:
     import importlib.metadata
 
     importlib.metadata.version("lrbench_pl")  # what a checkout alone does not have
-    from lrbench_pl.cli_run import main
+    from lrbench_pl.cli.run import main
 except ImportError as error:
     sys.exit(
         f"error: lrbench_pl is not installed for this Python ({sys.executable}: {error}); "

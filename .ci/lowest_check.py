@@ -22,7 +22,7 @@ AT_LOWEST = (
     "hydra-core omegaconf cloudpickle scikit-learn joblib polars scipy plotly rich typer sqlalchemy".split()  # noqa: SIM905
 )
 QUIET = ("-W", "default::DeprecationWarning")  # of old packages that use newer ones
-TESTS = ("tests/analysis", "tests/test_cli.py", "tests/test_database.py", "tests/policies/test_conf.py")
+TESTS = ("tests/analysis", "tests/cli/test_cli.py", "tests/selection/test_database.py", "tests/policies/test_conf.py")
 
 
 def lowest() -> list[str]:

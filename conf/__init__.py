@@ -4,6 +4,6 @@ Hydra imports this package only when it is on the search path. Importing it regi
 ``${rate:}``, ``${decay:}``, ``${behind:}`` and ``${per_budget:}``, so that programs that do not use them have none.
 """
 
-from lrbench_pl.config import register_resolvers
+from lrbench_pl.runs.config import register_resolvers
 
 register_resolvers()

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from lrbench_pl.analysis.load import load_runs
     from lrbench_pl.analysis.ranking import rank
     from lrbench_pl.analysis.report import report, write_report
-    from lrbench_pl.callback import LRPolicyCallback, LRPolicyError, Verdict
-    from lrbench_pl.projects import policy_callback, write_result
-    from lrbench_pl.results import RunResult
-    from lrbench_pl.tuning.composer import LRPolicyComposer
+    from lrbench_pl.callbacks.composer import LRPolicyComposer
+    from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, LRPolicyError
+    from lrbench_pl.runs.projects import policy_callback, write_result
+    from lrbench_pl.runs.result import RunResult
+    from lrbench_pl.verdict import Verdict
 
 __version__ = "0.1.0"
 
@@ -37,17 +38,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "LRPolicyCallback": "callback",
-    "LRPolicyComposer": "tuning.composer",
-    "LRPolicyError": "callback",
-    "RunResult": "results",
-    "Verdict": "callback",
+    "LRPolicyCallback": "callbacks.lr_policy",
+    "LRPolicyComposer": "callbacks.composer",
+    "LRPolicyError": "callbacks.lr_policy",
+    "RunResult": "runs.result",
+    "Verdict": "verdict",
     "load_runs": "analysis.load",
-    "policy_callback": "projects",
+    "policy_callback": "runs.projects",
     "rank": "analysis.ranking",
     "report": "analysis.report",
     "write_report": "analysis.report",
-    "write_result": "projects",
+    "write_result": "runs.projects",
 }
 
 

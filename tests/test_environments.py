@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
-from lrbench_pl.callback import LRPolicyCallback
-from lrbench_pl.loggers import quiet_lightning
+from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
 from lrbench_pl.policies import Constant
+from lrbench_pl.runs.loggers import quiet_lightning
 from tests.faults.sweeps import numbers
 from tests.helpers import TinyModule, tiny_trainer
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import lrbench_pl
-from lrbench_pl.config import compose, conf_dir
+from lrbench_pl.runs.config import compose, conf_dir
 
 HEAVY = ["torch", "polars", "scipy", "plotly", "rich", "pytorch_lightning", "sqlalchemy", "wandb"]
 

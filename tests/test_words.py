@@ -3,18 +3,18 @@
 import pytest
 from rich.console import Console
 
-from lrbench_pl import experiment
 from lrbench_pl.analysis.load import load_runs
 from lrbench_pl.analysis.plots import course_info, groups
 from lrbench_pl.analysis.plots._course import _upper_range
 from lrbench_pl.analysis.ranking import rank
 from lrbench_pl.analysis.report import report
-from lrbench_pl.results import RunResult
-from lrbench_pl.row import describe, headline
+from lrbench_pl.runs import run as experiment
+from lrbench_pl.runs.describe import describe, headline
+from lrbench_pl.runs.result import RunResult
 from lrbench_pl.sweeps.view import SweepView
 from tests.analysis.test_ranking import write
-from tests.test_cli import call
-from tests.test_experiment import configure, run
+from tests.cli.test_cli import call
+from tests.runs.test_run import configure, run
 
 LOSS = {"monitor": "val/loss", "mode": "min", "target_accuracy": 0.05}
 

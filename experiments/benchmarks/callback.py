@@ -24,7 +24,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ConstantLR, LinearLR, SequentialLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from lrbench_pl.callback import LRPolicyCallback
+from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
 from lrbench_pl.policies import Constant, Polynomial, Sequential
 
 WARMUP = 0.1  # of the budget

@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from lrbench_pl.callback import LRPolicyCallback
+from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
 from lrbench_pl.policies import Constant
 from lrbench_pl.workloads.classifier import Classifier
 from lrbench_pl.workloads.data import Augment, DataError, Normalise, TrainLoader

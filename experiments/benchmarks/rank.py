@@ -27,9 +27,9 @@ import pandas as pd
 
 from lrbench_pl.analysis.load import load_runs
 from lrbench_pl.analysis.ranking import rank
-from lrbench_pl.config import compose
-from lrbench_pl.results import RunResult
-from lrbench_pl.spec import RunSpec
+from lrbench_pl.runs.config import compose
+from lrbench_pl.runs.result import RunResult
+from lrbench_pl.runs.spec import RunSpec
 
 
 def generate(folder: Path, runs: int, policies: int) -> None:

@@ -23,9 +23,10 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig
 
-from lrbench_pl import config, experiment
-from lrbench_pl.results import RunResult
-from lrbench_pl.tuning.select import SPAN
+from lrbench_pl.runs import config
+from lrbench_pl.runs import run as experiment
+from lrbench_pl.runs.result import RunResult
+from lrbench_pl.selection.select import SPAN
 
 __all__ = ["SPAN", "Cost", "Outcome", "RunResult", "main", "pool", "train"]
 

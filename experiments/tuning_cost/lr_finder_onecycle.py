@@ -17,9 +17,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.tuner import Tuner
 
-from lrbench_pl import config, experiment
-from lrbench_pl.callback import meets
-from lrbench_pl.loggers import quiet_lightning
+from lrbench_pl.runs import config
+from lrbench_pl.runs.build import build
+from lrbench_pl.runs.loggers import quiet_lightning
+from lrbench_pl.verdict import meets
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -44,7 +45,7 @@ def lr_finder_onecycle(overrides: list[str], cfg: DictConfig, cap: int) -> list[
     torch.set_num_threads(cfg.threads)
     with quiet_lightning():
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
-        parts = experiment.build(config.compose([*overrides, "logger=none"]))  # its Trainer is not used
+        parts = build(config.compose([*overrides, "logger=none"]))  # its Trainer is not used
         finder = Tuner(_trainer(cfg)).lr_find(
             parts.module,
             datamodule=parts.data,
@@ -59,7 +60,7 @@ def lr_finder_onecycle(overrides: list[str], cfg: DictConfig, cap: int) -> list[
             return [Outcome("lr_finder_onecycle", spent, False, 1)]
         print(f"  peak {peak:.3g} after {spent} steps", flush=True)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
-        parts = experiment.build(config.compose([*overrides, "logger=none"]))
+        parts = build(config.compose([*overrides, "logger=none"]))
         _schedule(parts.module, peak, cfg.max_steps)
         target = Target(cfg.monitor, cfg.target_accuracy, cfg.mode)
         trainer = _trainer(cfg, target)

@@ -18,8 +18,9 @@ import torch
 from cost import SPAN, Outcome, main, pool
 from omegaconf import DictConfig
 
-from lrbench_pl import config, experiment
-from lrbench_pl.loggers import quiet_lightning
+from lrbench_pl.runs import config
+from lrbench_pl.runs.build import build
+from lrbench_pl.runs.loggers import quiet_lightning
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -57,7 +58,7 @@ def tpe(overrides: list[str], cfg: DictConfig, cap: int) -> list[Outcome]:
         mine = [f"lr_policy={shape}", f"lr={lr!r}", "stop_at_target=true", "logger=none", "checkpoint_every=null"]
         with quiet_lightning():
             pl.seed_everything(cfg.seed, workers=True, verbose=False)
-            parts = experiment.build(config.compose([*overrides, *mine]))
+            parts = build(config.compose([*overrides, *mine]))
             pruning = Pruning(trial, cfg.monitor, cap - spent)
             parts.trainer.callbacks.append(pruning)  # type: ignore[attr-defined]
             parts.trainer.fit(parts.module, datamodule=parts.data)

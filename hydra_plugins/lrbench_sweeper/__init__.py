@@ -1,4 +1,4 @@
-"""``hydra/sweeper=lrbench``: Hydra takes a sweeper only from this namespace; the work is in ``lrbench_pl.tuning``."""
+"""``hydra/sweeper=lrbench``; the work is in ``lrbench_pl.selection.sweeper``: Hydra finds sweepers only here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LRBenchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Select."""
-        from lrbench_pl.tuning.sweeper import Race  # not above: Hydra imports this module for --help too
+        from lrbench_pl.selection.sweeper import Race  # not above: Hydra imports this module for --help too
 
         assert self.hydra_context is not None
         assert self.config is not None

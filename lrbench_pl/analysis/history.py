@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from lrbench_pl.analysis.load import METRICS_FILE, AnalysisError, Runs, Skipped
-from lrbench_pl.targets import check_target
+from lrbench_pl.verdict import check_target
 from lrbench_pl.words import counted
 
 TUNING_FILE = "tuning.json"

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from lrbench_pl.analysis.ranking import rank
-from lrbench_pl.spec import UNSET, canonical, differing, of_task, shown
+from lrbench_pl.runs.spec import UNSET, canonical, differing, of_task, shown
 from lrbench_pl.words import counted
 
 _WHAT = {
@@ -42,7 +42,7 @@ def listing(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     """One row for each policy on each task, the best first; a seed counts once.
 
     Args:
-        rows: Rows as :meth:`lrbench_pl.results.RunResult.to_dict` gives them.
+        rows: Rows as :meth:`lrbench_pl.runs.result.RunResult.to_dict` gives them.
 
     Returns:
         Columns of the task, ``policy``, ``lr``, and those of :func:`lrbench_pl.analysis.ranking.rank`; the rank is that

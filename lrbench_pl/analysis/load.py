@@ -12,7 +12,9 @@ from typing import Any
 
 import polars as pl
 
-from lrbench_pl.results import RESULT_FILE, STATUSES, ResultError, RunResult, read_row, read_settings
+from lrbench_pl.files import ResultError
+from lrbench_pl.runs.result import RESULT_FILE, RunResult, read_row, read_settings
+from lrbench_pl.verdict import STATUSES
 
 METRICS_FILE = "metrics.csv"
 

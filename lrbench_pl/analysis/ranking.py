@@ -13,7 +13,7 @@ import polars as pl
 
 from lrbench_pl.analysis import statistics as st
 from lrbench_pl.analysis.load import AnalysisError
-from lrbench_pl.spec import PARTS, canonical, differing, named, shown
+from lrbench_pl.runs.spec import PARTS, canonical, differing, named, shown
 from lrbench_pl.words import is_accuracy
 
 Metric = Literal["cost", "utility", "robustness"]

@@ -17,7 +17,7 @@ from lrbench_pl.analysis import curves, plots
 from lrbench_pl.analysis.load import Runs
 from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank, with_settings
 from lrbench_pl.analysis.show import the_monitor
-from lrbench_pl.results import write_atomically
+from lrbench_pl.files import write_atomically
 from lrbench_pl.words import counted, metric_name, metric_title
 
 _MOST_COMPOSITIONS = 8
@@ -152,7 +152,7 @@ def _compositions(runs: pl.DataFrame) -> list[tuple[str, go.Figure]]:
 
 
 def write_preview(shown: Sequence[Any], path: str | Path) -> Path:
-    """Write curves of :mod:`lrbench_pl.analysis.preview` as a page."""
+    """Write curves of :mod:`lrbench_pl.cli.preview` as a page."""
     figure = plots.rates_figure([each.name for each in shown], [each.rates for each in shown])
     names = ", ".join(each.name for each in shown)
     return write_atomically(path, page("Learning rates", names, [Section("Over the budget", figures=(("", figure),))]))

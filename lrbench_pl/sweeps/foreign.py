@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf, open_dict
 
-from lrbench_pl.knobs import one_line
+from lrbench_pl.runs.options import one_line
 from lrbench_pl.sweeps.launch import Job, Outcome, Placing, Task, ignore_ctrl_c, job_folder
 
 log = logging.getLogger(__name__)

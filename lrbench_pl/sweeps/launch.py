@@ -23,13 +23,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
-from lrbench_pl.config import register_resolvers
-from lrbench_pl.knobs import one_line, remarks
-from lrbench_pl.results import RunResult
-from lrbench_pl.row import describe, identity, run_id
-from lrbench_pl.spec import policy_name
-from lrbench_pl.sweeps.exits import note_end
-from lrbench_pl.sweeps.records import (
+from lrbench_pl.runs.config import register_resolvers
+from lrbench_pl.runs.describe import describe, identity, run_id
+from lrbench_pl.runs.exits import note_end
+from lrbench_pl.runs.folder import (
     LOCK_FILE,
     ChangedConfigurationError,
     Record,
@@ -38,6 +35,9 @@ from lrbench_pl.sweeps.records import (
     row_of,
     state_of,
 )
+from lrbench_pl.runs.options import one_line, remarks
+from lrbench_pl.runs.result import RunResult
+from lrbench_pl.runs.spec import policy_name
 from lrbench_pl.sweeps.view import SweepView
 from lrbench_pl.words import counted
 

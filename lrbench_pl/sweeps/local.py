@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from lrbench_pl.runs.processes import end_with
 from lrbench_pl.sweeps.launch import Job, Outcome, Task
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -170,14 +171,3 @@ def _prepare_end(parent: int) -> None:
     # once all else is put back: taking down an interpreter that holds torch takes longer than a short training
     util.Finalize(None, os._exit, args=(0,), exitpriority=-1000)
     end_with(parent)
-
-
-def end_with(parent: int) -> None:
-    """End this process soon after the one that started it has died, so that no orphan trains on."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

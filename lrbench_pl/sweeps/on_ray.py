@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lrbench_pl.runs.folder import state_of
 from lrbench_pl.sweeps.launch import Job, Outcome, Task
 from lrbench_pl.sweeps.local import devices_of, on_cpu, threads_of
-from lrbench_pl.sweeps.records import state_of
 
 _LOOKS_EVERY_S = 0.2
 _ENDS_WITHIN_S = 10.0  # an interrupted job, before its process is killed

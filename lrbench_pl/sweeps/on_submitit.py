@@ -114,7 +114,7 @@ class Requeued:
         leave: Any = signal.getsignal(number)
 
         def on_signal(signum: int, frame: Any) -> None:
-            from lrbench_pl.checkpoints import pause_all
+            from lrbench_pl.callbacks.checkpoints import pause_all
 
             told.append(signum)
             if not pause_all("pre-empted"):

@@ -17,9 +17,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lrbench_pl.results import RunResult
-from lrbench_pl.row import headline, label
-from lrbench_pl.sweeps.records import Record, State, row_of, state_of
+from lrbench_pl.runs.describe import headline, label
+from lrbench_pl.runs.folder import Record, State, row_of, state_of
+from lrbench_pl.runs.result import RunResult
 from lrbench_pl.words import counted, is_accuracy, metric_name, metric_value
 
 _LOOKS_EVERY_S = 1.0

@@ -8,9 +8,9 @@ import pytest
 from lrbench_pl.analysis.history import History, at_target, read_history
 from lrbench_pl.analysis.load import AnalysisError, load_runs
 from lrbench_pl.analysis.ranking import rank
-from lrbench_pl.callback import Check, first_confirmed
+from lrbench_pl.verdict import Check, first_confirmed
 from tests.analysis.test_ranking import write
-from tests.test_experiment import run as train
+from tests.runs.test_run import run as train
 
 CHECKS = [(20, 0.5), (40, 0.9499999880790710), (60, 0.96), (80, 0.94), (100, 0.98)]
 

@@ -11,7 +11,7 @@ import pytest
 from lrbench_pl.analysis.load import AnalysisError, load_runs
 from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank
 from lrbench_pl.analysis.show import remarks, render
-from lrbench_pl.results import RunResult
+from lrbench_pl.runs.result import RunResult
 
 COMMON = {
     "dataset": "digits",

@@ -17,7 +17,7 @@ from lrbench_pl.analysis.ranking import rank
 from lrbench_pl.analysis.report import figures, report, write_report
 from tests.analysis.test_history import run as trained
 from tests.analysis.test_ranking import write
-from tests.test_cli import call
+from tests.cli.test_cli import call
 
 ROOT = Path(__file__).resolve().parents[2]
 NASTY = "<script>alert(1)</script>"

@@ -11,9 +11,9 @@ from typing import Any
 import typer
 
 from lrbench_pl import cli
-from lrbench_pl.analysis import preview
-from lrbench_pl.config import build_policy, compose, expand
-from lrbench_pl.knobs import check_knobs
+from lrbench_pl.cli import preview
+from lrbench_pl.runs.config import build_policy, compose, expand
+from lrbench_pl.runs.options import check_knobs
 
 ROOT = Path(__file__).resolve().parents[2]
 # the choices without which an option does not exist; running text names such options alone

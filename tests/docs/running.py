@@ -147,7 +147,7 @@ def _environment(folder: Path) -> dict[str, str]:
 def _forks() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["lrbench_pl.experiment", "lrbench_pl.cli", "lrbench_pl.analysis.report", "lrbench_pl.sweeps.launch"]
+        ["lrbench_pl.runs.run", "lrbench_pl.cli", "lrbench_pl.analysis.report", "lrbench_pl.sweeps.launch"]
     )
     return context
 

@@ -74,8 +74,8 @@ def test_a_damaged_checkpoint_is_said_and_passed_over(tmp_path):
 def test_a_service_that_fails_in_the_middle_changes_no_number(tmp_path, monkeypatch):
     from pytorch_lightning.loggers import WandbLogger
 
-    from lrbench_pl import experiment
-    from lrbench_pl.config import compose
+    from lrbench_pl.runs import run as experiment
+    from lrbench_pl.runs.config import compose
 
     def run(name, *overrides):
         folder = tmp_path / name

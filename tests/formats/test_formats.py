@@ -10,14 +10,15 @@ import torch
 from lrbench_pl.analysis.load import AnalysisError, load_runs
 from lrbench_pl.analysis.ranking import rank
 from lrbench_pl.analysis.report import report
-from lrbench_pl.config import compose
-from lrbench_pl.database import DatabaseError, PolicyDatabase, read_sources
-from lrbench_pl.results import FORMAT, NewerFormatError, RunResult
-from lrbench_pl.spec import RunSpec
-from lrbench_pl.sweeps.records import Record, finished_row
-from lrbench_pl.verify import verify
-from tests.test_cli import call
-from tests.test_experiment import run as train
+from lrbench_pl.cli.verify import verify
+from lrbench_pl.files import FORMAT, NewerFormatError
+from lrbench_pl.runs.config import compose
+from lrbench_pl.runs.folder import Record, finished_row
+from lrbench_pl.runs.result import RunResult
+from lrbench_pl.runs.spec import RunSpec
+from lrbench_pl.selection.database import DatabaseError, PolicyDatabase, read_sources
+from tests.cli.test_cli import call
+from tests.runs.test_run import run as train
 
 HERE = Path(__file__).parent
 OLD = HERE / "1"

@@ -8,7 +8,6 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from lrbench_pl.config import compose, conf_dir
 from lrbench_pl.policies import (
     LRBENCH_POLICIES,
     AdaptivePolicy,
@@ -20,6 +19,7 @@ from lrbench_pl.policies import (
     table,
     to_config,
 )
+from lrbench_pl.runs.config import compose, conf_dir
 
 NO_POLICIES = ("auto", "best", "range")
 NAMES = sorted(path.stem for path in (conf_dir() / "lr_policy").glob("*.yaml") if path.stem not in NO_POLICIES)

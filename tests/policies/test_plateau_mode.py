@@ -3,7 +3,7 @@
 import pytest
 from hydra.utils import instantiate
 
-from lrbench_pl.config import compose
+from lrbench_pl.runs.config import compose
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from lrbench_pl.analysis import lint, preview
-from lrbench_pl.config import read_policy
-from lrbench_pl.database import PolicyDatabase, stored_run
-from lrbench_pl.knobs import UserError, refuse_late_milestones
+from lrbench_pl.cli import preview
 from lrbench_pl.policies import (
     Constant,
     Factor,
@@ -47,6 +44,10 @@ from lrbench_pl.policies import (
     table,
     to_config,
 )
+from lrbench_pl.runs import lint
+from lrbench_pl.runs.config import read_policy
+from lrbench_pl.runs.options import UserError, refuse_late_milestones
+from lrbench_pl.selection.database import PolicyDatabase, stored_run
 
 # -- a package of somebody else: what a new policy takes is these lines and a YAML ---------------------------------
 

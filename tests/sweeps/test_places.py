@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from lrbench_pl.sweeps.folder import refuse_unwritable
+from lrbench_pl.runs.writable import refuse_unwritable
 from lrbench_pl.sweeps.local import slots_for, visible_gpus
 from tests.faults.sweeps import ENVIRONMENT, numbers, rows, sweep
 

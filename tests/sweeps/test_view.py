@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from lrbench_pl.results import RunResult
-from lrbench_pl.sweeps.records import claim, note
+from lrbench_pl.runs.folder import claim, note
+from lrbench_pl.runs.result import RunResult
 from lrbench_pl.sweeps.view import SweepView, in_words, look
 
 

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from lrbench_pl.callback import LRPolicyCallback
+from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
 from lrbench_pl.policies import Cyclic
 from lrbench_pl.workloads.classifier import Classifier, group_parameters
 from lrbench_pl.workloads.data import TensorDataModule, synthetic

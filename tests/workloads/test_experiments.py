@@ -6,9 +6,9 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from lrbench_pl.config import compose, conf_dir
-from lrbench_pl.experiment import build
 from lrbench_pl.policies import InverseTime, MultiStep, Step
+from lrbench_pl.runs.build import build
+from lrbench_pl.runs.config import compose, conf_dir
 
 
 @pytest.mark.parametrize(

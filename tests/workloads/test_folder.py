@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lrbench_pl import experiment
-from lrbench_pl.config import compose
+from lrbench_pl.runs import run as experiment
+from lrbench_pl.runs.config import compose
 from lrbench_pl.workloads.data import DataError, ImageFolderDataModule
 from lrbench_pl.workloads.data.folder import DrawnImages, StreamSampler
 

@@ -9,7 +9,7 @@ import torchvision
 from hydra.utils import instantiate
 from torch import nn
 
-from lrbench_pl.config import compose
+from lrbench_pl.runs.config import compose
 from lrbench_pl.workloads.models import LocalResponseNorm, cifar_resnet, cnn3, lenet, mlp
 from lrbench_pl.workloads.models.resnet import Block
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torchvision
 
-from lrbench_pl import experiment
-from lrbench_pl.config import compose
+from lrbench_pl.runs import run as experiment
+from lrbench_pl.runs.config import compose
 from lrbench_pl.workloads.data import DataError, TensorDataModule, digits, synthetic, torchvision_set
 from lrbench_pl.workloads.data.sources import ensure_memory, read_torchvision, stratified_split
 from tests.helpers import tiny_trainer

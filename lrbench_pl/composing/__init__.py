@@ -1,0 +1,1 @@
+"""How a policy is composed during training: planner, segments, range test, snapshots."""

@@ -1,0 +1,1 @@
+"""One run: specification, configuration, construction, training, result, folder."""

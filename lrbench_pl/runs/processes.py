@@ -1,0 +1,100 @@
+"""A job of a sweep that trains in several processes: the others run this job alone, not the sweep again.
+
+Lightning starts the program anew for each further process, which in a sweep is the sweep, or a worker without work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_ENVIRONMENT = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@contextlib.contextmanager
+def one_job(cfg: DictConfig, output: Path) -> Iterator[None]:
+    """While the block runs, "this program" is a script that runs the job; after it the process can train the next one.
+
+    Args:
+        cfg: The configuration of the job.
+        output: Its folder.
+    """
+    import torch.distributed
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    import __main__
+
+    plain = {"hydra": OmegaConf.to_container(HydraConfig.instance().cfg), "cfg": OmegaConf.to_container(cfg)}
+    job = {"path": sys.path, **plain, "output": output}
+    before = sys.argv, __main__.__spec__, {name: os.environ.get(name) for name in _ENVIRONMENT}
+    with tempfile.NamedTemporaryFile(prefix="lrbench-", suffix=".job") as file:
+        pickle.dump(job, file)
+        file.flush()
+        sys.argv, __main__.__spec__ = [__file__, file.name], None
+        try:
+            yield
+        finally:
+            sys.argv, __main__.__spec__, environment = before
+            for name, value in environment.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one of several that writes and prints."""
+    from pytorch_lightning.utilities import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after the one that started it has died, so that no orphan trains on."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _join(job: dict[str, Any]) -> None:
+    """Be a further process of a job."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.utils import setup_globals
+    from omegaconf import OmegaConf
+
+    from lrbench_pl.runs.config import register_resolvers
+
+    end_with(os.getppid())
+    setup_globals()
+    register_resolvers()
+    HydraConfig.instance().cfg = OmegaConf.create(job["hydra"])
+    cfg = OmegaConf.create(job["cfg"])
+    cfg.share_equal = False  # the first process has looked
+
+    from lrbench_pl.runs.run import run
+
+    run(cfg, job["output"])
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1], "rb") as _file:
+        _job = pickle.load(_file)
+    sys.path[:] = _job["path"]
+    _join(_job)

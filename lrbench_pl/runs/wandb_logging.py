@@ -1,0 +1,123 @@
+"""Weights & Biases beside the run's own files: a view of them, never a reason for a training to stop."""
+
+from __future__ import annotations
+
+import contextlib
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+
+from lrbench_pl.runs.result import RunResult
+from lrbench_pl.runs.wandb_mode import is_offline
+from lrbench_pl.words import metric_name
+
+
+class WandbRun(Logger):
+    """One W&B run for one training: its history on the axis ``trainer/global_step``, its summary the result row.
+
+    Offline unless a key is configured (``wandb login`` or ``WANDB_API_KEY``); what W&B itself reads from the
+    environment, such as ``WANDB_MODE``, has the last word. An error of the service is said once; after it nothing more
+    is sent, and the training goes on.
+
+    Args:
+        project: W&B project.
+        save_dir: Folder that gets W&B's files.
+        job_type: W&B's job type.
+        tags: Tags of the run.
+
+    Example:
+        >>> WandbRun(project="lrbench_pl", save_dir="outputs").name
+        'lrbench_pl'
+    """
+
+    def __init__(self, project: str, save_dir: str | Path, job_type: str = "train", tags: Sequence[str] = ()) -> None:
+        super().__init__()
+        self._project = project
+        self._save_dir = Path(save_dir)
+        self._job_type = job_type
+        self._tags = [str(tag) for tag in tags]
+        self._run: WandbLogger | None = None
+        self._broken = False
+
+    @property
+    def name(self) -> str:
+        """The project."""
+        return self._project
+
+    @property
+    def version(self) -> str | None:
+        """The id of W&B's run once it has begun."""
+        return None if self._run is None else self._run.version
+
+    @rank_zero_only
+    def open_with(self, config: Mapping[str, Any], name: str, group: str | None) -> None:
+        """Begin the run: its configuration, its name, and the sweep that it belongs to."""
+
+        def begin() -> None:
+            mode: dict[str, Any] = {"mode": "offline"} if is_offline() else {}
+            self._save_dir.mkdir(parents=True, exist_ok=True)
+            run = WandbLogger(
+                name=name,
+                save_dir=str(self._save_dir),
+                project=self._project,
+                group=group,
+                job_type=self._job_type,
+                tags=self._tags,
+                config=dict(config),
+                reinit="finish_previous",
+                **mode,
+            )
+            assert run.experiment is not None  # here, so that a failure is met here
+            self._run = run
+
+        self._try(begin)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Send one row of the history."""
+        if self._run is not None:
+            self._try(lambda: self._run.log_metrics(metrics, step))  # type: ignore[union-attr]
+
+    def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: :meth:`open_with` sent the whole configuration."""
+
+    @rank_zero_only
+    def close_with(self, result: RunResult) -> None:
+        """End the run with the row as its summary; a run that reached no end of its own counts as failed."""
+
+        def end() -> None:
+            run = self._run.experiment  # type: ignore[union-attr]
+            run.summary.update(_summary(result))
+            run.finish(exit_code=0 if result.status in ("reached", "missed", "diverged") else 1)
+
+        if self._broken and self._run is not None:
+            with contextlib.suppress(Exception):  # left open, the next training in this process would go on with it
+                self._run.experiment.finish(exit_code=1)
+        elif self._run is not None:
+            self._try(end)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        if self._broken:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever a service can raise
+            self._broken = True
+            rank_zero_warn(f"W&B failed ({type(error).__name__}: {error}); this run goes on without it")
+
+
+def _summary(result: RunResult) -> dict[str, Any]:
+    """The row; what it says of the monitor is named after it, so that no loss is called an accuracy.
+
+    Example:
+        >>> row = RunResult(run_id="a", policy="tri", status="missed", monitor="val/loss", best_accuracy=0.04)
+        >>> [name for name in _summary(row) if name.startswith("best")]
+        ['best_loss']
+    """
+    metric = metric_name(result.monitor or "val/accuracy")
+    of_monitor = {f"{which}_accuracy": f"{which}_{metric}" for which in ("target", "best", "final")}
+    return {of_monitor.get(name, name): value for name, value in result.to_dict().items() if value is not None}

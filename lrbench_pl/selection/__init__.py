@@ -1,0 +1,1 @@
+"""Find a policy: racing sweeper, policy database, look-up."""

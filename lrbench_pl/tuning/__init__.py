@@ -1,1 +1,0 @@
-"""How a policy is found: range test, online composer, selection and look-up."""

@@ -1,0 +1,369 @@
+"""Composing inside one fit: exactness, ends of every kind, and the row."""
+
+import itertools
+import json
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from lrbench_pl.callbacks import composer as composer_module
+from lrbench_pl.callbacks.composer import LRPolicyComposer
+from lrbench_pl.callbacks.lr_policy import LRPolicyError
+from lrbench_pl.runs.build import Classifier, build
+from lrbench_pl.runs.config import compose
+from lrbench_pl.runs.run import run
+from tests.helpers import TinyModule, explode, script, tiny_trainer
+
+BASE = ["logger=none", "max_steps=300", "check_every=10", "dataset=synthetic", "trainer=cpu"]
+
+
+class Net(nn.Module):
+    """Batch statistics and random numbers: what a careless restore gets wrong."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Flatten(), nn.LazyLinear(16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, num_classes)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+def fit(*overrides):
+    config = compose([*BASE, *overrides])
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    parts = build(config)
+    parts.trainer.fit(parts.module, datamodule=parts.data)
+    return parts
+
+
+def weights(parts):
+    return {name: value.clone() for name, value in parts.module.state_dict().items()}
+
+
+OWN = ["model._target_=tests.callbacks.test_composer.Net"]
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+@pytest.mark.parametrize("target", ["1.0", "0.3"])
+def test_the_composed_policy_alone_repeats_the_training_bit_for_bit(tmp_path, optimizer, target):
+    from omegaconf import OmegaConf
+
+    from lrbench_pl.policies import to_config
+
+    common = ["model=mlp", *OWN, "~model.hidden", "~model.input_shape", f"optimizer={optimizer}", "dataset.flip=true"]
+    composed = fit(*common, "lr_policy=auto", f"target_accuracy={target}", "lr_policy.growth=1.5", "max_steps=700")
+    composer = composed.verifier
+    if target == "1.0":
+        assert composer.tuning_steps > 60  # branches were given up before it ended
+    OmegaConf.save(OmegaConf.create(to_config(composer.realised())), tmp_path / "policy.yaml")
+    alone = fit(
+        *common, f"lr_policy_file={tmp_path}/policy.yaml", f"max_steps={composer.policy_step}", "target_accuracy=null"
+    )
+    theirs = weights(alone)
+    assert theirs
+    for name, value in weights(composed).items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_a_composition_begun_anew_is_repeated_bit_for_bit_too(tmp_path, monkeypatch):
+    """The checks bring the very same value for 600 steps, as of a network that has learnt its data by heart."""
+    from omegaconf import OmegaConf
+
+    from lrbench_pl.policies import to_config
+
+    monitor = script(monkeypatch, lambda step: 0.5 if step < 600 else 0.9)
+    common = ["model=mlp", *OWN, "~model.hidden", "~model.input_shape", "dataset.flip=true", monitor]
+    composed = fit(*common, "lr_policy=auto", "target_accuracy=0.8", "check_every=20", "max_steps=1000")
+    composer = composed.verifier
+    assert composer.verdict.status == "reached"
+    begun = [record for record in composer.records if record["kind"] == "trunk" and record["policy_step"] == 0]
+    assert len(begun) > 2
+    assert len({record["why"] for record in begun}) == len(begun)  # each time another peak
+    assert [record["kept"] for record in begun] == [False] * (len(begun) - 1) + [True]
+    OmegaConf.save(OmegaConf.create(to_config(composer.realised())), tmp_path / "policy.yaml")
+    policy = f"lr_policy_file={tmp_path}/policy.yaml"
+    alone = fit(*common, policy, f"max_steps={composer.policy_step}", "target_accuracy=null")
+    theirs = weights(alone)
+    assert all(torch.equal(value, theirs[name]) for name, value in weights(composed).items())
+
+
+def test_a_run_says_both_clocks_and_keeps_the_account(tmp_path, monkeypatch):
+    monitor = script(monkeypatch, lambda step: 0.5 + 0.01 * (step // 10 % 3))
+    row = run(compose([*BASE, "lr_policy=auto", "target_accuracy=1.0", monitor, "max_steps=200"]), tmp_path)
+    assert row.status == "missed"
+    assert 0 < row.tuning_steps < row.steps_run <= 200
+    assert "policy step" in row.message
+    records = json.loads((tmp_path / "tuning.json").read_text())
+    assert {record["kind"] for record in records} >= {"trunk", "branch"}
+    assert sum(record["steps"] for record in records) == row.steps_run
+    best = max(record["value"] for record in records if record["kind"] == "branch")
+    kept = [record for record in records if record["kind"] == "branch" and record["kept"]]
+    assert kept[-1]["value"] == best
+    path = [record for record in records if record["kept"]]
+    assert path[-1] == kept[-1]
+    assert path[0]["policy_step"] == 0
+    assert all(a["policy_step"] + a["steps"] == b["policy_step"] for a, b in itertools.pairwise(path))
+    assert "lrbench_pl.policies" in (tmp_path / "policy.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given", "margin"),
+    [("momentum", "null", None), ("adam", "null", 9.0), ("adamw", "null", 9.0), ("adam", "4.0", 4.0)],
+)
+def test_an_optimizer_whose_steps_do_not_shrink_with_the_gradient_gets_a_wider_margin(
+    monkeypatch, optimizer, given, margin
+):
+    asked = []
+
+    def spy(settings, *arguments):
+        asked.append(settings.margin)
+        return plan(settings, *arguments)
+
+    plan = composer_module.compose
+    monkeypatch.setattr(composer_module, "compose", spy)
+    fit("lr_policy=auto", "target_accuracy=0.05", f"optimizer={optimizer}", f"lr_policy.margin={given}")
+    assert asked == [margin]
+
+
+def test_a_target_met_on_the_trunk_ends_it_there(monkeypatch):
+    monitor = script(monkeypatch, lambda step: 0.5)
+    composer = fit("lr_policy=auto", "target_accuracy=0.05", monitor).verifier
+    assert composer.verdict.status == "reached"
+    assert composer.verdict.steps_to_target == composer.verdict.steps_run == composer.tuning_steps + 10
+    assert [record["kind"] for record in composer.records][-1] == "trunk"
+
+
+def test_without_a_target_one_policy_takes_the_budget():
+    composer = fit("lr_policy=auto", "target_accuracy=null").verifier
+    assert [record["kind"] for record in composer.records].count("branch") == 1
+    assert composer.verdict.steps_run == 300
+
+
+@pytest.mark.parametrize("budget", [10, 20, 40])
+def test_a_tiny_budget_gives_a_policy_too(monkeypatch, budget):
+    monitor = script(monkeypatch, lambda step: step / 1000)
+    composer = fit("lr_policy=auto", "target_accuracy=1.0", f"max_steps={budget}", monitor).verifier
+    assert composer.verdict.status == "missed"
+    assert composer.realised()(0) >= 0
+    assert composer.verdict.steps_run <= budget
+
+
+def test_a_rate_that_diverges_is_avoided_not_the_end(monkeypatch):
+    explode(monkeypatch, above=0.01)
+    rate = ("optimizer=sgd", "lr=0.08", "optimizer.lr=0.08", "+lr_policy.repeats=0")
+    composer = fit(
+        "lr_policy=auto", "target_accuracy=1.0", *rate, script(monkeypatch, lambda step: step / 1000)
+    ).verifier
+    assert composer.verdict.status == "missed"
+    trunks = [record["why"] for record in composer.records if record["kind"] == "trunk"]
+    assert trunks[:4] == ["diverged"] * 3 + ["peak 0.01"]
+    assert "diverged" not in trunks[3:]  # what is gone back from is forgotten
+    assert [words.partition(":")[0] for words in composer.found.avoided[:3]] == [
+        f"a trunk at {peak}" for peak in (0.08, 0.04, 0.02)
+    ]
+    assert composer.found.avoided[0].startswith("a trunk at 0.08: diverged")
+
+
+@pytest.mark.filterwarnings("ignore:the training loader has no `position`")
+def test_it_works_in_a_plain_trainer_with_accumulation():
+    module = TinyModule()
+    composer = LRPolicyComposer(target_accuracy=2.0, monitor="val/score", max_steps=60, repeats=0)
+    tiny_trainer(composer, max_steps=60, val_check_interval=4, accumulate_grad_batches=2).fit(module)
+    assert composer.verdict.status == "missed"
+    assert composer.verdict.steps_run == 60
+    assert all(record["steps"] % 2 == 0 for record in composer.records)
+
+
+@pytest.mark.filterwarnings("ignore:the training loader has no `position`")
+def test_the_composer_s_own_budget_ends_a_trainer_without_one():
+    composer = LRPolicyComposer(target_accuracy=2.0, monitor="val/score", max_steps=60, repeats=0)
+    tiny_trainer(composer, max_steps=-1, max_epochs=20).fit(TinyModule())
+    assert composer.verdict.status == "missed"
+    assert composer.verdict.steps_run == 60
+
+
+def test_what_cannot_be_composed_is_refused():
+    with pytest.raises(LRPolicyError, match="must be a multiple of accumulate_grad_batches"):
+        tiny_trainer(LRPolicyComposer(1.0), val_check_interval=3, accumulate_grad_batches=2).fit(TinyModule())
+    with pytest.raises(LRPolicyError, match="composing needs a check within 1 step, but they are 2 apart"):
+        tiny_trainer(LRPolicyComposer(1.0, max_steps=1)).fit(TinyModule())
+
+
+def test_averaged_weights_are_looked_at_and_put_back():
+    """A check of the average is a forecast: it is no check of the verdict, and it leaves nothing behind."""
+    parts = fit("lr_policy=auto", "target_accuracy=1.0", "lr_policy.growth=1.5", "+lr_policy.repeats=0")
+    composer = parts.verifier
+    averaged = [record for record in composer.records if record["averaged"]]
+    assert len(averaged) == len(composer.forecasts) > 3
+    steps = {check.step for check in composer.verdict.checks}
+    assert not steps & {check.step for check in composer.forecasts}
+    assert max(steps) == composer.verdict.steps_run
+    again = parts.trainer.validate(parts.module, parts.data, verbose=False)[0]["val/accuracy"]
+    kept = max(record["value"] for record in composer.records if record["kind"] == "branch")
+    assert again == pytest.approx(kept, abs=1e-6)
+
+
+def test_an_average_that_meets_the_target_does_not_reach_it(monkeypatch):
+    from lrbench_pl.callbacks.composer import LRPolicyComposer as Composer
+
+    read = Composer._read_monitor
+    seen = []
+
+    def generous(self, trainer):
+        seen.append(self._leg.averaged)
+        return 1.0 if self._leg.averaged else min(0.5, read(self, trainer))
+
+    monkeypatch.setattr(Composer, "_read_monitor", generous)
+    composer = fit("lr_policy=auto", "target_accuracy=0.9", "+lr_policy.repeats=0").verifier
+    assert any(seen)
+    assert composer.verdict.status == "missed"
+    assert composer.verdict.best_value == 0.5
+
+
+def test_the_range_test_ends_between_two_checks(tmp_path):
+    composer = fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=700", "check_every=50").verifier
+    kinds = [(record["kind"], record["policy_step"], record["steps"]) for record in composer.records]
+    assert kinds[:2] == [("range", 0, 50), ("range", 0, 50)]
+    assert kinds[2][:2] == ("trunk", 0)
+    composer = fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=2000", "check_every=80", "model=mlp").verifier
+    assert [record["steps"] for record in composer.records[:2]] == [80, 80]
+    composer = fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=1100", "check_every=150").verifier
+    assert [record["steps"] for record in composer.records[:2]] == [75, 75]
+    assert composer.records[2]["spent"] == 150
+
+
+class Keep(pl.Callback):
+    """Writes one checkpoint, after the step or at the end of the fit."""
+
+    def __init__(self, path, step=None):
+        self.path, self.step = path, step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+    def on_train_end(self, trainer, pl_module):
+        if self.step is None:
+            trainer.save_checkpoint(self.path)
+
+
+def plain(path, *callbacks, steps=200, check_every=2, optimizer_lr=99.0, jumps_at=None, **arguments):
+    """Compose in a Trainer of one's own, from a checkpoint read as Lightning reads it by default."""
+
+    class Module(TinyModule):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) + 1000.0 * (self.trainer.global_step == jumps_at)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=optimizer_lr)
+
+    composer = LRPolicyComposer(**{"target_accuracy": 2.0, "monitor": "val/score", "growth": 1.5, **arguments})
+    trainer = tiny_trainer(composer, *callbacks, max_steps=steps, val_check_interval=check_every)
+    trainer.fit(Module(), ckpt_path=path)
+    return composer
+
+
+@pytest.mark.filterwarnings("ignore:the training loader has no `position`")
+class TestGoingOnInAPlainTrainer:
+    def test_a_checkpoint_holds_plain_data_and_what_may_be_gone_back_to(self, tmp_path):
+        plain(None, Keep(tmp_path / "a.ckpt", 60), Keep(tmp_path / "b.ckpt", 500), steps=700)
+        for name, snapshots in (("a", {"start"}), ("b", {"start", "trunk", "best"})):
+            checkpoint = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)
+            (state,) = [kept for kept in checkpoint["callbacks"].values() if "composition" in kept]
+            assert set(state["composition"]["snapshots"]) == snapshots
+
+    @pytest.mark.parametrize(
+        ("other", "change"),
+        [
+            ({"growth": 2.0}, "growth: 1.5 -> 2.0"),
+            ({"target_accuracy": 3.0}, "target_accuracy: 2.0 -> 3.0"),
+            ({"steps": 300}, "max_steps: 200 -> 300"),
+            ({"optimizer_lr": 9.0, "decay": "cosine"}, "decay: linear -> cosine; lr: 99.0 -> 9.0"),
+        ],
+    )
+    def test_other_settings_are_refused_with_the_difference(self, tmp_path, other, change):
+        plain(None, Keep(tmp_path / "a.ckpt", 50))
+        with pytest.raises(LRPolicyError) as refused:
+            plain(tmp_path / "a.ckpt", **other)
+        assert str(refused.value) == (
+            f"the checkpoint holds a composition of other settings ({change}); give the same ones"
+        )
+
+    def test_another_plan_is_refused(self, tmp_path, monkeypatch):
+        from lrbench_pl.composing import plan as plan
+
+        plain(None, Keep(tmp_path / "a.ckpt", 100))
+        monkeypatch.setattr(plan, "_SWEEP_STEPS", 10)
+        with pytest.raises(LRPolicyError, match="takes a range of 10 steps from 0 where leg 2 of the checkpoint"):
+            plain(tmp_path / "a.ckpt")
+
+    def test_a_checkpoint_without_a_composition_is_refused(self, tmp_path):
+        tiny_trainer(Keep(tmp_path / "a.ckpt", 4)).fit(TinyModule())
+        with pytest.raises(LRPolicyError, match="holds no composition to go on with; compose anew, without it"):
+            plain(tmp_path / "a.ckpt")
+
+    @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+    def test_a_loss_that_jumped_before_the_checkpoint_is_remembered(self, tmp_path):
+        """At the checkpoint its running mean is low again; what jumped does not go on."""
+        longer = {"check_every": 100, "optimizer_lr": 0.1}
+        first = plain(None, Keep(tmp_path / "a.ckpt", 95), jumps_at=3, **longer)
+        again = plain(tmp_path / "a.ckpt", **longer)
+        assert again.records[0]["why"] == first.records[0]["why"] == "diverged"
+
+    @pytest.mark.parametrize(("steps", "target"), [(-1, 2.0), (60, 2.0), (-1, 0.1)])
+    def test_one_that_has_ended_stays_so(self, tmp_path, steps, target):
+        first = plain(None, Keep(tmp_path / "a.ckpt"), steps=steps, target_accuracy=target, max_steps=60)
+        again = plain(tmp_path / "a.ckpt", steps=steps, target_accuracy=target, max_steps=60)
+        assert again.verdict == first.verdict
+        assert again.verdict.status == ("missed" if target == 2.0 else "reached")
+        assert again.forecasts == first.forecasts
+        assert (again.records, again.found, again.realised()) == (first.records, first.found, first.realised())
+
+
+@pytest.mark.parametrize("check_every", [20, 50])  # the first sweep ends between two checks, or at one
+def test_the_second_sweep_of_a_range_test_sees_other_batches(monkeypatch, check_every):
+    step, batches = Classifier.training_step, []
+
+    def training_step(self, batch, batch_idx):
+        batches.append(self.trainer.train_dataloader.position - 1)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", training_step)
+    fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=700", f"check_every={check_every}")
+    assert batches[:100] == list(range(100))
+    assert batches[100:120] == list(range(20))
+
+
+@pytest.mark.slow
+def test_two_processes_compose_together(tmp_path):
+    """Each decides by the same numbers, so that they take the same legs and end with the same weights."""
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(root / "run.py"),
+            *("trainer=ddp", "trainer.accelerator=cpu", "lr_policy=auto", "dataset=synthetic", "lr_policy.growth=1.5"),
+            *("max_steps=300", "check_every=10", "monitor=val/loss", "mode=min", "target_accuracy=1e-9"),
+            f"hydra.run.dir={tmp_path}/run",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert row["status"] == "missed"
+    legs = json.loads((tmp_path / "run" / "tuning.json").read_text())
+    assert sum(leg["kind"] == "branch" for leg in legs) > 1
+    assert sum(leg["steps"] for leg in legs) == row["steps_run"] == 300

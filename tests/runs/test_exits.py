@@ -1,0 +1,80 @@
+"""What a run or a sweep says by its exit code, whichever launcher runs its jobs."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from lrbench_pl.runs.exits import ExitCode, exit_code, note_end
+from tests.faults.sweeps import needs, rows, sweep
+
+SHORT = ("max_steps=20", "check_every=10", "logger=none")
+
+
+@pytest.mark.parametrize(
+    ("runs", "code"),
+    [
+        ([], 0),
+        ([("reached", True), ("missed", False), ("diverged", False), ("stopped", False)], 0),
+        ([("reached", True), ("missed", True)], 3),
+        ([("diverged", True)], 3),
+        ([("stopped", True)], 3),
+        ([("missed", True), ("failed", False), ("reached", True)], 1),
+    ],
+)
+def test_the_worst_of_the_jobs_decides(runs, code):
+    assert exit_code(runs) == code
+
+
+def hydra_of(sweeper):
+    return OmegaConf.create({"hydra": {"sweeper": {"_target_": sweeper}}})
+
+
+def test_a_sweep_counts_its_own_jobs_alone(tmp_path):
+    callback, config = ExitCode(), hydra_of("hydra._internal.core_plugins.basic_sweeper.BasicSweeper")
+    callback.on_multirun_start(config)
+    note_end(tmp_path / "0", "failed", False)
+    note_end(tmp_path / "1", "reached", False)
+    with pytest.raises(SystemExit) as left:
+        callback.on_multirun_end(config)
+    assert left.value.code == 1
+    callback.on_multirun_start(config)
+    callback.on_multirun_end(config)
+
+
+def test_a_candidate_of_a_selection_may_fail(tmp_path):
+    callback, config = ExitCode(), hydra_of("hydra_plugins.lrbench_sweeper.LRBenchSweeper")
+    callback.on_multirun_start(config)
+    note_end(tmp_path / "0", "failed", True)
+    callback.on_multirun_end(config)
+    callback.on_multirun_start(config)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "package"),
+    [
+        ("basic", "torch"),
+        ("joblib", "joblib"),
+        pytest.param("submitit_local", "submitit", marks=pytest.mark.slow),
+        pytest.param("ray", "ray", marks=pytest.mark.slow),
+    ],
+)
+def test_a_failed_job_is_exit_code_1_and_a_missed_required_target_3(tmp_path, launcher, package):
+    needs(package)
+    failed = sweep(tmp_path / "a", launcher, *SHORT, "target_accuracy=null", "batch_size=64,9000", "study=2024")
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert sorted((row["status"], row["study"]) for row in rows(tmp_path / "a")) == [
+        ("failed", "2024"),
+        ("missed", "2024"),
+    ]
+    missed = ("lr_policy=fix,tri", "target_accuracy=1.0", "require_target=true")
+    assert sweep(tmp_path / "b", launcher, *SHORT, *missed).returncode == 3
+    assert sweep(tmp_path / "b", launcher, *SHORT, *missed).returncode == 3  # also of jobs that are finished already
+    assert sweep(tmp_path / "b", launcher, *SHORT, *missed[:2]).returncode == 0
+
+
+def test_a_launcher_says_once_what_its_jobs_only_write_to_their_files(tmp_path):
+    given = ("lr_policy=fix,tri", "max_steps=22", "check_every=10", "target_accuracy=0.99", "logger=none")
+    done = sweep(tmp_path / "a", "joblib", *given, "+colour=red")
+    assert done.returncode == 0
+    assert done.stderr.count("the last check is at step 20 of 22") == 1
+    assert done.stderr.count("colour has no effect: nothing reads it") == 1

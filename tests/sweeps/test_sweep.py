@@ -1,0 +1,136 @@
+"""run.py as a user starts it: one run, a sweep and its ranking, mistakes, Ctrl-C, two processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHORT = ("max_steps=60", "check_every=20", "trainer=cpu")
+
+
+def command(*arguments, module=False):
+    return [sys.executable, *(["-m", "lrbench_pl"] if module else [str(ROOT / "run.py")]), *map(str, arguments)]
+
+
+def call(folder, *arguments, module=False):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(*arguments, module=module), cwd=folder, capture_output=True, text=True, env=environment, timeout=120
+    )
+
+
+def rows(folder):
+    return [json.loads(path.read_text()) for path in sorted(folder.rglob("result.json"))]
+
+
+@pytest.mark.slow
+def test_a_real_sweep_and_its_ranking(tmp_path):
+    """Two policies, one of them a composite, by two seeds; one job of a third policy fails and stops nothing."""
+    swept = call(
+        tmp_path,
+        "-m",
+        *SHORT,
+        "target_accuracy=0.5",
+        "lr_policy=fix,composite_tri",
+        "seed=0,1",
+        "hydra.sweep.dir=sweep",
+    )
+    assert swept.returncode == 0, swept.stderr
+    assert swept.stdout.count("reached 0.500 at step") == 4
+    found = rows(tmp_path / "sweep")
+    assert {(row["policy"], row["seed"]) for row in found} == {(p, s) for p in ("fix", "composite_tri") for s in (0, 1)}
+    assert {row["status"] for row in found} == {"reached"}
+    assert all(
+        (path / "policy.yaml").exists() and (path / "metrics.csv").exists() for path in (tmp_path / "sweep").glob("?")
+    )
+
+    failing = call(
+        tmp_path, "-m", *SHORT, "target_accuracy=0.5", "lr_policy=tri", "batch_size=64,9000", "hydra.sweep.dir=sweep2"
+    )
+    assert failing.returncode == 1  # a job failed; the other one is a row
+    assert "failed: a batch of 9000 samples is larger" in failing.stdout
+
+    ranked = call(tmp_path, "rank", "sweep", "sweep2", "--format", "json", module=True)
+    assert ranked.returncode == 0, ranked.stderr
+    table = json.loads(ranked.stdout)
+    assert {row["policy"]: row["runs"] for row in table} == {"fix": 2, "composite_tri": 2, "tri": 1}
+    assert "6 runs, 1 failed" in ranked.stderr
+    assert "a batch of 9000 samples is larger than the training set" in ranked.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["lr_policy=nope"], 1, "error: lr_policy has no choice 'nope'; choose from auto, best, "),
+        (["lr_policy.gama=2"], 1, "error: there is no key 'lr_policy.gama'"),
+        (["colour=red"], 1, "error: there is no key 'colour'; lrbench run --help lists them"),
+        (["group/nope=1"], 1, "error: there is no group 'group/nope'; lrbench run --help lists them"),
+        (
+            ["target_accuracy=95", *SHORT],
+            1,
+            "target_accuracy must be at most 1 for 'val/accuracy', got 95; did you mean 0.95?",
+        ),
+        (["target_accuracy=1.0", "require_target=true", *SHORT], 3, "missed 1.000 within 60 steps"),
+    ],
+)
+def test_exit_codes(tmp_path, arguments, code, message):
+    done = call(tmp_path, *arguments)
+    assert done.returncode == code
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_names_the_knobs_and_the_groups(tmp_path):
+    done = call(tmp_path, "--help")
+    assert done.returncode == 0
+    for words in (
+        "The three options of a policy",
+        "lr_policy: ",
+        "composite_tri",
+        "optimizer: ",
+        "lrbench run -m",
+        "experiment: ",
+    ):
+        assert words in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_leaves_a_row_and_exit_code_130(tmp_path):
+    process = subprocess.Popen(
+        command("max_steps=2000000", "check_every=100", "target_accuracy=1.0", "hydra.run.dir=run"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    history = tmp_path / "run" / "metrics.csv"
+    deadline = time.monotonic() + 60
+    while not history.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    (row,) = rows(tmp_path)
+    assert row["status"] == "stopped"
+    assert row["message"].startswith("interrupted at step ")
+    assert row["steps_run"] > 0
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_two_processes_agree_and_write_one_row(tmp_path):
+    done = call(
+        tmp_path, "trainer=ddp", "trainer.accelerator=cpu", *SHORT[:2], "target_accuracy=0.5", "hydra.run.dir=run"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = rows(tmp_path)
+    assert row["status"] == "reached"
+    assert row["steps_run"] == row["steps_to_target"]
+    assert row["test_accuracy"] > 0.3  # guessing gives 0.1

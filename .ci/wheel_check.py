@@ -19,7 +19,7 @@ from pathlib import Path
 from environments import ROOT, borrow, checkout, environment, install
 
 UNDECIDED = 3  # the exit code of `lrbench verify` after so few seeds
-SHORT = "max_steps=60 check_every=20 target_accuracy=0.8 trainer=cpu"
+SHORT = "max_steps=60 check_every=20 target=0.8 trainer=cpu"
 COMMANDS = f"""
 lrbench --version
 lrbench run --help

@@ -26,7 +26,7 @@ def lines(studies: list[Path]) -> list[str]:
     for path in studies:
         rows = pl.read_csv(path)
         first = stage(rows, "default").row(0, named=True)
-        workload = f"{first['dataset']}/{first['model']}, {first['target_accuracy']:.4f} in {first['max_steps']} steps"
+        workload = f"{first['dataset']}/{first['model']}, {first['target']:.4f} in {first['max_steps']} steps"
         found = compared(rows)
         tuned = [row for row in found if row.name not in ("auto", "the default")][:1]
         chosen = [row for row in found if row.name in ("auto", "the default") or row in tuned]

@@ -139,13 +139,13 @@ def aim(rows: pl.DataFrame) -> list[str]:
     aims, runs = stage(rows, "target"), stage(rows, "default", "run", "auto", "short")
     lines = [
         f"{first['dataset']}/{first['model']}, budget {first['max_steps']} steps, "
-        f"target {first['target_accuracy']:.4f}, seeds {_seeds(runs)}."
+        f"target {first['target']:.4f}, seeds {_seeds(runs)}."
     ]
     if len(aims):
         test = statistics.median(aims["test_accuracy"].to_list())
         lines.append(
             f"Target: the median final accuracy of `{first['policy']}` at {first['lr']:g} on seeds {_seeds(aims)}: "
-            f"{aims['final_accuracy'].min():.4f} to {aims['final_accuracy'].max():.4f}; on the test set {test:.4f}."
+            f"{aims['final_value'].min():.4f} to {aims['final_value'].max():.4f}; on the test set {test:.4f}."
         )
     return lines
 
@@ -175,7 +175,7 @@ def best_case(rows: pl.DataFrame) -> list[str]:
     usual = statistics.median(math.inf if each is None else each for each in stage(rows, "default")["steps_to_target"])
     if not len(tuned) or not math.isfinite(usual):
         return []
-    final = tuned["final_accuracy"].fill_null(0.0)
+    final = tuned["final_value"].fill_null(0.0)
     return [
         "",
         f"{PAPER_BEST} times sooner, the paper's best case, would be {usual / PAPER_BEST:.0f} steps. "

@@ -137,11 +137,11 @@ class Study:
         rows = []
         target = protocol.target
         if target is None:
-            whole = ("target_accuracy=null", "stop_at_target=false")
+            whole = ("target=null", "stop_at_target=false")
             rows.append(self.sweep("target", protocol.target_seeds, self.budget, *default, *whole))
             target = final(rows[0])
         print(f"target {target:.4f}", flush=True)
-        aim = f"target_accuracy={target!r}"
+        aim = f"target={target!r}"
         if "default" in self.stages:
             rows.append(self.sweep("default", protocol.seeds, self.budget, *default, aim))
         if protocol.auto and "auto" in self.stages:
@@ -152,7 +152,7 @@ class Study:
         tuned = self.tune()
         rows.append(tuned)
         best = best_rates(tuned)
-        met = best_rates(tuned.filter(pl.col("final_accuracy") >= target))
+        met = best_rates(tuned.filter(pl.col("final_value") >= target))
         for stage, budget, rates in (("run", 1.0, best), ("short", protocol.horizon, met)):
             for optimizer, lr, policies in together(rates) if stage in self.stages else ():
                 chosen = (f"lr_policy={','.join(policies)}", f"optimizer={optimizer}", f"lr={lr!r}", aim)
@@ -163,7 +163,7 @@ class Study:
     def tune(self) -> pl.DataFrame:
         """The rows of the tuning runs."""
         protocol, rows = self.protocol, []
-        free = ("target_accuracy=null", "stop_at_target=false", f"lr_policy={','.join(protocol.policies)}")
+        free = ("target=null", "stop_at_target=false", f"lr_policy={','.join(protocol.policies)}")
         for optimizer, own in protocol.optimizers.items():
             rates = ",".join(f"{own * factor:.3g}" for factor in protocol.factors)
             given = (*free, f"optimizer={optimizer}", f"lr={rates}")
@@ -187,7 +187,7 @@ class Study:
 
 def final(rows: pl.DataFrame) -> float:
     """The median of the final accuracy; of two in the middle the lower, so that it is the value of a check."""
-    return statistics.median_low(rows["final_accuracy"].to_list())
+    return statistics.median_low(rows["final_value"].to_list())
 
 
 def best_rates(tuned: pl.DataFrame) -> dict[tuple[str, str], float]:
@@ -195,11 +195,11 @@ def best_rates(tuned: pl.DataFrame) -> dict[tuple[str, str], float]:
 
     Example:
         >>> rows = {"optimizer": ["sgd"] * 3, "policy": ["fix"] * 3, "lr": [0.1, 0.2, 0.4], "seed": [1] * 3,
-        ...     "status": ["missed", "missed", "diverged"], "final_accuracy": [0.8, 0.9, None]}
+        ...     "status": ["missed", "missed", "diverged"], "final_value": [0.8, 0.9, None]}
         >>> best_rates(pl.DataFrame(rows))
         {('sgd', 'fix'): 0.2}
     """
-    value = pl.when(pl.col("status").cast(pl.String) == "diverged").then(0.0).otherwise("final_accuracy").fill_null(0.0)
+    value = pl.when(pl.col("status").cast(pl.String) == "diverged").then(0.0).otherwise("final_value").fill_null(0.0)
     medians = tuned.group_by("optimizer", "policy", "lr").agg(value.median().alias("value"))
     best = medians.sort(["value", "lr"], descending=[True, False]).unique(["optimizer", "policy"], keep="first")
     return {(row["optimizer"], row["policy"]): row["lr"] for row in best.sort("optimizer", "policy").to_dicts()}

@@ -104,7 +104,7 @@ def best_check(checks: Sequence[Check], mode: Mode = "max") -> Check | None:
     return max(finite, key=lambda check: sign * check.value, default=None)
 
 
-def check_target(target: object, monitor: str, mode: str, name: str = "target_accuracy") -> None:
+def check_target(target: object, monitor: str, mode: str, name: str = "target") -> None:
     """Refuse a target that the monitored metric cannot reach.
 
     A target is any finite number. One for an accuracy, or for another growing metric of at most 1, must be at most 1.
@@ -126,7 +126,7 @@ def check_target(target: object, monitor: str, mode: str, name: str = "target_ac
         >>> check_target(3.5, "val/loss", "min")
         >>> check_target(95, "val/accuracy", "max")
         Traceback (most recent call last):
-        ValueError: target_accuracy must be at most 1 for 'val/accuracy', got 95; did you mean 0.95?
+        ValueError: target must be at most 1 for 'val/accuracy', got 95; did you mean 0.95?
     """
     if target is None:
         return

@@ -75,7 +75,7 @@ def run(folder, root=ROOT, environment=(), without=()):
     done = subprocess.run(
         [
             *(sys.executable, str(root / "run.py"), "max_steps=20", "check_every=10", "trainer=cpu"),
-            *("target_accuracy=null", "hydra.run.dir=out/0"),
+            *("target=null", "hydra.run.dir=out/0"),
         ],
         cwd=folder,
         env={**known, "OMP_NUM_THREADS": "1", **dict(environment)},

@@ -71,7 +71,7 @@ def test_its_own_launcher_and_ours_give_the_same(tmp_path):
         if launcher.startswith("lrbench_"):
             assert "4 of 4: " in output
         rows = results(folder)
-        found[launcher] = {key: (row["steps_to_target"], row["best_accuracy"]) for key, row in rows.items()}
+        found[launcher] = {key: (row["steps_to_target"], row["best_value"]) for key, row in rows.items()}
     assert len(found["basic"]) == 4
     assert all(each == found["basic"] for each in found.values()), found
 

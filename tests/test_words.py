@@ -16,7 +16,7 @@ from tests.analysis.test_ranking import write
 from tests.cli.test_cli import call
 from tests.runs.test_run import configure, run
 
-LOSS = {"monitor": "val/loss", "mode": "min", "target_accuracy": 0.05}
+LOSS = {"monitor": "val/loss", "mode": "min", "target": 0.05}
 
 
 def losses(folder, **changes):
@@ -67,7 +67,7 @@ def test_a_report_by_loss_says_loss(tmp_path):
 def by_loss(tmp_path_factory):
     """A run that is judged by its loss."""
     folder = tmp_path_factory.mktemp("by_loss") / "0"
-    run(folder, "monitor=val/loss", "mode=min", "lr_policy=tri", "target_accuracy=0.9")
+    run(folder, "monitor=val/loss", "mode=min", "lr_policy=tri", "target=0.9")
     return folder
 
 
@@ -90,23 +90,23 @@ def test_the_curves_of_a_loss_keep_their_low_end(by_loss):
     ("row", "line"),
     [
         pytest.param(
-            {"status": "reached", "target_accuracy": 0.97, "steps_to_target": 40, "best_accuracy": 0.98,
+            {"status": "reached", "target": 0.97, "steps_to_target": 40, "best_value": 0.98,
              "monitor": "val/accuracy"},
             "tri: reached 0.970 at step 40 of 1000, best 0.980",
             id="accuracy",
         ),
         pytest.param(
-            {"status": "reached", "target_accuracy": 0.05, "steps_to_target": 40, "best_accuracy": 0.0475,
+            {"status": "reached", "target": 0.05, "steps_to_target": 40, "best_value": 0.0475,
              "monitor": "val/loss", "mode": "min", "test_accuracy": 0.972},
             "tri: reached loss 0.05 at step 40 of 1000, best loss 0.0475, test accuracy 0.972",
             id="loss",
         ),
-        pytest.param({"status": "missed", "max_steps": 1, "target_accuracy": 0.9}, "tri: missed 0.900 within 1 step",
+        pytest.param({"status": "missed", "max_steps": 1, "target": 0.9}, "tri: missed 0.900 within 1 step",
                      id="one-step"),
         pytest.param({"status": "missed", "steps_run": 1}, "tri: ran 1 step without a target", id="no-target"),
         pytest.param(
             {"policy": "auto", "optimizer": "momentum", "lr": 0.05, "peak_found": 0.187, "tuning_steps": 120,
-             "status": "reached", "target_accuracy": 0.97, "steps_to_target": 200},
+             "status": "reached", "target": 0.97, "steps_to_target": 200},
             "auto (momentum, peak 0.187 found): reached 0.970 at step 200, 120 of them search",
             id="composed",
         ),
@@ -117,7 +117,7 @@ def test_the_last_line_of_a_run(row, line):
 
 
 def test_a_composition_says_the_peak_that_it_found(tmp_path):
-    wanted = ("lr_policy=auto", "max_steps=700", "target_accuracy=0.9999")
+    wanted = ("lr_policy=auto", "max_steps=700", "target=0.9999")
     folder = tmp_path / "auto"
     folder.mkdir()
     row = experiment.run(configure(folder, *wanted), folder)

@@ -44,10 +44,10 @@ def generate(folder: Path, runs: int, policies: int) -> None:
         row = RunResult(
             run_id=f"{number:012x}", study="benchmark", dataset="digits", model="mlp", optimizer="momentum",
             batch_size=64, policy=f"policy_{policy}", policy_id=f"{policy:012x}", policy_repr="Constant(init_lr=0.05)",
-            lr=0.05, seed=seed, max_steps=1000, target_accuracy=0.95, monitor="val/accuracy", mode="max",
+            lr=0.05, seed=seed, max_steps=1000, target=0.95, monitor="val/accuracy", mode="max",
             confirmations=1, check_on="validation", status="reached" if reached else "missed", message="generated",
             steps_to_target=steps if reached else None, seconds_to_target=0.002 * steps if reached else None,
-            best_accuracy=best, best_step=900, final_accuracy=best, test_accuracy=best - 0.004, test_top5=1.0,
+            best_value=best, best_step=900, final_value=best, test_accuracy=best - 0.004, test_top5=1.0,
             test_loss=0.1, train_loss=0.05, loss_difference=0.05, confidence=0.95, confidence_std=0.08, cdac=0.02,
             steps_run=1000, tuning_steps=0, wall_time_s=3.1, precision="32-true", device="cpu",
             versions={"torch": "2.9.0", "pytorch-lightning": "2.5.0"}, git_sha="0" * 40,

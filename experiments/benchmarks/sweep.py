@@ -34,7 +34,7 @@ def run_py(steps: int, *words: str) -> list[str]:
     common = (
         "trainer=cpu",
         "lr_policy=fix",
-        "target_accuracy=null",
+        "target=null",
         f"max_steps={steps}",
         f"check_every={steps // 10}",
     )

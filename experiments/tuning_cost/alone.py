@@ -22,8 +22,8 @@ from lrbench_pl.analysis.load import load_runs
 
 HERE = Path(__file__).resolve().parent
 ROWS = HERE / "alone.csv"
-COLUMNS = ["dataset", "model", "optimizer", "composed_on", "seed", "max_steps", "target_accuracy", "status"]
-COLUMNS += ["steps_to_target", "final_accuracy", "best_accuracy", "test_accuracy", "git_sha"]
+COLUMNS = ["dataset", "model", "optimizer", "composed_on", "seed", "max_steps", "target", "status"]
+COLUMNS += ["steps_to_target", "final_value", "best_value", "test_accuracy", "git_sha"]
 
 
 def lines(rows: pl.DataFrame) -> list[str]:
@@ -31,9 +31,9 @@ def lines(rows: pl.DataFrame) -> list[str]:
     shown = ["| workload, target | composed on | steps | new seeds that reached it | best check, median [range] |"]
     shown.append("|---|---|---|---|---|")
     for (dataset, model, target, seed, steps), part in rows.group_by(
-        "dataset", "model", "target_accuracy", "composed_on", "max_steps", maintain_order=True
+        "dataset", "model", "target", "composed_on", "max_steps", maintain_order=True
     ):
-        ends = part["best_accuracy"].to_list()
+        ends = part["best_value"].to_list()
         hits = part["steps_to_target"].is_not_null().sum()
         shown.append(
             f"| {dataset}/{model}, {target:.4f} | seed {seed} | {steps} | {hits}/{len(part)} "
@@ -50,7 +50,7 @@ def measure(composed: pl.DataFrame, seeds: str, work: Path, overrides: Sequence[
         folder = work / f"{row['dataset']}-{row['model']}-{row['seed']}"
         command = [sys.executable, str(HERE.parents[1] / "run.py"), "-m", *overrides]
         command += [f"lr_policy_file={Path(row['folder']).resolve() / 'policy.yaml'}", f"seed={seeds}"]
-        command += [f"max_steps={steps}", f"target_accuracy={row['target_accuracy']!r}", f"hydra.sweep.dir={folder}"]
+        command += [f"max_steps={steps}", f"target={row['target']!r}", f"hydra.sweep.dir={folder}"]
         done = subprocess.run([*command, "hydra/launcher=joblib"], check=False)
         if done.returncode != 0:
             sys.exit(f"{folder}: the sweep ended with {done.returncode}; see above, and give the same command again")

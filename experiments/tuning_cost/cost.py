@@ -2,7 +2,7 @@
 
 Every way is a script, called alike:
 
-    python experiments/tuning_cost/WAY.py experiment=mnist_lenet seed=31 target_accuracy=0.99 … --out rows.csv
+    python experiments/tuning_cost/WAY.py experiment=mnist_lenet seed=31 target=0.99 … --out rows.csv
 
 Optimizer steps are counted in all, whatever they were for, until a model in training first meets the target at a check.
 A way that has not met it by the cap, in budgets, is cut off there: its row says ``reached`` false.
@@ -100,8 +100,8 @@ def main(way: Way, arguments: Sequence[str]) -> None:
     parser.add_argument("--cap", type=float, default=4.0, help="steps at most, in budgets (default 4)")
     given = parser.parse_intermixed_args(arguments)
     cfg = config.compose(given.overrides)
-    if cfg.target_accuracy is None or not given.cap > 0:
-        parser.error("expected a target_accuracy and a --cap above 0")
+    if cfg.target is None or not given.cap > 0:
+        parser.error("expected a target and a --cap above 0")
     started = time.perf_counter()
     outcomes = way(given.overrides, cfg, round(given.cap * cfg.max_steps))
     seconds = round(time.perf_counter() - started, 1)
@@ -113,7 +113,7 @@ def main(way: Way, arguments: Sequence[str]) -> None:
             optimizer=cfg.names.optimizer,
             seed=cfg.seed,
             budget=cfg.max_steps,
-            target=cfg.target_accuracy,
+            target=cfg.target,
             steps_in_all=outcome.steps_in_all,
             reached=outcome.reached,
             trainings=outcome.trainings,

@@ -2,7 +2,7 @@
 
 Order: the optimizer's own rate first, then 0.3, 3, 0.1 and 10 times that; at each, the shapes as the pool lists them.
 
-    python experiments/tuning_cost/grid.py experiment=mnist_lenet seed=31 target_accuracy=0.99 --out rows.csv
+    python experiments/tuning_cost/grid.py experiment=mnist_lenet seed=31 target=0.99 --out rows.csv
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def lr_finder_onecycle(overrides: list[str], cfg: DictConfig, cap: int) -> list[
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         parts = build(config.compose([*overrides, "logger=none"]))
         _schedule(parts.module, peak, cfg.max_steps)
-        target = Target(cfg.monitor, cfg.target_accuracy, cfg.mode)
+        target = Target(cfg.monitor, cfg.target, cfg.mode)
         trainer = _trainer(cfg, target)
         trainer.fit(parts.module, datamodule=parts.data)
     return [Outcome("lr_finder_onecycle", spent + trainer.global_step, target.met, 2)]

@@ -63,7 +63,7 @@ def main() -> None:
             for way in WAYS:
                 if (ROWS[way], name, seed) in there:
                     continue
-                words = [*overrides, f"seed={seed}", f"target_accuracy={target!r}", *extra]
+                words = [*overrides, f"seed={seed}", f"target={target!r}", *extra]
                 words += ["--cap", f"{given.cap:g}", "--out", str(given.out)]
                 commands.append([sys.executable, str(HERE / f"{way}.py"), *words])
     with ThreadPoolExecutor(given.jobs) as pool:

@@ -1,6 +1,6 @@
 """Optuna's TPE sampler with its Hyperband pruner, over the shapes of the pool and a log-uniform rate.
 
-    python experiments/tuning_cost/optuna_tpe.py experiment=mnist_lenet seed=31 target_accuracy=0.99 --out rows.csv
+    python experiments/tuning_cost/optuna_tpe.py experiment=mnist_lenet seed=31 target=0.99 --out rows.csv
 
 A trial is a training for the full budget, pruned at checks. The rate lies within a factor of 100 of the optimizer's
 own, the span of the range test. Sampler and pruner are as Optuna makes them, but for resources in steps, from 1/32 of

@@ -1,6 +1,6 @@
 """Selection (``hydra/sweeper=lrbench``), as it is: to the first training that meets the target, and with confirmation.
 
-    python experiments/tuning_cost/selection.py experiment=mnist_lenet seed=31 target_accuracy=0.99 --out rows.csv
+    python experiments/tuning_cost/selection.py experiment=mnist_lenet seed=31 target=0.99 --out rows.csv
 
 The second row counts the steps until its answer is confirmed on fresh seeds, before it looks for a shorter horizon.
 """

@@ -18,8 +18,8 @@ from lrbench_pl.analysis.load import load_runs
 
 RESULTS = Path(__file__).parent / "results.csv"
 WAYS = Path(__file__).parent / "ways.csv"
-COLUMNS = ["study", "dataset", "model", "optimizer", "policy", "lr", "seed", "max_steps", "target_accuracy", "status"]
-COLUMNS += ["steps_to_target", "tuning_steps", "steps_run", "best_accuracy", "test_accuracy", "run_id", "git_sha"]
+COLUMNS = ["study", "dataset", "model", "optimizer", "policy", "lr", "seed", "max_steps", "target", "status"]
+COLUMNS += ["steps_to_target", "tuning_steps", "steps_run", "best_value", "test_accuracy", "run_id", "git_sha"]
 
 
 def lines(runs: pl.DataFrame, ways: pl.DataFrame) -> list[str]:
@@ -63,7 +63,7 @@ def main(folders: list[str]) -> None:
         load_runs(folders).table.select(COLUMNS).sort("dataset", "policy", "seed").write_csv(RESULTS)
     runs, ways = pl.read_csv(RESULTS), pl.read_csv(WAYS)
     for (dataset, model, target, budget), mine in runs.group_by(
-        "dataset", "model", "target_accuracy", "max_steps", maintain_order=True
+        "dataset", "model", "target", "max_steps", maintain_order=True
     ):
         print(f"{dataset}/{model}, target {target:.4g}, budget {budget}:\n")
         print("\n".join(lines(mine, ways.filter(pl.col("workload") == f"{dataset}/{model}"))) + "\n")

@@ -175,7 +175,7 @@ def at_target(runs: Runs, target: float) -> Runs:
     skipped: list[Skipped] = []
     for row in runs.table.to_dicts():
         if row["status"] in ("failed", "stopped"):
-            rows.append({**row, "target_accuracy": target, "open": False})
+            rows.append({**row, "target": target, "open": False})
             continue
         try:
             rows.append(_judged(row, target))
@@ -195,7 +195,7 @@ def _judged(row: Mapping[str, Any], target: float) -> dict[str, Any]:
     rule = (row["mode"] or "max", row["confirmations"] or 1)
     _check_own(row, history, rule)
     hit = history.first_confirmed(target, *rule)
-    judged = {**row, "target_accuracy": target, "open": False, "steps_to_target": None, "seconds_to_target": None}
+    judged = {**row, "target": target, "open": False, "steps_to_target": None, "seconds_to_target": None}
     if hit is not None:
         at = {"steps_to_target": history.steps[hit], "seconds_to_target": history.seconds[hit]}
         return {**judged, **at, "status": "reached", "message": f"reached {target:g} at step {history.steps[hit]}"}
@@ -210,17 +210,17 @@ def _check_own(row: Mapping[str, Any], history: History, rule: tuple[str, int]) 
     """Refuse a history that is cut off or another run's: it must lead to what the row says."""
     # a row knows no NaN: such a check is missing there
     last = history.values[-1] if history.values and math.isfinite(history.values[-1]) else None
-    own = row["final_accuracy"]
+    own = row["final_value"]
     if (last is None) != (own is None) or (last is not None and not math.isclose(last, own, rel_tol=1e-6)):
         end = f"ends at step {history.steps[-1]} with {history.values[-1]:g}" if history.values else "has no check"
         said = "none" if own is None else f"{own:g}"
         raise HistoryError(f"{METRICS_FILE} {end}, but the last check of its row is {said}: cut off, or another run's")
-    if row["target_accuracy"] is None:
+    if row["target"] is None:
         return
-    hit = history.first_confirmed(row["target_accuracy"], *rule)
+    hit = history.first_confirmed(row["target"], *rule)
     step = None if hit is None else history.steps[hit]
     if step != row["steps_to_target"]:
-        own = f"{METRICS_FILE} reaches {row['target_accuracy']:g} at {_at(step)}"
+        own = f"{METRICS_FILE} reaches {row['target']:g} at {_at(step)}"
         raise HistoryError(f"{own}, its row at {_at(row['steps_to_target'])}")
 
 

@@ -18,7 +18,7 @@ _WHAT = {
     "optimizer": pl.String,
     "batch_size": pl.Int64,
     "max_steps": pl.Int64,
-    "target_accuracy": pl.Float64,
+    "target": pl.Float64,
     "monitor": pl.String,
     "mode": pl.String,
     "check_on": pl.String,
@@ -33,7 +33,7 @@ _OUTCOME = {
     "status": pl.String,
     "seed": pl.Int64,
     "steps_to_target": pl.Int64,
-    "best_accuracy": pl.Float64,
+    "best_value": pl.Float64,
     "test_accuracy": pl.Float64,
 }
 
@@ -50,7 +50,7 @@ def listing(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
 
     Example:
         >>> row = {"dataset": "digits", "model": "mlp", "optimizer": "momentum", "batch_size": 64, "max_steps": 100,
-        ...     "target_accuracy": 0.9, "policy": "tri", "status": "reached", "seed": 0, "steps_to_target": 40}
+        ...     "target": 0.9, "policy": "tri", "status": "reached", "seed": 0, "steps_to_target": 40}
         >>> table = listing([row, {**row, "seed": 1, "steps_to_target": 60}, row])
         >>> table.select("policy", "runs", "median_steps").rows()
         [('tri', 2, 50.0)]
@@ -88,13 +88,13 @@ def sections(table: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
 
     Example:
         >>> row = {"dataset": "digits", "model": "mlp", "optimizer": "momentum", "batch_size": 64, "max_steps": 100,
-        ...     "target_accuracy": 0.9, "policy": "tri", "status": "missed", "seed": 0, "monitor": "val/accuracy"}
+        ...     "target": 0.9, "policy": "tri", "status": "missed", "seed": 0, "monitor": "val/accuracy"}
         >>> [heading for heading, rows in sections(listing([row]))]
         ['digits, mlp, momentum, batch 64: val/accuracy 0.9 within 100 steps']
     """
     for rows in table.partition_by(list(_WHAT), maintain_order=True):
         at = rows.row(0, named=True)
-        target = "no target" if at["target_accuracy"] is None else f"{at['target_accuracy']:g}"
+        target = "no target" if at["target"] is None else f"{at['target']:g}"
         on = " (test)" if at["check_on"] == "test" else ""
         where = f"{at['dataset']}, {at['model']}, {at['optimizer']}, batch {at['batch_size']}"
         where += f", {at['settings']}" if at["settings"] else ""

@@ -28,7 +28,7 @@ QUESTION = (
     "monitor",
     "mode",
     "check_on",
-    "target_accuracy",
+    "target",
     "confirmations",
 )
 _MOST_GROUPS = 2000  # every pair of them is compared
@@ -203,10 +203,10 @@ def rank(
 
         ``cost``: ``reached``, ``open`` (runs that ended before the budget without an answer), ``share``,
         ``median_steps`` (infinite: half of the runs or more missed), ``mean_steps`` (within the budget),
-        ``expected_steps`` (with restarts), ``par2``, ``best_accuracy``, ``test_accuracy`` (medians); with a baseline
+        ``expected_steps`` (with restarts), ``par2``, ``best_value``, ``test_accuracy`` (medians); with a baseline
         ``speed_up`` and ``log_rank_p``; with several data sets or models ``profile``, the score of the performance
         profile. ``utility``: ``accuracy``, or ``best_value`` where there is no test set and the monitor is none,
-        ``best_accuracy``, ``test_accuracy``, ``test_top5``, ``confidence``,
+        ``best_value``, ``test_accuracy``, ``test_top5``, ``confidence``,
         ``confidence_std`` (medians). ``robustness``: ``loss_difference``, ``cdac`` (medians), ``accuracy_spread``
         (standard deviation over runs).
 
@@ -216,7 +216,7 @@ def rank(
 
     Example:
         >>> runs = pl.DataFrame({"policy": ["a", "a", "b"], "status": ["reached", "missed", "reached"], "lr": [0.1] * 3,
-        ...     "optimizer": ["sgd"] * 3, "steps_to_target": [40, None, 60], "best_accuracy": [0.9, 0.8, 0.9],
+        ...     "optimizer": ["sgd"] * 3, "steps_to_target": [40, None, 60], "best_value": [0.9, 0.8, 0.9],
         ...     "test_accuracy": [0.9, 0.8, 0.9], "max_steps": [100] * 3, "seed": [0, 1, 0]})
         >>> rank(runs).select("rank", "policy", "share", "median_steps", "tier", "rank_low").rows()
         [(1, 'b', 1.0, 60.0, 1, None), (2, 'a', 0.5, inf, 1, None)]
@@ -258,7 +258,7 @@ def _rank_one(
         row["rank"] = place
     judged = [i for i, group in enumerate(groups) if group.n(metric)]
     if metric != "cost" and not judged:
-        needed = "test_accuracy or best_accuracy" if metric == "utility" else "loss_difference"
+        needed = "test_accuracy or best_value" if metric == "utility" else "loss_difference"
         raise AnalysisError(f"no run has {needed}, which --metric {metric} ranks by; take --metric cost")
     if judged:
         _judge([groups[i] for i in judged], [rows[i] for i in judged], metric, seed)
@@ -303,7 +303,7 @@ class _Group:
     def values(self, metric: Metric) -> st.Floats:
         """One number per run, smaller is better; a diverged one is the worst."""
         if metric == "utility":
-            best = _numbers(self.table, "best_accuracy")
+            best = _numbers(self.table, "best_value")
             if self.utility == "accuracy":
                 accuracy = _numbers(self.table, "test_accuracy")
                 known = self.monitors_accuracy & np.isnan(accuracy)
@@ -342,7 +342,7 @@ class _Group:
     def _cost(self) -> dict[str, Any]:
         n, reached = len(self.reached), int(self.reached.sum())
         row: dict[str, Any] = {"reached": reached, "open": int(self.open.sum())}
-        row |= {name: _middle(self.table, name) for name in ("best_accuracy", "test_accuracy")}
+        row |= {name: _middle(self.table, name) for name in ("best_value", "test_accuracy")}
         if not n:
             return row
         if self.open.any():
@@ -366,7 +366,7 @@ class _Group:
     def place(self, metric: Metric, row: Mapping[str, Any]) -> tuple[float, ...]:
         """What the order goes by, smallest first; what is missing comes last."""
         found: dict[str, list[tuple[float | None, float]]] = {
-            "cost": [(row.get("share"), -1), (row.get("median_steps"), 1), (row.get("best_accuracy"), self.sign)],
+            "cost": [(row.get("share"), -1), (row.get("median_steps"), 1), (row.get("best_value"), self.sign)],
             "utility": [(row.get(self.utility), self.utility_sign)],
             "robustness": [(row.get("loss_difference"), 1)],
         }
@@ -422,7 +422,7 @@ def _scores(groups: Sequence[_Group]) -> list[npt.NDArray[np.float64]]:
     """One number per run: fewer steps first, misses by how close they came; an open run stands amid what is left."""
     steps = np.concatenate([np.where(group.reached, group.steps, math.inf) for group in groups])
     close = np.concatenate(
-        [np.where(group.reached, -math.inf, group.sign * _numbers(group.table, "best_accuracy")) for group in groups]
+        [np.where(group.reached, -math.inf, group.sign * _numbers(group.table, "best_value")) for group in groups]
     )
     close = np.where(np.isnan(close), math.inf, close)
     _, codes = np.unique(np.column_stack([steps, close]), axis=0, return_inverse=True)
@@ -488,7 +488,7 @@ def _with_profile(table: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     return table.with_columns(pl.Series("profile", column))
 
 
-_UTILITY = ("best_accuracy", "test_accuracy", "test_top5", "confidence", "confidence_std")
+_UTILITY = ("best_value", "test_accuracy", "test_top5", "confidence", "confidence_std")
 
 
 def _with_interval(name: str) -> tuple[str, str, str]:
@@ -511,7 +511,7 @@ def _schema(
     if metric == "cost":
         columns |= dict.fromkeys(("reached", "open"), pl.Int64)
         names = [*_with_interval("share"), *_with_interval("median_steps"), "mean_steps", "expected_steps", "par2"]
-        names += ["best_accuracy", "test_accuracy"]
+        names += ["best_value", "test_accuracy"]
         names += [*_with_interval("speed_up"), "log_rank_p"] if has_baseline else []
     elif metric == "utility":
         names = [*_with_interval(utility), *_UTILITY]

@@ -77,7 +77,7 @@ def figures(runs: pl.DataFrame, ranking: pl.DataFrame, keys: Sequence[str]) -> d
     if not grouped:
         return {}
     counts = pl.concat([group.runs for group in grouped])
-    target, monitor = _only(counts, "target_accuracy"), _only(counts, "monitor") or "val/accuracy"
+    target, monitor = _only(counts, "target"), _only(counts, "monitor") or "val/accuracy"
     budget = float(counts["max_steps"].max() or 1)  # type: ignore[arg-type]
     made: dict[str, go.Figure] = {}
     order = [group.name for group in grouped]
@@ -146,7 +146,7 @@ def _compositions(runs: pl.DataFrame) -> list[tuple[str, go.Figure]]:
     for row in runs.to_dicts():
         if len(drawn) < _MOST_COMPOSITIONS and (records := curves.read_tuning(row["folder"])) is not None:
             title = f"{row['policy']}, {row['optimizer']}, seed {row['seed']}: {row['status']}"
-            info = plots.tuning_info(records, title, row["target_accuracy"], row["monitor"] or "val/accuracy")
+            info = plots.tuning_info(records, title, row["target"], row["monitor"] or "val/accuracy")
             drawn.append((title, plots.tuning_figure(info)))
     return drawn
 
@@ -215,7 +215,7 @@ _COLUMNS = {
     "speed_up_low": "at least",
     "speed_up_high": "at most",
     "mean_steps": "mean steps",
-    "best_accuracy": "best acc.",
+    "best_value": "best acc.",
     "test_accuracy": "test acc.",
     "more_seeds": "more seeds",
     "open": "open",
@@ -232,7 +232,7 @@ def _table(ranking: pl.DataFrame, keys: Sequence[str], monitor: str | None) -> s
     counts = ("open", "diverged", "failed", "stopped")
     names = [name for name in names if name not in counts or ranking[name].sum()]
     text = {name for name in names if ranking.schema[name] == pl.String}
-    titles = {**_COLUMNS, "best_accuracy": f"best {metric_title(monitor)}"}
+    titles = {**_COLUMNS, "best_value": f"best {metric_title(monitor)}"}
     heads = "".join(
         f'<th scope="col"{" class=text" if name in text else ""}><button type="button">'
         f"{html.escape(titles.get(name, name))}</button></th>"
@@ -275,7 +275,7 @@ def _lead(runs: Runs) -> str:
     words = f"{counted(table.height, 'run')} of {counted(table['policy'].n_unique(), 'policy')}"
     if (n := table["optimizer"].n_unique()) > 1:
         words += f" with {counted(n, 'optimizer')}"
-    if (target := _only(table, "target_accuracy")) is not None:
+    if (target := _only(table, "target")) is not None:
         words += f", to {target:g} {_only(table, 'monitor') or ''}".rstrip()
     if (budget := _only(table, "max_steps")) is not None:
         words += f" within {counted(budget, 'step')}"

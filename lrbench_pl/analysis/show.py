@@ -41,7 +41,7 @@ def render(ranking: pl.DataFrame, form: Format, width: int | None = None, monito
     Example:
         >>> ranking = pl.DataFrame({"rank": [1], "rank_low": [1], "rank_high": [2], "tier": [1], "policy": ["tri"],
         ...     "runs": [5], "reached": [5], "median_steps": [240.0], "median_low": [220.0], "median_high": [300.0],
-        ...     "best_accuracy": [0.983], "test_accuracy": [0.97]})
+        ...     "best_value": [0.983], "test_accuracy": [0.97]})
         >>> print(render(ranking, "markdown", monitor="val/accuracy"))
         | tier | rank | policy | reached | median steps | best acc. | test acc. |
         |---|---|---|---|---|---|---|
@@ -101,14 +101,14 @@ def _columns(ranking: pl.DataFrame, monitor: str | None) -> list[_Column]:
             shown.append(spread("times faster", "speed_up", "speed_up"))
         shown.append(one("expected steps", "expected_steps", need=4) if "expected_steps" in names else None)
         shown.append(one("profile", "profile") if "profile" in names else None)
-        shown.append(one(best, "best_accuracy", need=2))
+        shown.append(one(best, "best_value", need=2))
         shown.append(one("test acc.", "test_accuracy", need=1))
     else:
         shown.append(one("runs", "runs"))
         if "loss_difference" not in names:
             main = "accuracy" if "accuracy" in names else "best_value"
             shown.append(spread("accuracy" if main == "accuracy" else best, main, main))
-            shown.append(one(best, "best_accuracy", need=2) if main == "accuracy" else None)
+            shown.append(one(best, "best_value", need=2) if main == "accuracy" else None)
             shown.append(one("top 5", "test_top5", need=3))
             shown.append(_Column("confidence", [_plus_minus(row) for row in rows], need=1))
         else:
@@ -211,7 +211,7 @@ def _number(name: str, value: Any) -> str:
         return str(value)
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    if name.endswith(("accuracy", "top5", "spread", "best_value")) and name != "target_accuracy":
+    if name.endswith(("accuracy", "top5", "spread", "best_value")) and name != "target":
         return f"{value:.4f}"
     if name == "loss_difference" or name == "cdac":
         return f"{value:.3f}"
@@ -275,7 +275,7 @@ def _summary(ranking: pl.DataFrame, runs: Runs) -> str:
     there = counted(runs.table.height, "run") + "".join(f", {n} {name}" for name, n in counts.items() if n)
     if "reached" not in ranking.columns:
         return f"{there}; medians"
-    targets = runs.table["target_accuracy"].unique().to_list()
+    targets = runs.table["target"].unique().to_list()
     if targets == [None]:
         return f"{there}; no target was set, so all count as missed: rank by --metric utility or give a --target"
     goal = f" to {targets[0]:g}" if len(targets) == 1 else ""

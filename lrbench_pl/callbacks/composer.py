@@ -48,7 +48,7 @@ class LRPolicyComposer(LRPolicyCallback):
     is refused.
 
     Args:
-        target_accuracy: Value that the monitor has to reach; None composes one long policy for the budget.
+        target: Value that the monitor has to reach; None composes one long policy for the budget.
         max_steps: Optimizer steps in all; by default the Trainer's ``max_steps``.
         monitor: Name under which the module logs the metric in validation.
         mode: Whether a larger (``max``) or a smaller (``min``) value is better.
@@ -67,14 +67,14 @@ class LRPolicyComposer(LRPolicyCallback):
             holds another composition or none.
 
     Example:
-        >>> composer = LRPolicyComposer(target_accuracy=0.99, max_steps=10_000, growth=2.0)
+        >>> composer = LRPolicyComposer(target=0.99, max_steps=10_000, growth=2.0)
         >>> composer.settings.growth
         2.0
     """
 
     def __init__(
         self,
-        target_accuracy: float | None = None,
+        target: float | None = None,
         max_steps: int | None = None,
         monitor: str = "val/accuracy",
         mode: Mode = "max",
@@ -84,7 +84,7 @@ class LRPolicyComposer(LRPolicyCallback):
     ) -> None:
         self.settings = Settings(**settings)
         self._applied = Applied(self)
-        super().__init__(self._applied, target_accuracy, monitor, mode, confirmations, True, optimizer_index)
+        super().__init__(self._applied, target, monitor, mode, confirmations, True, optimizer_index)
         self.max_steps = max_steps
 
     def _reset(self) -> None:
@@ -194,7 +194,7 @@ class LRPolicyComposer(LRPolicyCallback):
             "lr": self._own_lr,
             "max_steps": budget,
             "steps between checks": interval,
-            "target_accuracy": self.target_accuracy,
+            "target": self.target,
             "monitor": self.monitor,
             "mode": self.mode,
             "confirmations": self.confirmations,
@@ -316,8 +316,8 @@ class LRPolicyComposer(LRPolicyCallback):
         check = Check(self._steps_run, value, self._clock.seconds)
         (self.forecasts if averaged else self.checks).append(check)
         diverged = trainer.strategy.reduce_boolean_decision(self._leg_diverged, all=False)
-        met = not averaged and not diverged and self.target_accuracy is not None
-        met = met and meets(value, self.target_accuracy, self.mode)  # type: ignore[arg-type]
+        met = not averaged and not diverged and self.target is not None
+        met = met and meets(value, self.target, self.mode)  # type: ignore[arg-type]
         self._in_a_row = self._in_a_row + 1 if met else 0
         if self._in_a_row == self.confirmations:
             self._reached = self.checks[-self.confirmations]
@@ -368,7 +368,7 @@ class LRPolicyComposer(LRPolicyCallback):
         if self._journal.failure is not None:
             self._end(trainer, "diverged", self._journal.failure)
         elif not trainer.global_step >= trainer.max_steps > 0:
-            self._end(trainer, "missed", f"missed {self.target_accuracy} within {_count(self._steps_run)}")
+            self._end(trainer, "missed", f"missed {self.target} within {_count(self._steps_run)}")
 
     def _note(self, avoided: Sequence[str]) -> None:
         """Put what the plan concluded from the last leg into its record, and show it."""
@@ -501,7 +501,7 @@ class LRPolicyComposer(LRPolicyCallback):
 def _plan(asked: Mapping[str, Any]) -> Tuner:
     """The plan that answers what :meth:`LRPolicyComposer._ask` asks."""
     settings = Settings(**{field.name: asked[field.name] for field in fields(Settings) if field.name in asked})
-    target = asked["target_accuracy"]
+    target = asked["target"]
     if target is None:
         settings = replace(settings, tuning_budget=0.0)
     return compose(settings, asked["lr"], asked["max_steps"], asked["steps between checks"], target, asked["mode"])

@@ -52,7 +52,7 @@ class LRPolicyCallback(Callback):
     Args:
         policy: Maps the number of optimizer steps taken, from 0, to a learning rate. An ``AdaptivePolicy``
             is also told every checked value; every fit begins with its initial state.
-        target_accuracy: Value that the monitor has to reach (equality suffices), or None for no target.
+        target: Value that the monitor has to reach (equality suffices), or None for no target.
         monitor: Name under which the module logs the metric in validation. A validation that does not log it is no
             check; the first one has to.
         mode: Whether a larger (``max``) or a smaller (``min``) value is better.
@@ -61,7 +61,7 @@ class LRPolicyCallback(Callback):
         optimizer_index: Which optimizer the policy drives, needed when the module has several.
 
     Raises:
-        ValueError: If ``target_accuracy`` is not finite or out of the metric's range, ``mode`` unknown or
+        ValueError: If ``target`` is not finite or out of the metric's range, ``mode`` unknown or
             ``confirmations`` below 1.
         LRPolicyError: At the start of a fit, if a scheduler, a callback or another policy sets the same rates, if
             parameter groups have different rates and no ``lr_scale``, if there are several optimizers and no index,
@@ -70,7 +70,7 @@ class LRPolicyCallback(Callback):
 
     Example:
         >>> from lrbench_pl.policies import Polynomial
-        >>> callback = LRPolicyCallback(Polynomial(init_lr=0.1, decay_steps=1000), target_accuracy=0.97)
+        >>> callback = LRPolicyCallback(Polynomial(init_lr=0.1, decay_steps=1000), target=0.97)
         >>> callback.policy(500)
         0.05
     """
@@ -85,7 +85,7 @@ class LRPolicyCallback(Callback):
     def __init__(
         self,
         policy: Callable[[int], float],
-        target_accuracy: float | None = None,
+        target: float | None = None,
         monitor: str = "val/accuracy",
         mode: Mode = "max",
         confirmations: int = 1,
@@ -96,11 +96,11 @@ class LRPolicyCallback(Callback):
             raise ValueError(f"policy must be callable: t -> learning rate, got {policy!r}")
         if mode not in ("max", "min"):
             raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
-        check_target(target_accuracy, monitor, mode)
+        check_target(target, monitor, mode)
         if isinstance(confirmations, bool) or not isinstance(confirmations, int) or confirmations < 1:
             raise ValueError(f"confirmations must be an integer of at least 1, got {confirmations!r}")
         self.policy = policy
-        self.target_accuracy = target_accuracy
+        self.target = target
         self.monitor = monitor
         self.mode: Mode = mode
         self.confirmations = confirmations
@@ -146,21 +146,21 @@ class LRPolicyCallback(Callback):
         )
 
     def _hit(self) -> Check | None:
-        if self.target_accuracy is None:
+        if self.target is None:
             return None
-        return first_confirmed(self.checks, self.target_accuracy, self.mode, self.confirmations)
+        return first_confirmed(self.checks, self.target, self.mode, self.confirmations)
 
     def _status(self, hit: Check | None, best: Check | None) -> tuple[Status, str]:
         if hit is not None:
-            return "reached", f"reached {self.target_accuracy:g} at step {hit.step}"
+            return "reached", f"reached {self.target:g} at step {hit.step}"
         if self._ended_as is not None:
             return self._ended_as
         if not self._used_budget:
             return "stopped", f"at step {self._steps_run}: the training has not ended"
         best_words = f"best {best.value:.4g} at step {best.step}" if best else f"{self.monitor} was never checked"
-        if self.target_accuracy is None:
+        if self.target is None:
             return "missed", f"no target was set; {best_words}"
-        message = f"missed {self.target_accuracy:g} within {_count(self._steps_run)}; {best_words}"
+        message = f"missed {self.target:g} within {_count(self._steps_run)}; {best_words}"
         if self.checks and self.checks[-1].step < self._steps_run:
             message += f"; the last check was at step {self.checks[-1].step}, so the steps after it were not judged"
         return "missed", message
@@ -185,10 +185,10 @@ class LRPolicyCallback(Callback):
         self._refuse_other_writers(trainer)
         self._count_from(trainer)
         self._attach(trainer)
-        if self.target_accuracy is not None and not trainer.enable_validation:
+        if self.target is not None and not trainer.enable_validation:
             raise LRPolicyError(
                 f"a target for {self.monitor!r} needs validation, but this fit runs none; give the Trainer "
-                "validation data, or set target_accuracy=None"
+                "validation data, or set target=None"
             )
         on_cpu = pl_module.device.type == "cpu"
         self._look_every = 1 if on_cpu and trainer.world_size == 1 else _STEPS_BETWEEN_LOOKS
@@ -433,9 +433,7 @@ class LRPolicyCallback(Callback):
         if hit is not None and self.stop and not trainer.should_stop:
             trainer.should_stop = True
             sign = ">=" if self.mode == "max" else "<="
-            rank_zero_info(
-                f"target reached: {self.monitor} {value:.4g} {sign} {self.target_accuracy:g} at step {hit.step}"
-            )
+            rank_zero_info(f"target reached: {self.monitor} {value:.4g} {sign} {self.target:g} at step {hit.step}")
 
     def _read_monitor(self, trainer: Trainer) -> float | None:
         """The metric, or None if this validation did not measure it."""
@@ -443,7 +441,7 @@ class LRPolicyCallback(Callback):
         found: float | str | None
         if self.monitor not in metrics:
             logged = ", ".join(sorted(name for name in metrics if not name.startswith("check/")))
-            found = None if self.target_accuracy is None and self._adaptive is None else logged or "none"
+            found = None if self.target is None and self._adaptive is None else logged or "none"
         else:
             found = None if _is_of_before(trainer, self.monitor) else plain_number(metrics[self.monitor])
         found = trainer.strategy.broadcast(found)  # rank 0 decides for all, so that they stop together
@@ -480,7 +478,7 @@ class LRPolicyCallback(Callback):
         if early is not None:
             of = f" of {trainer.max_steps}" if trainer.max_steps > 0 else ""
             self._ended_as = ("stopped", f"stopped at step {self._steps_run}{of}: {early}")
-        elif self.target_accuracy is not None and not self.checks:
+        elif self.target is not None and not self.checks:
             rank_zero_warn(
                 f"{self.monitor!r} was never checked in {_count(self._steps_run)}; set the Trainer's "
                 "val_check_interval to a smaller number of batches"

@@ -28,11 +28,7 @@ FOLDER = "verify"  # below the folder asked about: the runs that were added
 _CLAIM = (
     "policy",
     "lr",
-    *(
-        "target_accuracy" if field.name == "target" else field.name
-        for field in fields(Task)
-        if field.name != "settings"
-    ),
+    *(field.name for field in fields(Task) if field.name != "settings"),
     "policy_id",
 )
 
@@ -61,7 +57,7 @@ class Seeds:
         rate = f", lr {row.lr:g}" if row.lr is not None else ""
         return (
             f"{row.policy} ({row.optimizer}{rate}) on {row.dataset} with {row.model} reaches "
-            f"{row.target_accuracy:g} within {counted(row.max_steps or 0, 'step')}"
+            f"{row.target:g} within {counted(row.max_steps or 0, 'step')}"
         )
 
 
@@ -134,10 +130,10 @@ def _is(value: Any, asked: str) -> bool:
 
 
 def _check_one_claim(rows: list[RunResult]) -> None:
-    if rows[0].target_accuracy is None:
-        raise AnalysisError("the runs had no target, so there is nothing to verify; give them target_accuracy=")
+    if rows[0].target is None:
+        raise AnalysisError("the runs had no target, so there is nothing to verify; give them target=")
     try:
-        check_target(rows[0].target_accuracy, rows[0].monitor or "", rows[0].mode or "max", name="the runs' target")
+        check_target(rows[0].target, rows[0].monitor or "", rows[0].mode or "max", name="the runs' target")
     except ValueError as error:
         raise AnalysisError(str(error)) from error
     for name in _CLAIM:

@@ -156,7 +156,7 @@ def _num_classes(cfg: DictConfig, data: pl.LightningDataModule) -> int:
 def build_verifier(cfg: DictConfig, output: Path | None = None) -> LRPolicyCallback:
     """The callback that applies the configured policy, or the one that the policy group itself names."""
     target = {
-        "target_accuracy": cfg.target_accuracy,
+        "target": cfg.target,
         "monitor": cfg.monitor,
         "mode": cfg.mode,
         "confirmations": cfg.confirmations,

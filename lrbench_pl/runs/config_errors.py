@@ -18,7 +18,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
-from lrbench_pl.runs.options import UserError, one_line
+from lrbench_pl.runs.options import FORMER_KEYS, UserError, one_line
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _NOT_KEYS = ("names", "hydra")  # what nobody sets by hand, or only below
@@ -149,6 +149,8 @@ def _of_key(error: BaseException, missing: OmegaConfBaseException) -> str | None
     if "/" in given:  # a group below another one
         meant = did_you_mean(given, _groups())
         return f"there is no group {given!r}{_meant(meant) or '; lrbench run --help lists them'}"
+    if given in FORMER_KEYS:
+        return f"there is no key {given!r} any more; it is called {FORMER_KEYS[given]}"
     parent = missing.parent_node
     at, _, key = str(missing.full_key or given).rpartition(".")
     siblings = [str(name) for name in parent] if isinstance(parent, DictConfig) and not parent._is_none() else []

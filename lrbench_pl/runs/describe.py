@@ -66,7 +66,7 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
         "lr": spec.lr,
         "seed": spec.seed,
         "max_steps": task.max_steps,
-        "target_accuracy": task.target,
+        "target": task.target,
         "monitor": texts["monitor"],
         "mode": texts["mode"],
         "confirmations": task.confirmations,
@@ -119,9 +119,9 @@ def judge(verdict: Verdict) -> dict[str, Any]:
         "message": verdict.message,
         "steps_to_target": verdict.steps_to_target,
         "seconds_to_target": verdict.seconds_to_target,
-        "best_accuracy": verdict.best_value,
+        "best_value": verdict.best_value,
         "best_step": verdict.best_step,
-        "final_accuracy": verdict.final_value,
+        "final_value": verdict.final_value,
     }
 
 
@@ -130,31 +130,31 @@ def headline(row: RunResult, with_seed: bool = False) -> str:
 
     Example:
         >>> print(headline(RunResult(run_id="a", policy="tri", optimizer="momentum", lr=0.05, status="reached",
-        ...     target_accuracy=0.97, steps_to_target=240, max_steps=1000, best_accuracy=0.983, test_accuracy=0.972)))
+        ...     target=0.97, steps_to_target=240, max_steps=1000, best_value=0.983, test_accuracy=0.972)))
         tri (momentum, lr 0.05): reached 0.970 at step 240 of 1000, best 0.983, test 0.972
         >>> print(headline(RunResult(run_id="a", policy="auto", optimizer="momentum", lr=0.05, peak_found=0.187,
-        ...     status="reached", target_accuracy=0.97, steps_to_target=200, max_steps=1000, tuning_steps=120)))
+        ...     status="reached", target=0.97, steps_to_target=200, max_steps=1000, tuning_steps=120)))
         auto (momentum, peak 0.187 found): reached 0.970 at step 200, 120 of them search
         >>> print(headline(RunResult(run_id="a", policy="tri", status="missed", monitor="val/loss", mode="min",
-        ...     target_accuracy=0.04, max_steps=1, best_accuracy=0.0475, test_accuracy=0.972)))
+        ...     target=0.04, max_steps=1, best_value=0.0475, test_accuracy=0.972)))
         tri: missed loss 0.04 within 1 step, best loss 0.0475, test accuracy 0.972
     """
     name = label(row, with_seed)
     monitor = row.monitor or _MONITOR
     metric = "" if is_accuracy(monitor) else f"{metric_name(monitor)} "
-    target = "" if row.target_accuracy is None else f"{metric}{metric_value(monitor, row.target_accuracy)}"
+    target = "" if row.target is None else f"{metric}{metric_value(monitor, row.target)}"
     search = f", {row.tuning_steps} of them search" if row.tuning_steps else ""
     if row.status == "reached":
         budget = "" if search or row.max_steps is None else f" of {row.max_steps}"
         words = f"reached {target} at step {row.steps_to_target}{budget}{search}"
-    elif row.status == "missed" and row.target_accuracy is None:
+    elif row.status == "missed" and row.target is None:
         words = f"ran {counted(row.steps_run or 0, 'step')} without a target{search}"
     elif row.status == "missed":
         words = f"missed {target} within {counted(row.max_steps or 0, 'step')}{search}"
     else:
         words = f"{row.status}: {row.message}"
-    if row.best_accuracy is not None:
-        words += f", best {metric}{metric_value(monitor, row.best_accuracy)}"
+    if row.best_value is not None:
+        words += f", best {metric}{metric_value(monitor, row.best_value)}"
     if row.test_accuracy is not None:
         words += f", test {'accuracy ' if metric else ''}{row.test_accuracy:.3f}"
     return f"{name}: {words}"

@@ -18,12 +18,13 @@ from lrbench_pl.verdict import check_target
 _READ = frozenset(
     (
         *("names", "dataset", "trainer", "logger", "max_steps", "seed", "threads", "share_equal", "study", "workload"),
-        *("target_accuracy", "monitor", "mode", "check_every", "confirmations", "require_target", "lr_policy_file"),
+        *("target", "monitor", "mode", "check_every", "confirmations", "require_target", "lr_policy_file"),
         *("checkpoint_every", "max_time", "hydra", "experiment"),
     )
 )
 _OF_CLASSIFIER = frozenset(("model", "optimizer", "param_groups", "channels_last", "compile"))
 _KNOWN = _READ | _OF_CLASSIFIER | {"lr_policy", "lr", "batch_size", "stop_at_target", "checkpoints_kept"}
+FORMER_KEYS = {"target_accuracy": "target"}
 _BEHIND = {"rate": "lr"}  # what a resolver reads without naming it, beside max_steps
 _OWN_CALLBACKS = ("lrbench_pl.callbacks.composer.", "lrbench_pl.callbacks.lr_range_test.")
 _CALLBACKS = ("lrbench_pl.callbacks.", "lrbench_pl.selection.best.")  # choices of lr_policy that are no policies
@@ -35,6 +36,9 @@ class UserError(ValueError):
 
 def check_knobs(cfg: DictConfig) -> None:
     """Refuse values that no run can have, by name, rule and value."""
+    for former, name in FORMER_KEYS.items():
+        if former in cfg:
+            raise UserError(f"{former} is called {name} now; rename it in your configuration")
     whole_numbers = {
         "max_steps": 1,
         "batch_size": 1,
@@ -59,11 +63,11 @@ def check_knobs(cfg: DictConfig) -> None:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0):
         raise UserError(f"max_time must be a number of seconds above 0 or null, got {limit!r}")
     try:
-        check_target(cfg.target_accuracy, str(cfg.monitor), str(cfg.mode))
+        check_target(cfg.target, str(cfg.monitor), str(cfg.mode))
     except ValueError as error:
         raise UserError(str(error)) from error
-    if cfg.require_target and cfg.target_accuracy is None:
-        raise UserError("require_target=true needs a target; give target_accuracy=")
+    if cfg.require_target and cfg.target is None:
+        raise UserError("require_target=true needs a target; give target=")
     batches = OmegaConf.select(cfg, "trainer.accumulate_grad_batches", default=1)
     if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
         raise UserError(f"trainer.accumulate_grad_batches must be an integer of at least 1, got {batches!r}")
@@ -141,7 +145,7 @@ def _unchecked(cfg: DictConfig) -> Iterator[str]:
     """Steps at the end that no check sees."""
     rest = cfg.max_steps % cfg.check_every
     composed = is_callback(cfg.lr_policy) and cfg.lr_policy_file is None
-    if rest and cfg.target_accuracy is not None and not composed:
+    if rest and cfg.target is not None and not composed:
         last = cfg.max_steps - rest
         yield (
             f"the last check is at step {last} of {cfg.max_steps}, so the last {rest} are never checked: "

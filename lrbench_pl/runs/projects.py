@@ -30,7 +30,7 @@ def policy_callback(policy: Callable[[int], float] | LRPolicyCallback, **argumen
 
     Example:
         >>> from lrbench_pl.policies import Constant
-        >>> policy_callback(Constant(0.1), target_accuracy=0.9).target_accuracy
+        >>> policy_callback(Constant(0.1), target=0.9).target
         0.9
     """
     return policy if isinstance(policy, LRPolicyCallback) else LRPolicyCallback(policy, **arguments)
@@ -71,7 +71,7 @@ def write_result(trainer: Trainer, folder: str | Path, **fields: Any) -> RunResu
         "lr": None if horizon is None else max(table(policy, horizon)),
         "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
         "max_steps": max_steps,
-        "target_accuracy": callback.target_accuracy,
+        "target": callback.target,
         "monitor": callback.monitor,
         "mode": callback.mode,
         "confirmations": callback.confirmations,

@@ -19,7 +19,7 @@ from lrbench_pl.verdict import STATUSES, Status
 RESULT_FILE = "result.json"
 
 # Fields of format 1 that are called otherwise since.
-_RENAMED: dict[str, str] = {}
+_RENAMED = {"target_accuracy": "target", "best_accuracy": "best_value", "final_accuracy": "final_value"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RunResult:
         peak_found: The peak rate that the policy found itself while it trained; None if it was given.
         seed: Seed of weights, data order and augmentation.
         max_steps: The budget, in optimizer steps.
-        target_accuracy: The target, or None if the run had none.
+        target: The target, or None if the run had none.
         monitor: The metric that is compared with the target.
         mode: ``max`` or ``min``: whether a larger or a smaller value of the monitor is better.
         confirmations: Checks in a row that must meet the target.
@@ -49,9 +49,9 @@ class RunResult:
         message: Why the status is what it is, in one line.
         steps_to_target: Optimizer steps at the check that reached the target.
         seconds_to_target: Training seconds at that check, validation excluded.
-        best_accuracy: Best checked value of the monitor.
+        best_value: Best checked value of the monitor.
         best_step: Step of the best check.
-        final_accuracy: Value at the last check.
+        final_value: Value at the last check.
         test_accuracy: Top-1 accuracy on the test set, evaluated once at the end.
         test_top5: Top-5 accuracy there; None below six classes.
         test_loss: Mean loss there.
@@ -95,7 +95,7 @@ class RunResult:
     policy_repr: str | None = None
     lr: float | None = None
     peak_found: float | None = None
-    target_accuracy: float | None = None
+    target: float | None = None
     monitor: str | None = None
     mode: str | None = None
     confirmations: int | None = None
@@ -103,9 +103,9 @@ class RunResult:
     message: str | None = None
     steps_to_target: int | None = None
     seconds_to_target: float | None = None
-    best_accuracy: float | None = None
+    best_value: float | None = None
     best_step: int | None = None
-    final_accuracy: float | None = None
+    final_value: float | None = None
     test_accuracy: float | None = None
     test_top5: float | None = None
     test_loss: float | None = None
@@ -134,7 +134,7 @@ class RunResult:
             optimizer=self.optimizer,
             batch_size=self.batch_size,
             max_steps=self.max_steps,
-            target=self.target_accuracy,
+            target=self.target,
             monitor=self.monitor,
             mode=self.mode,
             confirmations=self.confirmations,

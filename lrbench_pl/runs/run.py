@@ -69,7 +69,7 @@ def main(cfg: DictConfig) -> float | None:
         sys.exit(EXIT_STOPPED)
     if not in_sweep() and (code := exit_code([(result.status, bool(cfg.require_target))])):
         sys.exit(code)
-    return result.best_accuracy
+    return result.best_value
 
 
 def run(cfg: DictConfig, output: Path) -> RunResult:

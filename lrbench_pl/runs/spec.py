@@ -29,7 +29,7 @@ _NOT_PART = (
 )
 # Keys that are fields of their own.
 _FIELDS = (
-    *("lr", "seed", "batch_size", "max_steps", "target_accuracy", "monitor", "mode", "confirmations"),
+    *("lr", "seed", "batch_size", "max_steps", "target", "monitor", "mode", "confirmations"),
     *("stop_at_target", "lr_policy", "lr_policy_file", "names"),
 )
 _OF_DATASET = (  # where the data lies and how it is read
@@ -173,7 +173,7 @@ class RunSpec:
             optimizer=str(names["optimizer"]),
             batch_size=plain["batch_size"] * plain["trainer"].get("accumulate_grad_batches", 1),
             max_steps=plain["max_steps"],
-            target=plain["target_accuracy"],
+            target=plain["target_accuracy"] if "target_accuracy" in plain else plain["target"],  # format 1
             monitor=plain["monitor"],
             mode=plain["mode"],
             confirmations=plain["confirmations"],
@@ -232,12 +232,12 @@ def readable(stored: Mapping[str, Any]) -> dict[str, Any]:
 
     Example:
         >>> readable({"task": {"target": 0.9, "settings": {"model.depth": 20}}, "policy_name": "tri", "seed": 0})
-        {'target_accuracy': 0.9, 'model.depth': 20, 'seed': 0}
+        {'target': 0.9, 'model.depth': 20, 'seed': 0}
     """
     flat = {key: value for key, value in stored.items() if key not in ("task", "policy_name", "policy_settings")}
     if "policy" in flat:
         flat["lr_policy"] = flat.pop("policy")
-    task = {("target_accuracy" if key == "target" else key): value for key, value in stored.get("task", {}).items()}
+    task = dict(stored.get("task", {}))
     settings = task.pop("settings", {})
     return {**task, **settings, **flat}
 
@@ -408,7 +408,7 @@ def _counts(key: str) -> bool:
 
 def _said(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the fields of the specification say already, by the names under which parts repeat it."""
-    top = ("batch_size", "max_steps", "target_accuracy", "monitor", "mode", "confirmations")
+    top = ("batch_size", "max_steps", "target", "monitor", "mode", "confirmations")
     check_on = plain["dataset"].get("check_on") if isinstance(plain["dataset"], Mapping) else None
     names = {key: plain["names"].get(key) for key in ("dataset", "model", "optimizer")}
     return {key: plain[key] for key in top} | names | {"check_on": check_on, "stop": plain["stop_at_target"]}

@@ -114,7 +114,7 @@ def _summary(result: RunResult) -> dict[str, Any]:
     """The row; what it says of the monitor is named after it, so that no loss is called an accuracy.
 
     Example:
-        >>> row = RunResult(run_id="a", policy="tri", status="missed", monitor="val/loss", best_accuracy=0.04)
+        >>> row = RunResult(run_id="a", policy="tri", status="missed", monitor="val/loss", best_value=0.04)
         >>> [name for name in _summary(row) if name.startswith("best")]
         ['best_loss']
     """

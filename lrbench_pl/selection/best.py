@@ -45,7 +45,7 @@ def best(
     optimizer: str,
     batch_size: int,
     max_steps: int,
-    target_accuracy: float | None,
+    target: float | None,
     monitor: str,
     mode: Literal["max", "min"],
     check_on: str | None,
@@ -69,7 +69,7 @@ def best(
         optimizer: Name of the optimizer.
         batch_size: Samples per batch and process.
         max_steps: The budget, in optimizer steps.
-        target_accuracy: The target; None: there is nothing to look a policy up by.
+        target: The target; None: there is nothing to look a policy up by.
         monitor: The metric that is compared with the target.
         mode: Whether a larger (``max``) or a smaller (``min``) value is better.
         check_on: ``validation`` or ``test``; None: either.
@@ -94,14 +94,14 @@ def best(
         _say(f"best: as it began: {_named(otherwise) if found is None else found}")
     else:
         why, answer = "there is no target to look a policy up by", None
-        if target_accuracy is not None:
+        if target is not None:
             question = Question(
                 dataset=dataset,
                 model=workload or model,
                 optimizer=optimizer,
                 batch_size=batch_size * accumulate,
                 max_steps=max_steps,
-                target_accuracy=target_accuracy,
+                target=target,
                 monitor=monitor,
                 mode=mode,
                 check_on=check_on,
@@ -115,9 +115,7 @@ def best(
             _write(kept, found, why)
     if found is None:
         return otherwise
-    return LookedUp(
-        found, target_accuracy=target_accuracy, monitor=monitor, mode=mode, confirmations=confirmations, stop=stop
-    )
+    return LookedUp(found, target=target, monitor=monitor, mode=mode, confirmations=confirmations, stop=stop)
 
 
 def _write(path: Path, found: Recommendation | None, why: str) -> None:

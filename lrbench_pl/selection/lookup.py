@@ -31,7 +31,7 @@ class Question:
         optimizer: Name of the optimizer.
         batch_size: Samples per optimizer step and process.
         max_steps: The budget, in optimizer steps.
-        target_accuracy: The value that the monitor has to reach.
+        target: The value that the monitor has to reach.
         monitor: The metric that is compared with the target.
         mode: Whether a larger (``max``) or a smaller (``min``) value is better.
         check_on: ``validation`` or ``test``; None: either.
@@ -47,7 +47,7 @@ class Question:
     optimizer: str
     batch_size: int
     max_steps: int
-    target_accuracy: float
+    target: float
     monitor: str = "val/accuracy"
     mode: Literal["max", "min"] = "max"
     check_on: str | None = None
@@ -62,16 +62,16 @@ class Question:
             ValueError: If it has no target.
         """
         plain = task.to_dict()
-        return cls(**{("target_accuracy" if name == "target" else name): value for name, value in plain.items()})
+        return cls(**plain)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_steps"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        target = self.target_accuracy
+        target = self.target
         if isinstance(target, bool) or not isinstance(target, (int, float)) or not math.isfinite(target):
-            raise ValueError(f"target_accuracy must be a finite number to look a policy up by, got {target!r}")
+            raise ValueError(f"target must be a finite number to look a policy up by, got {target!r}")
         if self.mode not in ("max", "min"):
             raise ValueError(f"mode must be 'max' or 'min', got {self.mode!r}")
 
@@ -161,7 +161,7 @@ def distance(question: Question, row: RunResult) -> tuple[float, tuple[str, ...]
 
     Example:
         >>> row = RunResult(run_id="a", policy="tri", status="missed", dataset="cifar10", model="resnet20",
-        ...     batch_size=64, optimizer="momentum", max_steps=32_000, target_accuracy=0.9, monitor="val/accuracy")
+        ...     batch_size=64, optimizer="momentum", max_steps=32_000, target=0.9, monitor="val/accuracy")
         >>> distance(Question("cifar10", "resnet32", "momentum", 64, 64_000, 0.9), row)
         (3.0, ('model resnet20 instead of resnet32', 'budget 32000 instead of 64000'))
         >>> distance(Question("cifar10", "resnet20", "adam", 64, 64_000, 0.9), row)
@@ -177,7 +177,7 @@ def distance(question: Question, row: RunResult) -> tuple[float, tuple[str, ...]
     if row.dataset != question.dataset:
         if row.model != question.model:
             return "another data set"
-        if row.target_accuracy is None:
+        if row.target is None:
             return "another data set and no target"
         total += _DATASET
         words.append(f"dataset {row.dataset} instead of {question.dataset}")
@@ -198,10 +198,10 @@ def distance(question: Question, row: RunResult) -> tuple[float, tuple[str, ...]
         if theirs != ours:
             total += abs(math.log2(ours / theirs))
             words.append(f"{name} {theirs} instead of {ours}")
-    if row.target_accuracy not in (None, question.target_accuracy):
-        errors = [_error(target, question.mode) for target in (row.target_accuracy, question.target_accuracy)]
+    if row.target not in (None, question.target):
+        errors = [_error(target, question.mode) for target in (row.target, question.target)]
         total += abs(math.log2(errors[0] / errors[1]))
-        words.append(f"target {row.target_accuracy:g} instead of {question.target_accuracy:g}")
+        words.append(f"target {row.target:g} instead of {question.target:g}")
     if question.check_on is not None and row.check_on not in (None, question.check_on):
         total += _CHECK_ON
         words.append(f"checked on {row.check_on} instead of {question.check_on}")
@@ -259,7 +259,7 @@ def recommend(question: Question, runs: Iterable[tuple[RunResult, Policy]], max_
         >>> from lrbench_pl.policies import Constant, Polynomial
         >>> def run(name, seed, steps, budget=1000):
         ...     return RunResult(name + str(seed), name, "reached", seed, budget, dataset="digits", model="mlp",
-        ...                      optimizer="momentum", batch_size=64, target_accuracy=0.95, monitor="val/accuracy",
+        ...                      optimizer="momentum", batch_size=64, target=0.95, monitor="val/accuracy",
         ...                      steps_to_target=steps)
         >>> known = [(run("lucky", 0, 90), Constant(0.5))]
         >>> known += [(run("linear", seed, 200 + seed), Polynomial(0.1, 1000)) for seed in range(3)]
@@ -284,7 +284,7 @@ budget 1000 instead of 2000, time ×2: Polynomial(init_lr=0.1, decay_steps=2000,
             continue
         workload: tuple[object, ...] = (row.dataset, row.model, row.optimizer, row.batch_size)
         workload += (row.mode, row.confirmations, canonical(of_task(row.settings or {})))
-        key = (policy, (*workload, row.max_steps, row.target_accuracy, row.check_on, bool(row.tuning_steps)))
+        key = (policy, (*workload, row.max_steps, row.target, row.check_on, bool(row.tuning_steps)))
         conditions.setdefault(key, []).append(row)
         apart[key] = found
     nearest: dict[Policy, Recommendation] = {}
@@ -346,7 +346,7 @@ def _order(each: Recommendation) -> tuple[float, ...]:
 
 def _judge(question: Question, rows: Sequence[RunResult]) -> dict[int | None, float]:
     """Steps to the target of each seed, infinitely many for a miss; on the time scale of the runs."""
-    target, theirs = question.target_accuracy, rows[0].target_accuracy
+    target, theirs = question.target, rows[0].target
     stopped_early = any(row.status == "reached" and (row.steps_run or 0) < (row.max_steps or 0) for row in rows)
     harder = theirs is not None and not _meets(theirs, target, question.mode)
     composed = any(row.tuning_steps for row in rows)
@@ -356,7 +356,7 @@ def _judge(question: Question, rows: Sequence[RunResult]) -> dict[int | None, fl
         steps = math.inf
         if row.status == "reached" and row.steps_to_target is not None and (own or not harder):
             steps = row.steps_to_target - (row.tuning_steps or 0)
-        elif not own and not composed and _meets(row.best_accuracy, target, question.mode):
+        elif not own and not composed and _meets(row.best_value, target, question.mode):
             steps = row.best_step or row.max_steps or math.inf
         if not composed or steps < math.inf:
             judged.setdefault(row.seed, steps)

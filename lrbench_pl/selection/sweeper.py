@@ -137,8 +137,8 @@ class Race:
         plain = self._compose(lines)
         configs = [self._compose([*lines, f"optimizer={name}"]) for name in pool.get("optimizer", ())]
         base = (configs or [plain])[0]
-        if base.target_accuracy is None:
-            raise SelectionError("selecting needs a target; give target_accuracy=")
+        if base.target is None:
+            raise SelectionError("selecting needs a target; give target=")
         self._max_steps, self._interval = int(base.max_steps), int(base.check_every)
         self._checkpoint_every = "null" if base.checkpoint_every is None else str(base.checkpoint_every)
         names = [str(cfg.names.optimizer) for cfg in configs or [base]]
@@ -266,7 +266,7 @@ class Race:
             lines["lr_policy"] = f"lr_policy={candidate.policy}"
             lines["lr"] = f"lr={candidate.lr!r}"
         if job.kind == "range":
-            lines["target_accuracy"] = "target_accuracy=null"
+            lines["target"] = "target=null"
         every = job.horizon if job.kind == "range" else self._interval
         given = [f"max_steps={job.horizon}", f"check_every={every}", "stop_at_target=true", f"seed={job.seed}"]
         given += [f"checkpoint_every={self._checkpoint_every}", "require_target=false"]  # of the selection as a whole
@@ -384,7 +384,7 @@ def _row(result: RunResult, folder: Path) -> Row:
         status=result.status,
         steps=0 if result.shared_with else result.steps_run or 0,  # an equal policy has trained for it
         steps_to_target=result.steps_to_target,
-        value=result.best_accuracy,
+        value=result.best_value,
         seconds=0.0 if result.shared_with else result.wall_time_s or 0.0,
         message=result.message or "",
         losses=losses,

@@ -381,7 +381,7 @@ def _returned(job: Job, row: RunResult, returned: JobReturn | None) -> JobReturn
     value.hydra_cfg = OmegaConf.masked_copy(job.config, ["hydra"])
     value.working_dir = os.getcwd()
     value.task_name = job.config.hydra.job.name
-    value.return_value = row.best_accuracy
+    value.return_value = row.best_value
     value.status = JobStatus.COMPLETED
     return value
 

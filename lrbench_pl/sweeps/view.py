@@ -50,9 +50,9 @@ class Glance:
 
     def best(self, mode: str = "max") -> RunResult | None:
         """The row with the best value of the monitor."""
-        checked = [row for row in self.rows.values() if row.best_accuracy is not None]
+        checked = [row for row in self.rows.values() if row.best_value is not None]
         choose = max if mode == "max" else min
-        return choose(checked, key=lambda row: row.best_accuracy or 0.0, default=None)
+        return choose(checked, key=lambda row: row.best_value or 0.0, default=None)
 
 
 def look(folders: Sequence[Path], known: Glance | None = None) -> Glance:
@@ -200,7 +200,7 @@ class SweepView:
         best = seen.best(self._mode)
         if best is not None:
             monitor = best.monitor or "val/accuracy"
-            value = metric_value(monitor, best.best_accuracy or 0.0)
+            value = metric_value(monitor, best.best_value or 0.0)
             metric = "" if is_accuracy(monitor) else f"{metric_name(monitor)} "
             words = f"best so far: {metric}{value} at step {best.best_step} by {label(best)}"
             lines.append(Text(words))  # type: ignore[arg-type]

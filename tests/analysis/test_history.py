@@ -27,7 +27,7 @@ def history(folder, checks=CHECKS, steps=True, monitor="val/accuracy"):
 
 def run(folder, policy="tri", steps=40, checks=CHECKS, **changes):
     final = checks[-1][1] if checks else None
-    row = {"target_accuracy": 0.95, "final_accuracy": final, "steps_run": 1000, "mode": "max", "confirmations": 1}
+    row = {"target": 0.95, "final_value": final, "steps_run": 1000, "mode": "max", "confirmations": 1}
     return history(write(folder, policy, steps, **{**row, **changes}), checks)
 
 
@@ -63,7 +63,7 @@ def test_the_rule_is_the_callbacks():
 def test_a_run_at_another_target(tmp_path, target, status, step):
     run(tmp_path)
     row = only(tmp_path, target)
-    assert (row["status"], row["steps_to_target"], row["target_accuracy"], row["open"]) == (status, step, target, False)
+    assert (row["status"], row["steps_to_target"], row["target"], row["open"]) == (status, step, target, False)
     assert row["seconds_to_target"] == (None if step is None else step / 100)
 
 
@@ -72,7 +72,7 @@ def test_confirmations_and_mode_are_the_runs_own(tmp_path):
     assert only(tmp_path / "a", 0.9)["steps_to_target"] == 40
     assert only(tmp_path / "a", 0.96)["steps_to_target"] is None
     errors = [(20, 0.5), (40, 0.1), (60, 0.2)]
-    run(tmp_path / "b", steps=40, checks=errors, mode="min", target_accuracy=0.1)
+    run(tmp_path / "b", steps=40, checks=errors, mode="min", target=0.1)
     assert only(tmp_path / "b", 0.2)["steps_to_target"] == 40
     assert only(tmp_path / "b", 0.05)["status"] == "missed"
 
@@ -81,7 +81,7 @@ def test_older_rows_get_their_rule_from_the_configuration(tmp_path):
     folder = run(tmp_path, steps=40, checks=[(20, 0.9), (40, 0.1), (60, 0.1)], mode=None, confirmations=None)
     row = json.loads((folder / "result.json").read_text())
     del row["mode"], row["confirmations"]
-    (folder / "result.json").write_text(json.dumps({**row, "target_accuracy": 0.1}))
+    (folder / "result.json").write_text(json.dumps({**row, "target": 0.1}))
     assert load_runs([tmp_path]).table.select("mode", "confirmations").rows() == [("max", 1)]
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "config.yaml").write_text("confirmations: 2\nmodel:\n  mode: max\nmode: min\n")
@@ -109,7 +109,7 @@ def test_a_miss_or_a_divergence_stays_one_unless_the_target_was_met_before(tmp_p
     low = [(20, 0.5), (40, 0.9)]
     run(tmp_path, "a", None, checks=low)
     run(tmp_path, "b", None, checks=low, status="diverged", steps_run=50)
-    write(tmp_path, "c", None, status="failed", target_accuracy=0.95)
+    write(tmp_path, "c", None, status="failed", target=0.95)
     runs = load_runs([tmp_path])
     statuses = {target: at_target(runs, target).table["status"].to_list() for target in (0.9, 0.92)}
     assert statuses == {0.9: ["reached", "reached", "failed"], 0.92: ["missed", "diverged", "failed"]}
@@ -118,7 +118,7 @@ def test_a_miss_or_a_divergence_stays_one_unless_the_target_was_met_before(tmp_p
 
 def test_a_check_that_is_no_number_meets_no_target(tmp_path):
     lost = [(20, 0.5), (40, float("nan"))]
-    run(tmp_path, "a", None, checks=lost, status="diverged", final_accuracy=float("nan"))
+    run(tmp_path, "a", None, checks=lost, status="diverged", final_value=float("nan"))
     assert (only(tmp_path, 0.5)["steps_to_target"], only(tmp_path, 0.6)["status"]) == (20, "diverged")
 
 
@@ -196,24 +196,24 @@ def test_a_target_that_is_none(tmp_path):
 
 def test_mixed_targets_become_one(tmp_path):
     run(tmp_path, "a", seed=0)
-    run(tmp_path, "b", 60, seed=0, target_accuracy=0.96)
+    run(tmp_path, "b", 60, seed=0, target=0.96)
     runs = load_runs([tmp_path])
-    with pytest.raises(AnalysisError, match="the runs differ in target_accuracy"):
+    with pytest.raises(AnalysisError, match="the runs differ in target"):
         rank(runs.table)
     assert rank(at_target(runs, 0.98).table)["median_steps"].to_list() == [100, 100]
 
 
 def test_a_real_history_answers_as_training_at_that_target_does(tmp_path):
-    train(tmp_path / "long", "target_accuracy=0.5", "stop_at_target=false", "max_steps=80")
+    train(tmp_path / "long", "target=0.5", "stop_at_target=false", "max_steps=80")
     row = only(tmp_path / "long", 0.85)
-    again = train(tmp_path / "again", "target_accuracy=0.85", "max_steps=80")
+    again = train(tmp_path / "again", "target=0.85", "max_steps=80")
     assert again.status == "reached"
     assert (row["status"], row["steps_to_target"]) == ("reached", again.steps_to_target)
     assert (again.mode, again.confirmations) == ("max", 1)
 
 
 def test_a_real_composition_answers_at_an_easier_target(tmp_path):
-    result = train(tmp_path, "lr_policy=auto", "target_accuracy=0.9", "max_steps=400", "check_every=20")
+    result = train(tmp_path, "lr_policy=auto", "target=0.9", "max_steps=400", "check_every=20")
     assert result.status == "reached"
     assert only(tmp_path, 0.9)["steps_to_target"] == result.steps_to_target
     weights = json.loads((tmp_path / "tuning.json").read_text())

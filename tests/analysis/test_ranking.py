@@ -20,7 +20,7 @@ COMMON = {
     "batch_size": 64,
     "lr": 0.05,
     "max_steps": 1000,
-    "target_accuracy": 0.97,
+    "target": 0.97,
     "monitor": "val/accuracy",
     "check_on": "validation",
 }
@@ -28,7 +28,7 @@ COMMON = {
 
 def write(folder, policy, steps, seed=0, best=0.98, status=None, **changes):
     status = status or ("missed" if steps is None else "reached")
-    row = {**COMMON, "policy": policy, "steps_to_target": steps, "seed": seed, "best_accuracy": best, **changes}
+    row = {**COMMON, "policy": policy, "steps_to_target": steps, "seed": seed, "best_value": best, **changes}
     number = len(list(folder.iterdir())) if folder.exists() else 0
     RunResult(run_id=f"{policy}{seed}", status=status, **row).write(folder / str(number))
     return folder / str(number)
@@ -38,7 +38,7 @@ def ranked(folder, **arguments):
     return rank(load_runs([folder]).table, **arguments)
 
 
-def test_share_then_median_steps_then_best_accuracy(tmp_path):
+def test_share_then_median_steps_then_best_value(tmp_path):
     runs = {
         "half": [100, None],
         "fast": [100, 300],
@@ -96,7 +96,7 @@ def test_the_optimizer_and_the_rate_are_told_apart_where_they_vary(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"target_accuracy": 0.9}, {"max_steps": 2000}, {"dataset": "mnist"}, {"model": "lenet"}, {"check_on": "test"}],
+    [{"target": 0.9}, {"max_steps": 2000}, {"dataset": "mnist"}, {"model": "lenet"}, {"check_on": "test"}],
 )
 def test_answers_to_different_questions_are_not_ranked_together(tmp_path, change):
     write(tmp_path, "a", 100)
@@ -216,13 +216,13 @@ def test_all_diverged_cannot_be_told_apart(tmp_path):
     for policy in ("a", "b"):
         five(tmp_path, policy, None, status="diverged", best=None)
     table = ranked(tmp_path)
-    assert columns(table, "rank", "tier", "rank_low", "rank_high", "diverged", "best_accuracy") == {
+    assert columns(table, "rank", "tier", "rank_low", "rank_high", "diverged", "best_value") == {
         "rank": [1, 1],
         "tier": [1, 1],
         "rank_low": [1, 1],
         "rank_high": [2, 2],
         "diverged": [5, 5],
-        "best_accuracy": [None, None],
+        "best_value": [None, None],
     }
     assert table["more_seeds"].to_list() == [None, None]
 
@@ -258,7 +258,7 @@ def test_the_same_seed_of_two_sweeps_is_said(tmp_path):
 
 
 def test_runs_without_a_target_are_said_to_miss(tmp_path):
-    five(tmp_path, "a", None, target_accuracy=None)
+    five(tmp_path, "a", None, target=None)
     assert "no target was set" in remarks(ranked(tmp_path), load_runs([tmp_path]))[0]
 
 

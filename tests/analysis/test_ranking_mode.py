@@ -17,7 +17,7 @@ def runs(tested):
             "lr": [0.1] * 12,
             "optimizer": ["sgd"] * 12,
             "steps_to_target": [None] * 12,
-            "best_accuracy": [0.40 + 0.01 * seed for seed in range(6)] + [0.20 + 0.01 * seed for seed in range(6)],
+            "best_value": [0.40 + 0.01 * seed for seed in range(6)] + [0.20 + 0.01 * seed for seed in range(6)],
             "test_accuracy": [0.9] * 6 + [0.8] * 6 if tested else [None] * 12,
             "max_steps": [100] * 12,
             "seed": [*range(6)] * 2,
@@ -51,8 +51,8 @@ def test_a_loss_does_not_stand_in_for_a_test_accuracy():
 def test_a_listing_goes_by_the_mode_too():
     rows = [
         {"dataset": "digits", "model": "mlp", "optimizer": "sgd", "batch_size": 64, "max_steps": 100, "lr": 0.1}
-        | {"target_accuracy": 0.1, "monitor": "val/loss", "mode": "min", "policy": name, "policy_id": name}
-        | {"status": "missed", "seed": seed, "best_accuracy": loss + 0.01 * seed}
+        | {"target": 0.1, "monitor": "val/loss", "mode": "min", "policy": name, "policy_id": name}
+        | {"status": "missed", "seed": seed, "best_value": loss + 0.01 * seed}
         for name, loss in (("a", 0.4), ("b", 0.2))
         for seed in range(3)
     ]

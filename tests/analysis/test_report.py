@@ -134,7 +134,7 @@ def test_names_are_text_and_nothing_is_loaded(tmp_path):
 
 
 def test_parts_without_data_are_left_out(tmp_path):
-    write(tmp_path, "a", None, target_accuracy=None)
+    write(tmp_path, "a", None, target=None)
     page = report(load_runs([tmp_path]))
     assert "<h2>Table</h2>" in page
     for absent in ("Ranking", "Accuracy and learning rate", "Who has arrived", "Policy and optimizer", "Composed"):
@@ -154,7 +154,7 @@ def test_another_target_and_a_baseline(tmp_path, monkeypatch, capsys):
     for policy, steps in (("tri", 40), ("fix", 60)):
         for seed in range(5):
             checks = [(20, 0.5), (steps, 0.96), (100, 0.98)]
-            trained(tmp_path / "s", policy, steps, checks, seed=seed, final_accuracy=0.98)
+            trained(tmp_path / "s", policy, steps, checks, seed=seed, final_value=0.98)
     page = tmp_path / "r.html"
     given = ("report", tmp_path / "s", "-o", page)
     code, _, err = call(monkeypatch, capsys, *given, "--target", 0.9, "--baseline", "fix")
@@ -219,7 +219,7 @@ def test_the_page_of_a_real_sweep(tmp_path):
     policies = "fix,step,exp,poly,tri,triexp,sin2,cos,cosine,onecycle,wsd,composite_tri"
     given = [f"lr_policy={policies}", "optimizer=sgd,momentum,adam", "seed=0,1,2,3,4", "max_steps=60", "check_every=10"]
     done = subprocess.run(
-        [sys.executable, ROOT / "run.py", "-m", *given, "target_accuracy=0.8", "trainer=cpu", "hydra.sweep.dir=sweep"],
+        [sys.executable, ROOT / "run.py", "-m", *given, "target=0.8", "trainer=cpu", "hydra.sweep.dir=sweep"],
         cwd=tmp_path, capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -44,7 +44,7 @@ def run(tmp_path, monkeypatch):
 
         monkeypatch.setattr(Classifier, "training_step", training_step)
         monkeypatch.setattr(experiment, "_evaluate", keep)
-        common = ("max_steps=80", "check_every=10", "trainer=cpu", "target_accuracy=1.0", "checkpoint_every=20")
+        common = ("max_steps=80", "check_every=10", "trainer=cpu", "target=1.0", "checkpoint_every=20")
         cfg = compose([*common, f"logger.csv.save_dir={folder}", *overrides])
         if dies_at is None:
             return experiment.run(cfg, folder)
@@ -90,7 +90,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(run, tmp_path, override
 # Batch statistics, dropout and augmentation; branches that miss, one of them held on after its decay.
 COMPOSED = (
     *("lr_policy=auto", "model._target_=tests.callbacks.test_composer.Net", "~model.hidden", "~model.input_shape"),
-    *("dataset=synthetic", "dataset.flip=true", "max_steps=700", "target_accuracy=0.85", "lr_policy.growth=1.5"),
+    *("dataset=synthetic", "dataset.flip=true", "max_steps=700", "target=0.85", "lr_policy.growth=1.5"),
     *("+lr_policy.span=5", "checkpoint_every=null", "monitor=val/given"),
 )
 
@@ -139,11 +139,11 @@ TOO_HIGH = ("lr=3", "optimizer.lr=3", "optimizer=sgd", "+lr_policy.repeats=0", "
     [
         pytest.param(second_sweep, 28, (), id="in-the-range-test"),
         pytest.param(averaged, 8, (), id="on-the-trunk"),
-        pytest.param(averaged, 8, ("optimizer=adam", "target_accuracy=1.0"), id="on-the-trunk-with-adam"),
+        pytest.param(averaged, 8, ("optimizer=adam", "target=1.0"), id="on-the-trunk-with-adam"),
         pytest.param(branch, 18, (), id="in-a-branch"),
         pytest.param(branch, 22, ("lr_policy.reuse=false",), id="where-a-branch-was-given-up"),
-        pytest.param(tail, 8, ("target_accuracy=0.811",), id="in-the-tail"),
-        pytest.param(reached, 15, ("target_accuracy=0.75", "confirmations=2"), id="between-two-confirmations"),
+        pytest.param(tail, 8, ("target=0.811",), id="in-the-tail"),
+        pytest.param(reached, 15, ("target=0.75", "confirmations=2"), id="between-two-confirmations"),
         pytest.param(diverged, 8, TOO_HIGH, id="in-a-trunk-that-diverges"),
         pytest.param(diverged, 28, TOO_HIGH, id="where-a-trunk-diverges"),
     ],
@@ -229,7 +229,7 @@ def test_a_killed_range_test_keeps_its_losses(run, tmp_path):
 def test_a_looked_up_policy_stays_whatever_the_database_says_by_then(run, tmp_path, knows):
     def learn(policy, steps):
         known = {"dataset": "digits", "model": "mlp", "optimizer": "momentum", "batch_size": 64, "max_steps": 40}
-        known |= {"target_accuracy": 1.0, "monitor": "val/accuracy", "status": "reached", "steps_to_target": steps}
+        known |= {"target": 1.0, "monitor": "val/accuracy", "status": "reached", "steps_to_target": steps}
         stored = [stored_run({**known, "run_id": f"{steps}-{s}", "policy": "p", "seed": s}, policy) for s in range(3)]
         with PolicyDatabase(tmp_path / "runs.db", create=True) as database:
             database.add(stored)

@@ -55,14 +55,12 @@ def test_the_composed_policy_alone_repeats_the_training_bit_for_bit(tmp_path, op
     from lrbench_pl.policies import to_config
 
     common = ["model=mlp", *OWN, "~model.hidden", "~model.input_shape", f"optimizer={optimizer}", "dataset.flip=true"]
-    composed = fit(*common, "lr_policy=auto", f"target_accuracy={target}", "lr_policy.growth=1.5", "max_steps=700")
+    composed = fit(*common, "lr_policy=auto", f"target={target}", "lr_policy.growth=1.5", "max_steps=700")
     composer = composed.verifier
     if target == "1.0":
         assert composer.tuning_steps > 60  # branches were given up before it ended
     OmegaConf.save(OmegaConf.create(to_config(composer.realised())), tmp_path / "policy.yaml")
-    alone = fit(
-        *common, f"lr_policy_file={tmp_path}/policy.yaml", f"max_steps={composer.policy_step}", "target_accuracy=null"
-    )
+    alone = fit(*common, f"lr_policy_file={tmp_path}/policy.yaml", f"max_steps={composer.policy_step}", "target=null")
     theirs = weights(alone)
     assert theirs
     for name, value in weights(composed).items():
@@ -77,7 +75,7 @@ def test_a_composition_begun_anew_is_repeated_bit_for_bit_too(tmp_path, monkeypa
 
     monitor = script(monkeypatch, lambda step: 0.5 if step < 600 else 0.9)
     common = ["model=mlp", *OWN, "~model.hidden", "~model.input_shape", "dataset.flip=true", monitor]
-    composed = fit(*common, "lr_policy=auto", "target_accuracy=0.8", "check_every=20", "max_steps=1000")
+    composed = fit(*common, "lr_policy=auto", "target=0.8", "check_every=20", "max_steps=1000")
     composer = composed.verifier
     assert composer.verdict.status == "reached"
     begun = [record for record in composer.records if record["kind"] == "trunk" and record["policy_step"] == 0]
@@ -86,14 +84,14 @@ def test_a_composition_begun_anew_is_repeated_bit_for_bit_too(tmp_path, monkeypa
     assert [record["kept"] for record in begun] == [False] * (len(begun) - 1) + [True]
     OmegaConf.save(OmegaConf.create(to_config(composer.realised())), tmp_path / "policy.yaml")
     policy = f"lr_policy_file={tmp_path}/policy.yaml"
-    alone = fit(*common, policy, f"max_steps={composer.policy_step}", "target_accuracy=null")
+    alone = fit(*common, policy, f"max_steps={composer.policy_step}", "target=null")
     theirs = weights(alone)
     assert all(torch.equal(value, theirs[name]) for name, value in weights(composed).items())
 
 
 def test_a_run_says_both_clocks_and_keeps_the_account(tmp_path, monkeypatch):
     monitor = script(monkeypatch, lambda step: 0.5 + 0.01 * (step // 10 % 3))
-    row = run(compose([*BASE, "lr_policy=auto", "target_accuracy=1.0", monitor, "max_steps=200"]), tmp_path)
+    row = run(compose([*BASE, "lr_policy=auto", "target=1.0", monitor, "max_steps=200"]), tmp_path)
     assert row.status == "missed"
     assert 0 < row.tuning_steps < row.steps_run <= 200
     assert "policy step" in row.message
@@ -125,20 +123,20 @@ def test_an_optimizer_whose_steps_do_not_shrink_with_the_gradient_gets_a_wider_m
 
     plan = composer_module.compose
     monkeypatch.setattr(composer_module, "compose", spy)
-    fit("lr_policy=auto", "target_accuracy=0.05", f"optimizer={optimizer}", f"lr_policy.margin={given}")
+    fit("lr_policy=auto", "target=0.05", f"optimizer={optimizer}", f"lr_policy.margin={given}")
     assert asked == [margin]
 
 
 def test_a_target_met_on_the_trunk_ends_it_there(monkeypatch):
     monitor = script(monkeypatch, lambda step: 0.5)
-    composer = fit("lr_policy=auto", "target_accuracy=0.05", monitor).verifier
+    composer = fit("lr_policy=auto", "target=0.05", monitor).verifier
     assert composer.verdict.status == "reached"
     assert composer.verdict.steps_to_target == composer.verdict.steps_run == composer.tuning_steps + 10
     assert [record["kind"] for record in composer.records][-1] == "trunk"
 
 
 def test_without_a_target_one_policy_takes_the_budget():
-    composer = fit("lr_policy=auto", "target_accuracy=null").verifier
+    composer = fit("lr_policy=auto", "target=null").verifier
     assert [record["kind"] for record in composer.records].count("branch") == 1
     assert composer.verdict.steps_run == 300
 
@@ -146,7 +144,7 @@ def test_without_a_target_one_policy_takes_the_budget():
 @pytest.mark.parametrize("budget", [10, 20, 40])
 def test_a_tiny_budget_gives_a_policy_too(monkeypatch, budget):
     monitor = script(monkeypatch, lambda step: step / 1000)
-    composer = fit("lr_policy=auto", "target_accuracy=1.0", f"max_steps={budget}", monitor).verifier
+    composer = fit("lr_policy=auto", "target=1.0", f"max_steps={budget}", monitor).verifier
     assert composer.verdict.status == "missed"
     assert composer.realised()(0) >= 0
     assert composer.verdict.steps_run <= budget
@@ -155,9 +153,7 @@ def test_a_tiny_budget_gives_a_policy_too(monkeypatch, budget):
 def test_a_rate_that_diverges_is_avoided_not_the_end(monkeypatch):
     explode(monkeypatch, above=0.01)
     rate = ("optimizer=sgd", "lr=0.08", "optimizer.lr=0.08", "+lr_policy.repeats=0")
-    composer = fit(
-        "lr_policy=auto", "target_accuracy=1.0", *rate, script(monkeypatch, lambda step: step / 1000)
-    ).verifier
+    composer = fit("lr_policy=auto", "target=1.0", *rate, script(monkeypatch, lambda step: step / 1000)).verifier
     assert composer.verdict.status == "missed"
     trunks = [record["why"] for record in composer.records if record["kind"] == "trunk"]
     assert trunks[:4] == ["diverged"] * 3 + ["peak 0.01"]
@@ -171,7 +167,7 @@ def test_a_rate_that_diverges_is_avoided_not_the_end(monkeypatch):
 @pytest.mark.filterwarnings("ignore:the training loader has no `position`")
 def test_it_works_in_a_plain_trainer_with_accumulation():
     module = TinyModule()
-    composer = LRPolicyComposer(target_accuracy=2.0, monitor="val/score", max_steps=60, repeats=0)
+    composer = LRPolicyComposer(target=2.0, monitor="val/score", max_steps=60, repeats=0)
     tiny_trainer(composer, max_steps=60, val_check_interval=4, accumulate_grad_batches=2).fit(module)
     assert composer.verdict.status == "missed"
     assert composer.verdict.steps_run == 60
@@ -180,7 +176,7 @@ def test_it_works_in_a_plain_trainer_with_accumulation():
 
 @pytest.mark.filterwarnings("ignore:the training loader has no `position`")
 def test_the_composer_s_own_budget_ends_a_trainer_without_one():
-    composer = LRPolicyComposer(target_accuracy=2.0, monitor="val/score", max_steps=60, repeats=0)
+    composer = LRPolicyComposer(target=2.0, monitor="val/score", max_steps=60, repeats=0)
     tiny_trainer(composer, max_steps=-1, max_epochs=20).fit(TinyModule())
     assert composer.verdict.status == "missed"
     assert composer.verdict.steps_run == 60
@@ -195,7 +191,7 @@ def test_what_cannot_be_composed_is_refused():
 
 def test_averaged_weights_are_looked_at_and_put_back():
     """A check of the average is a forecast: it is no check of the verdict, and it leaves nothing behind."""
-    parts = fit("lr_policy=auto", "target_accuracy=1.0", "lr_policy.growth=1.5", "+lr_policy.repeats=0")
+    parts = fit("lr_policy=auto", "target=1.0", "lr_policy.growth=1.5", "+lr_policy.repeats=0")
     composer = parts.verifier
     averaged = [record for record in composer.records if record["averaged"]]
     assert len(averaged) == len(composer.forecasts) > 3
@@ -218,20 +214,20 @@ def test_an_average_that_meets_the_target_does_not_reach_it(monkeypatch):
         return 1.0 if self._leg.averaged else min(0.5, read(self, trainer))
 
     monkeypatch.setattr(Composer, "_read_monitor", generous)
-    composer = fit("lr_policy=auto", "target_accuracy=0.9", "+lr_policy.repeats=0").verifier
+    composer = fit("lr_policy=auto", "target=0.9", "+lr_policy.repeats=0").verifier
     assert any(seen)
     assert composer.verdict.status == "missed"
     assert composer.verdict.best_value == 0.5
 
 
 def test_the_range_test_ends_between_two_checks(tmp_path):
-    composer = fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=700", "check_every=50").verifier
+    composer = fit("lr_policy=auto", "target=1.0", "max_steps=700", "check_every=50").verifier
     kinds = [(record["kind"], record["policy_step"], record["steps"]) for record in composer.records]
     assert kinds[:2] == [("range", 0, 50), ("range", 0, 50)]
     assert kinds[2][:2] == ("trunk", 0)
-    composer = fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=2000", "check_every=80", "model=mlp").verifier
+    composer = fit("lr_policy=auto", "target=1.0", "max_steps=2000", "check_every=80", "model=mlp").verifier
     assert [record["steps"] for record in composer.records[:2]] == [80, 80]
-    composer = fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=1100", "check_every=150").verifier
+    composer = fit("lr_policy=auto", "target=1.0", "max_steps=1100", "check_every=150").verifier
     assert [record["steps"] for record in composer.records[:2]] == [75, 75]
     assert composer.records[2]["spent"] == 150
 
@@ -261,7 +257,7 @@ def plain(path, *callbacks, steps=200, check_every=2, optimizer_lr=99.0, jumps_a
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=optimizer_lr)
 
-    composer = LRPolicyComposer(**{"target_accuracy": 2.0, "monitor": "val/score", "growth": 1.5, **arguments})
+    composer = LRPolicyComposer(**{"target": 2.0, "monitor": "val/score", "growth": 1.5, **arguments})
     trainer = tiny_trainer(composer, *callbacks, max_steps=steps, val_check_interval=check_every)
     trainer.fit(Module(), ckpt_path=path)
     return composer
@@ -280,7 +276,7 @@ class TestGoingOnInAPlainTrainer:
         ("other", "change"),
         [
             ({"growth": 2.0}, "growth: 1.5 -> 2.0"),
-            ({"target_accuracy": 3.0}, "target_accuracy: 2.0 -> 3.0"),
+            ({"target": 3.0}, "target: 2.0 -> 3.0"),
             ({"steps": 300}, "max_steps: 200 -> 300"),
             ({"optimizer_lr": 9.0, "decay": "cosine"}, "decay: linear -> cosine; lr: 99.0 -> 9.0"),
         ],
@@ -316,8 +312,8 @@ class TestGoingOnInAPlainTrainer:
 
     @pytest.mark.parametrize(("steps", "target"), [(-1, 2.0), (60, 2.0), (-1, 0.1)])
     def test_one_that_has_ended_stays_so(self, tmp_path, steps, target):
-        first = plain(None, Keep(tmp_path / "a.ckpt"), steps=steps, target_accuracy=target, max_steps=60)
-        again = plain(tmp_path / "a.ckpt", steps=steps, target_accuracy=target, max_steps=60)
+        first = plain(None, Keep(tmp_path / "a.ckpt"), steps=steps, target=target, max_steps=60)
+        again = plain(tmp_path / "a.ckpt", steps=steps, target=target, max_steps=60)
         assert again.verdict == first.verdict
         assert again.verdict.status == ("missed" if target == 2.0 else "reached")
         assert again.forecasts == first.forecasts
@@ -333,7 +329,7 @@ def test_the_second_sweep_of_a_range_test_sees_other_batches(monkeypatch, check_
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(Classifier, "training_step", training_step)
-    fit("lr_policy=auto", "target_accuracy=1.0", "max_steps=700", f"check_every={check_every}")
+    fit("lr_policy=auto", "target=1.0", "max_steps=700", f"check_every={check_every}")
     assert batches[:100] == list(range(100))
     assert batches[100:120] == list(range(20))
 
@@ -352,7 +348,7 @@ def test_two_processes_compose_together(tmp_path):
             sys.executable,
             str(root / "run.py"),
             *("trainer=ddp", "trainer.accelerator=cpu", "lr_policy=auto", "dataset=synthetic", "lr_policy.growth=1.5"),
-            *("max_steps=300", "check_every=10", "monitor=val/loss", "mode=min", "target_accuracy=1e-9"),
+            *("max_steps=300", "check_every=10", "monitor=val/loss", "mode=min", "target=1e-9"),
             f"hydra.run.dir={tmp_path}/run",
         ],
         cwd=tmp_path,

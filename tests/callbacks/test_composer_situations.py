@@ -64,7 +64,7 @@ class Manual(Module):
 
 
 def compose(module, steps=400, check_every=10, trainer_class=pl.Trainer, budget=None, **arguments):
-    composer = LRPolicyComposer(target_accuracy=0.9, max_steps=steps, **arguments)
+    composer = LRPolicyComposer(target=0.9, max_steps=steps, **arguments)
     trainer = tiny_trainer(
         composer, max_steps=budget or steps, val_check_interval=check_every, trainer_class=trainer_class
     )
@@ -184,11 +184,11 @@ def test_a_second_fit_begins_anew():
         def validation_step(self, batch, batch_idx):
             self.log("val/accuracy", 0.95)
 
-    composer = LRPolicyComposer(target_accuracy=0.9, repeats=0)
+    composer = LRPolicyComposer(target=0.9, repeats=0)
     tiny_trainer(composer, max_steps=80).fit(Good())
     assert composer.verdict.status == "reached"
     tiny_trainer(composer, max_steps=80).fit(Module(limit=0.02))
-    fresh = LRPolicyComposer(target_accuracy=0.9, repeats=0)
+    fresh = LRPolicyComposer(target=0.9, repeats=0)
     tiny_trainer(fresh, max_steps=80).fit(Module(limit=0.02))
     assert composer.verdict.status == "missed"
     assert (decisions(composer), composer.avoided) == (decisions(fresh), fresh.avoided)
@@ -205,7 +205,7 @@ def test_going_back_in_mid_accumulation_leaves_no_gradient_of_what_is_given_up(b
         def train_dataloader(self):
             return DataLoader(blobs(8 * batches), batch_size=8)
 
-    composer = LRPolicyComposer(target_accuracy=0.9, repeats=0)
+    composer = LRPolicyComposer(target=0.9, repeats=0)
     module = Data(limit=0.02)
     trainer = tiny_trainer(composer, max_steps=60, val_check_interval=8, accumulate_grad_batches=4)
     trainer.fit(module)

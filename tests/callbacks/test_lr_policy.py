@@ -74,7 +74,7 @@ def test_a_float32_accuracy_meets_a_decimal_target_at_equality(hits):
     ("arguments", "message"),
     [
         ({"policy": 0.1}, "policy must be callable: t -> learning rate, got 0.1"),
-        ({"target_accuracy": math.nan}, "target_accuracy must be a finite number or None, got nan"),
+        ({"target": math.nan}, "target must be a finite number or None, got nan"),
         ({"mode": "maximum"}, "mode must be 'max' or 'min', got 'maximum'"),
         ({"confirmations": 0}, "confirmations must be an integer of at least 1, got 0"),
         ({"confirmations": True}, "confirmations must be an integer of at least 1, got True"),
@@ -131,7 +131,7 @@ def test_a_tensor_rate_is_filled_in_place():
 
 def test_bf16_mixed_precision():
     module = TinyModule()
-    callback = LRPolicyCallback(POLICY, target_accuracy=2.0, monitor="val/score")
+    callback = LRPolicyCallback(POLICY, target=2.0, monitor="val/score")
     tiny_trainer(callback, precision="bf16-mixed").fit(module)
     assert module.rates == [[lr] for lr in table(POLICY, 10)]
     assert callback.verdict.status == "missed"
@@ -162,7 +162,7 @@ def test_works_in_a_trainer_of_the_lightning_package():
         train_dataloader = TinyModule.train_dataloader
         val_dataloader = TinyModule.val_dataloader
 
-    callback = LRPolicyCallback(POLICY, target_accuracy=0.5)
+    callback = LRPolicyCallback(POLICY, target=0.5)
     module = TinyModule.__new__(Module)
     lightning.LightningModule.__init__(module)
     module.layer, module.rates, module.batches_seen, module.nan_from = torch.nn.Linear(4, 2), [], 0, None
@@ -216,7 +216,7 @@ def test_mode_min():
 
 
 def test_a_non_finite_loss_is_divergence():
-    callback = LRPolicyCallback(Constant(0.01), target_accuracy=2.0, monitor="val/score")
+    callback = LRPolicyCallback(Constant(0.01), target=2.0, monitor="val/score")
     tiny_trainer(callback).fit(TinyModule(nan_from=5))
     verdict = callback.verdict
     assert (verdict.status, verdict.steps_run) == ("diverged", 6)
@@ -237,7 +237,7 @@ def test_an_early_end_by_somebody_else_is_stopped():
         def on_train_batch_end(self, trainer, *args):
             trainer.should_stop = trainer.global_step >= 3
 
-    callback = LRPolicyCallback(Constant(0.01), target_accuracy=2.0, monitor="val/score")
+    callback = LRPolicyCallback(Constant(0.01), target=2.0, monitor="val/score")
     tiny_trainer(callback, Stopper()).fit(TinyModule())
     assert callback.verdict.status == "stopped"
     assert callback.verdict.message == "stopped at step 3 of 10: a callback or the module ended the training"
@@ -268,14 +268,14 @@ def test_an_interruption_is_stopped():
 
 
 def test_a_target_never_checked_warns():
-    callback = LRPolicyCallback(Constant(0.01), target_accuracy=0.5)
+    callback = LRPolicyCallback(Constant(0.01), target=0.5)
     with pytest.warns(UserWarning, match="'val/accuracy' was never checked in 10 steps"):
         tiny_trainer(callback, val_check_interval=50).fit(TinyModule())
     assert callback.verdict.message == "missed 0.5 within 10 steps; val/accuracy was never checked"
 
 
 def test_validating_outside_a_fit_is_no_check():
-    callback = LRPolicyCallback(Constant(0.01), target_accuracy=0.1)
+    callback = LRPolicyCallback(Constant(0.01), target=0.1)
     tiny_trainer(callback).validate(TinyModule(), verbose=False)
     assert callback.checks == []
 
@@ -295,7 +295,7 @@ def test_an_adaptive_policy_is_told_the_values():
 
 
 def refuses(module: Any, message: str, *others: Any, callback: Any = None, **arguments: Any) -> None:
-    callback = callback or LRPolicyCallback(Constant(0.1), target_accuracy=0.5)
+    callback = callback or LRPolicyCallback(Constant(0.1), target=0.5)
     with pytest.raises(LRPolicyError, match=message):
         tiny_trainer(callback, *others, **arguments).fit(module)
 
@@ -357,7 +357,7 @@ def test_no_optimizer_is_refused():
 
 
 def test_a_monitor_that_is_never_logged_is_refused_with_those_that_are():
-    callback = LRPolicyCallback(Constant(0.1), target_accuracy=0.5, monitor="val/acc")
+    callback = LRPolicyCallback(Constant(0.1), target=0.5, monitor="val/acc")
     refuses(TinyModule(), "'val/acc' was not logged in validation; logged were: val/accuracy", callback=callback)
 
 
@@ -373,11 +373,11 @@ def test_a_target_without_validation_is_refused():
 def test_resuming_continues_the_rates_and_the_checks(tmp_path):
     checkpoint = ModelCheckpoint(tmp_path, every_n_train_steps=5, save_top_k=-1, filename="{step}")
     whole = TinyModule()
-    first = LRPolicyCallback(POLICY, target_accuracy=2.0, monitor="val/score")
+    first = LRPolicyCallback(POLICY, target=2.0, monitor="val/score")
     tiny_trainer(first, checkpoint, enable_checkpointing=True).fit(whole)
 
     rest = TinyModule()
-    second = LRPolicyCallback(POLICY, target_accuracy=2.0, monitor="val/score")
+    second = LRPolicyCallback(POLICY, target=2.0, monitor="val/score")
     again = ModelCheckpoint(tmp_path, every_n_train_steps=5, save_top_k=-1, filename="{step}")
     start = str(tmp_path / "step=5.ckpt")
     tiny_trainer(second, again, enable_checkpointing=True).fit(rest, ckpt_path=start, weights_only=False)
@@ -423,7 +423,7 @@ def test_fact_early_stopping_is_strict_where_we_stop_at_equality():
 
 
 def test_fact_the_sanity_check_is_no_check():
-    callback = LRPolicyCallback(Constant(0.01), target_accuracy=0.0)
+    callback = LRPolicyCallback(Constant(0.01), target=0.0)
     trainer = tiny_trainer(callback, num_sanity_val_steps=2)
     trainer.fit(TinyModule())
     assert callback.checks[0].step == 2

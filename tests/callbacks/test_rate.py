@@ -49,7 +49,7 @@ def fitted(module: Watched, *callbacks: Any, policy: Any = LINE, **arguments: An
 
 
 def refused(module: Watched, message: str, *callbacks: Any, policy: Any = LINE, **arguments: Any) -> LRPolicyCallback:
-    callback = LRPolicyCallback(policy, target_accuracy=2.0, monitor="val/score")
+    callback = LRPolicyCallback(policy, target=2.0, monitor="val/score")
     with pytest.raises(LRPolicyError, match=message):
         tiny_trainer(callback, *callbacks, **arguments).fit(module)
     assert callback.verdict.status == "failed"
@@ -147,7 +147,7 @@ class SkipsSome(pl.Callback):
 def test_a_step_that_the_scaler_skips_does_not_advance_the_policy(fused):
     plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0))
     module = Watched(lambda layer: torch.optim.SGD(layer.parameters(), lr=0.5, fused=fused))
-    callback = LRPolicyCallback(LINE, target_accuracy=2.0, monitor="val/score")
+    callback = LRPolicyCallback(LINE, target=2.0, monitor="val/score")
     trainer = tiny_trainer(callback, SkipsSome(0, 3), plugins=[plugin], max_steps=8)
     trainer.fit(module)
     skipped = [0, 4] if fused else []  # a fused optimizer is called, and leaves the weights alone

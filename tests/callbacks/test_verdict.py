@@ -29,7 +29,7 @@ def fit(callback: LRPolicyCallback, *others: Any, values: list[float] | None = N
 
 
 def test_a_miss_says_when_the_last_check_was_before_the_end():
-    callback = LRPolicyCallback(Constant(0.1), target_accuracy=0.9, monitor="val/given")
+    callback = LRPolicyCallback(Constant(0.1), target=0.9, monitor="val/given")
     fit(callback, values=[0.2] * 9, max_steps=7, val_check_interval=3, check_val_every_n_epoch=None)
     last = callback.verdict.checks[-1].step
     assert last < 7
@@ -39,7 +39,7 @@ def test_a_miss_says_when_the_last_check_was_before_the_end():
 
 
 def test_a_miss_whose_last_step_was_checked_says_no_more():
-    callback = LRPolicyCallback(Constant(0.1), target_accuracy=0.9, monitor="val/given")
+    callback = LRPolicyCallback(Constant(0.1), target=0.9, monitor="val/given")
     fit(callback, values=[0.2] * 9, max_steps=6, val_check_interval=3, check_val_every_n_epoch=None)
     assert callback.verdict.message.startswith("missed 0.9 within 6 steps; best ")
     assert "last check" not in callback.verdict.message
@@ -198,7 +198,7 @@ def test_the_line_of_a_target_reached_has_the_sign_of_its_mode(mode, sign, caplo
 
 def test_a_percentage_as_a_target_is_refused():
     with pytest.raises(ValueError, match=r"must be at most 1 for 'val/accuracy', got 95; did you mean 0.95\?"):
-        LRPolicyCallback(Constant(0.1), target_accuracy=95)
+        LRPolicyCallback(Constant(0.1), target=95)
 
 
 # -- how it ended ---------------------------------------------------------------------------------------------

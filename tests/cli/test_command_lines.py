@@ -72,7 +72,7 @@ def test_further_seeds_go_into_a_folder_with_a_quote_in_its_name(tmp_path, monke
         at = OmegaConf.create(
             {"at": OverridesParser.create().parse_override(f"at={given['hydra.run.dir']}").value()}
         ).at
-        row = {**COMMON, "policy": "tri", "steps_to_target": 100, "best_accuracy": 0.98}
+        row = {**COMMON, "policy": "tri", "steps_to_target": 100, "best_value": 0.98}
         RunResult(run_id="x", status="reached", **row, seed=int(given["seed"])).write(at)
         trained.append(at)
 

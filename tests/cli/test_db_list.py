@@ -18,12 +18,12 @@ ROW = {
     "dataset": "digits",
     "model": "mlp",
     "optimizer": "momentum",
-    "target_accuracy": 0.95,
+    "target": 0.95,
     "monitor": "val/accuracy",
     "mode": "max",
-    "best_accuracy": 0.96,
+    "best_value": 0.96,
 }
-LOSS = {"monitor": "val/loss", "mode": "min", "target_accuracy": 0.1, "status": "missed", "best_accuracy": 0.4}
+LOSS = {"monitor": "val/loss", "mode": "min", "target": 0.1, "status": "missed", "best_value": 0.4}
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def db(tmp_path):
             for seed in range(3):
                 row = {**ROW, "policy": policy, "lr": lr, "seed": seed}
                 reached = {**row, "run_id": f"{policy}{seed}", "steps_to_target": steps}
-                missed = {**row, **LOSS, "run_id": f"{policy}{seed}-loss", "best_accuracy": loss}
+                missed = {**row, **LOSS, "run_id": f"{policy}{seed}-loss", "best_value": loss}
                 policy_of = to_config(Polynomial(lr, 1000))
                 database.add([stored_run(reached, policy_of), stored_run(missed, policy_of)])
     return tmp_path / "runs.db"

@@ -40,7 +40,7 @@ def test_further_seeds_are_trained_and_not_repeated(tmp_path, monkeypatch):
         calls.append(arguments)
         seed = int(arguments[-2].partition("=")[2])
         at = arguments[-1].partition("=")[2].strip("'")
-        row = {**COMMON, "policy": "tri", "steps_to_target": 100, "seed": seed, "best_accuracy": 0.98}
+        row = {**COMMON, "policy": "tri", "steps_to_target": 100, "seed": seed, "best_value": 0.98}
         RunResult(run_id="x", status="reached", **row).write(at)
 
     monkeypatch.setattr(module, "train", train)
@@ -66,7 +66,7 @@ def test_other_claims_are_refused(tmp_path, change, message):
 
 
 def test_what_cannot_be_verified_is_one_line(tmp_path):
-    run = write(tmp_path, "tri", None, 0, target_accuracy=None)
+    run = write(tmp_path, "tri", None, 0, target=None)
     with pytest.raises(AnalysisError, match="the runs had no target"):
         verify(tmp_path, {})
     with pytest.raises(AnalysisError, match="--where must name a column"):

@@ -122,7 +122,7 @@ def test_a_composition_goes_on_when_a_group_was_added():
             loss = super().training_step(batch, batch_idx)
             return loss * math.nan if self.optimizers().param_groups[0]["lr"] > 0.004 else loss
 
-    composer = LRPolicyComposer(target_accuracy=1.0, repeats=0)
+    composer = LRPolicyComposer(target=1.0, repeats=0)
     trainer = tiny_trainer(composer, max_steps=60, val_check_interval=10)
     trainer.fit(module := Diverges())
     assert composer.avoided
@@ -278,7 +278,7 @@ def test_a_module_that_has_other_parameters_by_now_is_refused_by_name():
 
 def refused(*callbacks, module=None, trainer_class=pl.Trainer):
     module = module or Small()
-    composer = LRPolicyComposer(target_accuracy=1.0, repeats=0)
+    composer = LRPolicyComposer(target=1.0, repeats=0)
     with pytest.raises(LRPolicyError) as error:
         tiny_trainer(composer, *callbacks, trainer_class=trainer_class).fit(module)
     assert module.batches_seen == 0

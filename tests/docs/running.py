@@ -74,12 +74,12 @@ def shortened(command: str) -> str:
 
     Example:
         >>> shortened("python run.py -m lr_policy=tri seed=0,1 max_steps=5000")
-        'python run.py -m lr_policy=tri seed=0,1 max_steps=60 check_every=20 checkpoint_every=60 target_accuracy=0.2'
+        'python run.py -m lr_policy=tri seed=0,1 max_steps=60 check_every=20 checkpoint_every=60 target=0.2'
         >>> shortened("lrbench verify multirun/first --run 40")
         'lrbench verify multirun/first --run 4'
     """
     if command.startswith("lrbench db best"):
-        return re.sub(r"max_steps=\d+", f"max_steps={STEPS} target_accuracy={EASY}", command)
+        return re.sub(r"max_steps=\d+", f"max_steps={STEPS} target={EASY}", command)
     if not _trains(command) and not command.startswith("lrbench verify"):
         return command
     if "--cfg" in command or "--help" in command:  # which train nothing
@@ -90,9 +90,9 @@ def shortened(command: str) -> str:
         return command
     command = command.partition(" #")[0]
     command = re.sub(r"max_steps=(\d+)", lambda found: f"max_steps={_budget(int(found[1]))}", command)
-    command = re.sub(r"target_accuracy=(0\.\d+)", f"target_accuracy={EASY}", command)
+    command = re.sub(r"target=(0\.\d+)", f"target={EASY}", command)
     command = re.sub(r"seed=0,1,2[\d,]*|'seed=range\(\d+\)'", "seed=0,1", command)
-    own = {"max_steps": STEPS, "check_every": STEPS // 3, "checkpoint_every": STEPS, "target_accuracy": EASY}
+    own = {"max_steps": STEPS, "check_every": STEPS // 3, "checkpoint_every": STEPS, "target": EASY}
     more = [f"{key}={value}" for key, value in own.items() if f"{key}=" not in command]
     return " ".join([command, *more])
 

@@ -72,7 +72,7 @@ def test_what_make_demo_runs(command, swept):
 
 # each command of the program in its default form, on README.md's sweep; those that change the database first
 EACH = {
-    "run": f"lrbench run max_steps={STEPS} target_accuracy={EASY} check_every=20",
+    "run": f"lrbench run max_steps={STEPS} target={EASY} check_every=20",
     "rank": "lrbench rank multirun/first",
     "report": "lrbench report multirun/first",
     "preview": "lrbench preview",
@@ -80,7 +80,7 @@ EACH = {
     "verify": "lrbench verify multirun/first --policy tri",
     "db add": "lrbench db add multirun/first",
     "db list": "lrbench db list",
-    "db best": f"lrbench db best max_steps={STEPS} target_accuracy={EASY} check_every=20",
+    "db best": f"lrbench db best max_steps={STEPS} target={EASY} check_every=20",
     "db export": "lrbench db export",
 }
 

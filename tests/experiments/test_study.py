@@ -55,11 +55,11 @@ def rows_of(steps, tuning=100):
         | {
             "steps_run": at or 1000,
             "tuning_steps": 0,
-            "best_accuracy": 0.9,
+            "best_value": 0.9,
             "test_accuracy": 0.9,
-            "final_accuracy": 0.89,
+            "final_value": 0.89,
         }
-        | {"dataset": "d", "model": "m", "target_accuracy": 0.9}
+        | {"dataset": "d", "model": "m", "target": 0.9}
         for policy, each in steps.items()
         for seed, at in enumerate(each)
     ]
@@ -140,11 +140,11 @@ def test_a_small_study_runs_whole_and_goes_on_where_it_was(tmp_path, capfd):
     small = study.Study("small", protocol, 0.5, tmp_path / "work", "basic", ())
     rows = small.run()
     stages = dict(rows.group_by(pl.col("study").str.split("/").list.last()).len().rows())
-    target = reading.stage(rows, "target")["final_accuracy"][0]
+    target = reading.stage(rows, "target")["final_value"][0]
     tuned = reading.stage(rows, "tune")
-    met = tuned.filter(pl.col("final_accuracy") >= target)["policy"].n_unique()
+    met = tuned.filter(pl.col("final_value") >= target)["policy"].n_unique()
     assert stages == {"target": 1, "default": 2, "auto": 2, "tune": 4, "run": 4} | ({"short": 2 * met} if met else {})
-    assert set(reading.stage(rows, "run", "default", "auto")["target_accuracy"]) == {target}
+    assert set(reading.stage(rows, "run", "default", "auto")["target"]) == {target}
     assert tuned["max_steps"].unique().to_list() == [40]
     study.freeze(rows, tmp_path / "results.csv")
     frozen = pl.read_csv(tmp_path / "results.csv")

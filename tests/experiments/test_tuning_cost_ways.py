@@ -47,7 +47,7 @@ def test_the_grid_trains_one_after_the_other_until_one_meets_the_target(way, tmp
 
     monkeypatch.setattr(grid, "train", train)
     monkeypatch.setattr(sys, "argv", ["grid.py"])
-    cost.main(grid.grid, [*SHORT, "target_accuracy=0.9", "--out", str(tmp_path / "rows.csv"), "--cap", "6"])
+    cost.main(grid.grid, [*SHORT, "target=0.9", "--out", str(tmp_path / "rows.csv"), "--cap", "6"])
     (row,) = rows(tmp_path / "rows.csv")
     assert (row["method"], row["steps_in_all"], row["reached"], row["trainings"]) == ("grid", "280", "True", "5")
     assert (row["workload"], row["seed"], row["budget"], row["target"]) == ("digits/mlp", "3", "60", "0.9")
@@ -66,8 +66,8 @@ def test_a_way_ends_at_the_target_or_at_its_cap(way, tmp_path, name, monkeypatch
     function = getattr(module, {"optuna_tpe": "tpe"}.get(name, name))
     out, counted = tmp_path / "rows.csv", [0]
     hook = register_optimizer_step_post_hook(lambda *_: counted.__setitem__(0, counted[0] + 1))
-    cost.main(function, [*SHORT, "target_accuracy=0.11", "--out", str(out)])
-    cost.main(function, [*SHORT, "target_accuracy=1.0", "--out", str(out), "--cap", "2"])
+    cost.main(function, [*SHORT, "target=0.11", "--out", str(out)])
+    cost.main(function, [*SHORT, "target=1.0", "--out", str(out), "--cap", "2"])
     hook.remove()
     easy, hard = rows(out)
     assert easy["reached"] == "True"
@@ -82,9 +82,7 @@ def test_selection_counts_to_the_first_and_to_the_confirmed(way, tmp_path, monke
     cost, module = way("cost"), way("selection")
     monkeypatch.setattr(sys, "argv", ["selection.py"])
     out = tmp_path / "rows.csv"
-    cost.main(
-        module.selection, ["max_steps=400", "check_every=20", *SHORT[2:], "target_accuracy=0.8", "--out", str(out)]
-    )
+    cost.main(module.selection, ["max_steps=400", "check_every=20", *SHORT[2:], "target=0.8", "--out", str(out)])
     first, confirmed = rows(out)
     assert (first["method"], confirmed["method"]) == ("selection", "selection, confirmed")
     assert first["reached"] == confirmed["reached"] == "True"
@@ -93,9 +91,9 @@ def test_selection_counts_to_the_first_and_to_the_confirmed(way, tmp_path, monke
 
 def test_what_cannot_be_counted_is_refused(way, tmp_path, capsys):
     cost, grid = way("cost"), way("grid")
-    for wrong in (["target_accuracy=null"], ["--cap", "0"]):
+    for wrong in (["target=null"], ["--cap", "0"]):
         with pytest.raises(SystemExit):
             cost.main(grid.grid, [*SHORT, *wrong, "--out", str(tmp_path / "a.csv")])
-        assert "expected a target_accuracy and a --cap above 0" in capsys.readouterr().err
+        assert "expected a target and a --cap above 0" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="failed: a batch of 9000 samples is larger"):
         cost.train([*SHORT, "batch_size=9000"])

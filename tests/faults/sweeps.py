@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("seconds_to_target", "wall_time_s")
 LIMIT_S = 600
-LONG = ("max_steps=800", "check_every=100", "checkpoint_every=50", "target_accuracy=null")
+LONG = ("max_steps=800", "check_every=100", "checkpoint_every=50", "target=null")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 

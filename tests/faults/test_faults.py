@@ -9,7 +9,7 @@ from tests.faults.sweeps import end, needs, numbers, rows, start, sweep, wait_fo
 
 pytestmark = pytest.mark.slow
 
-SHORT = ("max_steps=300", "check_every=100", "checkpoint_every=100", "target_accuracy=null", "lr_policy=fix")
+SHORT = ("max_steps=300", "check_every=100", "checkpoint_every=100", "target=null", "lr_policy=fix")
 
 
 @pytest.fixture
@@ -96,10 +96,10 @@ def test_a_service_that_fails_in_the_middle_changes_no_number(tmp_path, monkeypa
     plain = run("b")
     assert len(calls) == 4
     assert failing.status == "missed"
-    assert (failing.run_id, failing.test_loss, failing.final_accuracy) == (
+    assert (failing.run_id, failing.test_loss, failing.final_value) == (
         plain.run_id,
         plain.test_loss,
-        plain.final_accuracy,
+        plain.final_value,
     )
 
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 def test_a_composition_killed_again_and_again(tmp_path):
     """Killed after 200 steps or more each time, it composes what it composes undisturbed."""
-    never = ("monitor=val/loss", "mode=min", "target_accuracy=1e-9")
+    never = ("monitor=val/loss", "mode=min", "target=1e-9")
     jobs = ("lr_policy=auto", "max_steps=3000", "check_every=20", "checkpoint_every=20", *never)
     undisturbed = sweep(tmp_path / "other", "basic", *jobs)
     assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
@@ -95,7 +95,7 @@ def test_a_preempted_job_is_queued_again(tmp_path):
     """SIGUSR2 is what SLURM sends through submitit: the job writes a checkpoint, goes, and comes back."""
     needs("submitit")
     folder = tmp_path / "sweep"
-    jobs = ("max_steps=3000", "check_every=500", "checkpoint_every=null", "target_accuracy=null", "lr_policy=fix")
+    jobs = ("max_steps=3000", "check_every=500", "checkpoint_every=null", "target=null", "lr_policy=fix")
     process = start(folder, "submitit_local", *jobs)
     try:
         assert wait_for(lambda: [p for p in folder.glob("0/metrics.csv") if p.stat().st_size > 2000])

@@ -160,20 +160,20 @@ def test_a_format_that_is_no_number_is_refused(found):
 
 def test_a_later_checkpoint_is_refused_and_kept(tmp_path):
     folder = tmp_path / "run"
-    stopped = train(folder, "max_time=1e-9", "target_accuracy=1.0")
+    stopped = train(folder, "max_time=1e-9", "target=1.0")
     assert stopped.status == "stopped"
     (path,) = (folder / "checkpoints").glob("*.ckpt")
     checkpoint = torch.load(path, weights_only=False)
     checkpoint["lrbench_pl"] |= NEWER
     torch.save(checkpoint, path)
-    refused = train(folder, "target_accuracy=1.0")
+    refused = train(folder, "target=1.0")
     assert refused.status == "failed"
     assert "written in format 99" in refused.message
     assert "install lrbench_pl 9.8.7 or later" in refused.message
     assert path.exists()
     checkpoint["lrbench_pl"] = {k: v for k, v in checkpoint["lrbench_pl"].items() if k not in NEWER}  # format 1
     torch.save(checkpoint, path)
-    assert train(folder, "target_accuracy=1.0").status == "missed"
+    assert train(folder, "target=1.0").status == "missed"
 
 
 def test_what_is_written_says_its_format(tmp_path):

@@ -9,7 +9,7 @@ from lrbench_pl.runs.config import compose
 @pytest.mark.parametrize(
     ("overrides", "values"),
     [
-        (["monitor=val/loss", "mode=min", "target_accuracy=0.1"], [2.0 - 0.1 * t for t in range(12)]),
+        (["monitor=val/loss", "mode=min", "target=0.1"], [2.0 - 0.1 * t for t in range(12)]),
         ([], [0.1 + 0.05 * t for t in range(12)]),
     ],
 )

@@ -16,7 +16,7 @@ from tests.cli.test_cli import call
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
-SHORT = ("max_steps=40", "check_every=20", "trainer=cpu", "logger=none", "target_accuracy=null")
+SHORT = ("max_steps=40", "check_every=20", "trainer=cpu", "logger=none", "target=null")
 
 
 def configure(*overrides, **nodes):
@@ -98,21 +98,21 @@ def test_every_text_of_a_row_is_asked_for_as_text():
 
 
 def test_a_loss_may_have_any_finite_target(tmp_path):
-    result = experiment.run(configure("monitor=val/loss", "mode=min", "target_accuracy=1000"), tmp_path)
-    assert (result.status, result.target_accuracy) == ("reached", 1000)
+    result = experiment.run(configure("monitor=val/loss", "mode=min", "target=1000"), tmp_path)
+    assert (result.status, result.target) == ("reached", 1000)
 
 
 @pytest.mark.parametrize("target", ["95", ".inf", ".nan", "true", "x"])
 def test_a_target_that_cannot_be_is_refused_before_training(tmp_path, never_trained, target):
-    result = experiment.run(configure(f"target_accuracy={target}"), tmp_path)
+    result = experiment.run(configure(f"target={target}"), tmp_path)
     assert result.status == "failed"
-    assert result.message.startswith("target_accuracy must ")
+    assert result.message.startswith("target must ")
     assert ("did you mean 0.95?" in result.message) == (target == "95")
 
 
 def test_a_required_target_is_one(tmp_path, never_trained):
     result = experiment.run(configure("require_target=true"), tmp_path)
-    assert result.message == "require_target=true needs a target; give target_accuracy="
+    assert result.message == "require_target=true needs a target; give target="
 
 
 @pytest.mark.parametrize("command", ["rank", "report"])
@@ -124,7 +124,7 @@ def test_another_target_is_held_against_the_same_rule(tmp_path, monkeypatch, cap
 
 
 def test_verify_refuses_runs_with_a_target_that_cannot_be(tmp_path, monkeypatch, capsys):
-    write(tmp_path, "tri", None, 0, target_accuracy=95)
+    write(tmp_path, "tri", None, 0, target=95)
     code, _, err = call(monkeypatch, capsys, "verify", tmp_path)
     assert code == 2
     assert "the runs' target must be at most 1 for 'val/accuracy', got 95" in err
@@ -197,17 +197,17 @@ def test_settings_that_nothing_reads_are_said(given, nodes, said):
 
 def test_the_default_configuration_has_no_key_that_nothing_knows():
     for overrides in ([], ["lr_policy=auto"], ["lr_policy=best"], ["lr_policy=range"], ["experiment=mnist_lenet"]):
-        assert not remarks(compose(["target_accuracy=null", *overrides]))
+        assert not remarks(compose(["target=null", *overrides]))
 
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (
-            ["max_steps=60", "check_every=22", "target_accuracy=0.9"],
+            ["max_steps=60", "check_every=22", "target=0.9"],
             "the last check is at step 44 of 60, so the last 16 ",
         ),
-        (["max_steps=60", "check_every=20", "target_accuracy=0.9"], None),
+        (["max_steps=60", "check_every=20", "target=0.9"], None),
         (["max_steps=60", "check_every=22"], None),
     ],
 )
@@ -219,7 +219,7 @@ def test_steps_at_the_end_that_no_check_sees_are_said(overrides, said):
 def test_a_run_says_it_once(tmp_path, caplog, never_trained):
     with caplog.at_level(logging.WARNING):
         for number in range(2):
-            experiment.run(configure("max_steps=61", "target_accuracy=0.9"), tmp_path / str(number))
+            experiment.run(configure("max_steps=61", "target=0.9"), tmp_path / str(number))
     assert caplog.text.count("the last check is at step 60 of 61") == 1
 
 

@@ -59,21 +59,21 @@ def test_a_candidate_of_a_selection_may_fail(tmp_path):
 )
 def test_a_failed_job_is_exit_code_1_and_a_missed_required_target_3(tmp_path, launcher, package):
     needs(package)
-    failed = sweep(tmp_path / "a", launcher, *SHORT, "target_accuracy=null", "batch_size=64,9000", "study=2024")
+    failed = sweep(tmp_path / "a", launcher, *SHORT, "target=null", "batch_size=64,9000", "study=2024")
     assert failed.returncode == 1, failed.stdout + failed.stderr
     assert "Traceback" not in failed.stderr
     assert sorted((row["status"], row["study"]) for row in rows(tmp_path / "a")) == [
         ("failed", "2024"),
         ("missed", "2024"),
     ]
-    missed = ("lr_policy=fix,tri", "target_accuracy=1.0", "require_target=true")
+    missed = ("lr_policy=fix,tri", "target=1.0", "require_target=true")
     assert sweep(tmp_path / "b", launcher, *SHORT, *missed).returncode == 3
     assert sweep(tmp_path / "b", launcher, *SHORT, *missed).returncode == 3  # also of jobs that are finished already
     assert sweep(tmp_path / "b", launcher, *SHORT, *missed[:2]).returncode == 0
 
 
 def test_a_launcher_says_once_what_its_jobs_only_write_to_their_files(tmp_path):
-    given = ("lr_policy=fix,tri", "max_steps=22", "check_every=10", "target_accuracy=0.99", "logger=none")
+    given = ("lr_policy=fix,tri", "max_steps=22", "check_every=10", "target=0.99", "logger=none")
     done = sweep(tmp_path / "a", "joblib", *given, "+colour=red")
     assert done.returncode == 0
     assert done.stderr.count("the last check is at step 20 of 22") == 1

@@ -8,7 +8,7 @@ from lrbench_pl.files import ResultError, write_atomically
 from lrbench_pl.runs.result import RunResult
 
 ROW = RunResult(
-    run_id="a1", policy="tri", status="reached", steps_to_target=40, best_accuracy=0.98, versions={"torch": "2"}
+    run_id="a1", policy="tri", status="reached", steps_to_target=40, best_value=0.98, versions={"torch": "2"}
 )
 
 
@@ -42,7 +42,7 @@ def test_nothing_is_left_beside_it_and_an_old_row_stays_when_writing_fails(tmp_p
         ({"steps_to_target": "40"}, "field 'steps_to_target' must be int | None, got '40'"),
         ({"steps_to_target": True}, "field 'steps_to_target' must be int"),
         ({"seed": 2**64}, "field 'seed' must be int | None, got 18446744073709551616"),
-        ({"best_accuracy": "high"}, "field 'best_accuracy' must be float"),
+        ({"best_value": "high"}, "field 'best_value' must be float"),
         ({"policy": 3}, "field 'policy' must be str, got 3"),
         ({"versions": []}, r"field 'versions' must be dict\[str, str\], got \[\]"),
         ({"speed": 3}, "unknown field 'speed'"),

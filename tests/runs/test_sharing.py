@@ -22,9 +22,9 @@ def finished(sweep, name="0", status="missed", **changes):
 def test_the_outcome_and_the_history_are_taken_over(tmp_path):
     pool = Pool.of(tmp_path, {"seed": 0}, ROW)
     assert pool.take(tmp_path / "1") is None
-    pool.offer(*finished(tmp_path, best_accuracy=0.9, wall_time_s=2.0))
+    pool.offer(*finished(tmp_path, best_value=0.9, wall_time_s=2.0))
     shared = pool.take(tmp_path / "1")
-    assert (shared["status"], shared["best_accuracy"], shared["shared_with"]) == ("missed", 0.9, "run0")
+    assert (shared["status"], shared["best_value"], shared["shared_with"]) == ("missed", 0.9, "run0")
     assert not {"run_id", "policy", "policy_repr", "study"} & shared.keys()
     assert (tmp_path / "1" / "metrics.csv").read_text() == "step,lr\n0,0.1\n"
 
@@ -69,7 +69,7 @@ def test_a_run_outside_of_the_sweep_is_not_offered(tmp_path):
 
 @pytest.mark.slow
 def test_a_real_sweep_trains_equal_policies_once(tmp_path):
-    sweep = ["-m", *SHORT, "target_accuracy=1.0", "hydra.sweep.dir=sweep", "lr=0.05", "seed=0,1"]
+    sweep = ["-m", *SHORT, "target=1.0", "hydra.sweep.dir=sweep", "lr=0.05", "seed=0,1"]
     policies = ["lr_policy=linear,poly", "++lr_policy.power=1"]
     done = call(tmp_path, *sweep, *policies)
     assert done.returncode == 0, done.stderr
@@ -90,5 +90,5 @@ def test_a_real_sweep_trains_equal_policies_once(tmp_path):
 
     call(tmp_path, *sweep, "seed=0", "hydra.sweep.dir=off", "share_equal=false", *policies)
     assert [row["shared_with"] for row in rows(tmp_path / "off")] == [None, None]
-    same = [json.dumps(row["best_accuracy"]) for row in rows(tmp_path / "off")]
+    same = [json.dumps(row["best_value"]) for row in rows(tmp_path / "off")]
     assert same[0] == same[1]

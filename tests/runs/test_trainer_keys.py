@@ -11,7 +11,7 @@ from lrbench_pl.runs.config import compose
 from lrbench_pl.runs.options import UserError
 from lrbench_pl.runs.run import run
 
-SMALL = ["lr_policy=fix", "max_steps=20", "check_every=10", "target_accuracy=null", "trainer=cpu", "logger=none"]
+SMALL = ["lr_policy=fix", "max_steps=20", "check_every=10", "target=null", "trainer=cpu", "logger=none"]
 SUMMARY = "{_target_: pytorch_lightning.callbacks.RichModelSummary}"
 TIMER = "{_target_: pytorch_lightning.callbacks.Timer}"
 

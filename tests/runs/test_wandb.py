@@ -87,13 +87,13 @@ def test_one_run_for_one_training(tmp_path, status, code):
     logger = WandbRun("p", tmp_path, tags=["digits", "tri"])
     logger.open_with({"lr": 0.1, "lr_policy": {"period": 5}}, "tri-sgd-0", "sweep1")
     logger.log_metrics({"lr": 0.1}, step=7)
-    logger.close_with(RunResult(run_id="a", policy="tri", status=status, best_accuracy=0.9))
+    logger.close_with(RunResult(run_id="a", policy="tri", status=status, best_value=0.9))
     run, history, summary, exit_code = read_back(tmp_path)
     assert (run.project, run.run_group, run.job_type, run.display_name) == ("p", "sweep1", "train", "tri-sgd-0")
     assert list(run.tags) == ["digits", "tri"]
     assert {item.key: json.loads(item.value_json) for item in run.config.update}["lr"] == 0.1
     assert history[0]["trainer/global_step"] == 7
-    assert (summary["status"], summary["best_accuracy"], exit_code) == (status, 0.9, code)
+    assert (summary["status"], summary["best_value"], exit_code) == (status, 0.9, code)
     assert "test_accuracy" not in summary
 
 

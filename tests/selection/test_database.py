@@ -34,7 +34,7 @@ ROW = {
     "optimizer": "momentum",
     "batch_size": 64,
     "max_steps": 100,
-    "target_accuracy": 0.95,
+    "target": 0.95,
     "monitor": "val/accuracy",
     "steps_run": 40,
 }
@@ -161,7 +161,7 @@ class TestContract:
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
 def test_an_export_is_read_back_as_it_was(tmp_path, form):
-    runs = [run(0, best_accuracy=0.1 + 0.2, message='a "b", c', versions={"torch": "2"}), run(1, Polynomial(0.1, 9))]
+    runs = [run(0, best_value=0.1 + 0.2, message='a "b", c', versions={"torch": "2"}), run(1, Polynomial(0.1, 9))]
     path = tmp_path / f"runs.{form}"
     path.write_text(export(runs, form))
     found = read_sources([path])

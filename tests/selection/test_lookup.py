@@ -16,7 +16,7 @@ QUESTION = Question("digits", "mlp", "momentum", 64, 1000, 0.95)
 def row(seed, steps, name="p", **changes):
     status = "missed" if steps is None else "reached"
     common = {"dataset": "digits", "model": "mlp", "optimizer": "momentum", "batch_size": 64, "max_steps": 1000}
-    common |= {"target_accuracy": 0.95, "monitor": "val/accuracy", "steps_to_target": steps, "steps_run": steps or 1000}
+    common |= {"target": 0.95, "monitor": "val/accuracy", "steps_to_target": steps, "steps_run": steps or 1000}
     return RunResult(**{"run_id": f"{name}{seed}", "policy": name, "status": status, "seed": seed, **common, **changes})
 
 
@@ -48,13 +48,13 @@ def test_an_exact_match_comes_first_and_misses_there_outweigh_luck_elsewhere():
 
 
 def test_an_easier_target_is_judged_by_the_checks_and_a_harder_one_is_at_a_distance():
-    runs = [(row(seed, 300, best_accuracy=0.96), Constant(0.1)) for seed in range(3)]
-    easier = recommend(dataclasses.replace(QUESTION, target_accuracy=0.9), runs).recommendations[0]
-    harder = recommend(dataclasses.replace(QUESTION, target_accuracy=0.975), runs).recommendations[0]
+    runs = [(row(seed, 300, best_value=0.96), Constant(0.1)) for seed in range(3)]
+    easier = recommend(dataclasses.replace(QUESTION, target=0.9), runs).recommendations[0]
+    harder = recommend(dataclasses.replace(QUESTION, target=0.975), runs).recommendations[0]
     assert (easier.distance, harder.distance) == pytest.approx((1.0, 1.0))
     assert harder.differences == ("target 0.95 instead of 0.975",)
     whole = [(dataclasses.replace(each, steps_run=1000), policy) for each, policy in runs]
-    assert names(whole, dataclasses.replace(QUESTION, target_accuracy=0.975)) == []
+    assert names(whole, dataclasses.replace(QUESTION, target=0.975)) == []
 
 
 def test_a_composed_policy_counts_from_its_own_start():
@@ -81,16 +81,16 @@ def test_the_distance(change, expected):
     assert (found if isinstance(found, str) else found[0]) == expected
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 0}, {"max_steps": 1.5}, {"target_accuracy": None}, {"mode": "up"}])
+@pytest.mark.parametrize("change", [{"batch_size": 0}, {"max_steps": 1.5}, {"target": None}, {"mode": "up"}])
 def test_a_question_without_sense_is_refused(change):
     with pytest.raises(ValueError, match="must be"):
         dataclasses.replace(QUESTION, **change)
 
 
 def test_best_runs_what_the_database_knows_else_auto(tmp_path, capsys):
-    known = {"max_steps": 40, "batch_size": 32, "target_accuracy": 0.5, "steps_to_target": 20}
+    known = {"max_steps": 40, "batch_size": 32, "target": 0.5, "steps_to_target": 20}
     where = f"lr_policy.db={tmp_path}/runs.db"
-    before = train(tmp_path / "a", "lr_policy=best", "target_accuracy=0.5", where)
+    before = train(tmp_path / "a", "lr_policy=best", "target=0.5", where)
     assert "no policy database" in capsys.readouterr().out
     assert before.policy_repr.startswith("composed")
     ids = set()
@@ -100,7 +100,7 @@ def test_best_runs_what_the_database_knows_else_auto(tmp_path, capsys):
             database.add(
                 stored_run({**row(s, 1).to_dict(), **known, "steps_to_target": int(lr * 400)}, policy) for s in range(3)
             )
-        result = train(tmp_path / str(lr), "lr_policy=best", "target_accuracy=0.5", where)
+        result = train(tmp_path / str(lr), "lr_policy=best", "target=0.5", where)
         assert (result.policy, result.policy_repr, result.lr) == ("best", f"Constant(lr={lr})", lr)
         assert "exact match" in capsys.readouterr().out
         assert (tmp_path / str(lr) / "lookup.json").is_file()

@@ -50,14 +50,14 @@ class Formula:
             run_id=run_id(cfg),
             policy=cfg.names.policy,
             optimizer=cfg.names.optimizer,
-            target_accuracy=cfg.target_accuracy,
+            target=cfg.target,
             lr=lr,
             status=self.status or ("reached" if reached else "missed"),
             message="out of luck" if self.status else None,
             seed=cfg.seed,
             max_steps=cfg.max_steps,
             steps_to_target=cfg.max_steps if reached else None,
-            best_accuracy=cfg.max_steps / (cfg.max_steps + steps),
+            best_value=cfg.max_steps / (cfg.max_steps + steps),
             steps_run=cfg.max_steps,
             wall_time_s=1.0,
         )
@@ -169,7 +169,7 @@ def test_a_row_of_another_configuration_is_refused(ended):
         ("batch_size=32", "batch_size was 64, is 32"),
         ("hydra.sweeper.eta=3", "eta was 2.0, is 3"),
         ("lr_policy=tri,fix", "shapes was ['cosine', 'linear', 'fix'], is ['tri', 'fix']"),
-        ("target_accuracy=0.9", "target_accuracy was 0.95, is 0.9"),
+        ("target=0.9", "target was 0.95, is 0.9"),
     ],
 )
 def test_another_configuration_in_the_same_folder_is_refused(whole, other, message):
@@ -204,7 +204,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
         ("seed=one", "seed must be numbers, got one"),
         ("optimizer=adam,none", "Could not find 'optimizer/none'"),
         ("lr_policy_file=nowhere.yaml", "lr_policy_file=nowhere.yaml: "),
-        ("target_accuracy=null", "selecting needs a target; give target_accuracy="),
+        ("target=null", "selecting needs a target; give target="),
         ("check_every=2000", "check_every must not exceed max_steps (1000), got 2000"),
         ("hydra.sweeper.eta=1", "eta must be a finite number above 1, got 1"),
         ("hydra.sweeper.shapes=[]", "shapes must be a list of at least one, got []"),
@@ -304,7 +304,7 @@ def test_what_the_policy_database_knows_is_tried_first_and_stays_when_it_learns_
     def learn(*policies):
         row = {"policy": "known", "status": "reached", "steps_to_target": 300, "steps_run": 300, "max_steps": 1000}
         row |= {"batch_size": 64, "dataset": "digits", "model": "mlp", "optimizer": "momentum"}
-        row |= {"monitor": "val/accuracy", "mode": "max", "target_accuracy": 0.95, "best_accuracy": 0.96, "lr": 0.1}
+        row |= {"monitor": "val/accuracy", "mode": "max", "target": 0.95, "best_value": 0.96, "lr": 0.1}
         with PolicyDatabase(tmp_path / "runs.db", create=True) as database:
             for number, policy in enumerate(policies):
                 database.add([stored_run({**row, "run_id": f"{policy}", "seed": number}, to_config(policy))])
@@ -334,7 +334,7 @@ def test_the_default_pool_is_made_of_policies():
 
 # -- with real trainings --------------------------------------------------------------------------------------
 
-REAL = ("max_steps=320", "check_every=10", "trainer=cpu", "target_accuracy=0.9", "hydra.sweep.dir=sweep")
+REAL = ("max_steps=320", "check_every=10", "trainer=cpu", "target=0.9", "hydra.sweep.dir=sweep")
 
 
 def command(*arguments):
@@ -369,7 +369,7 @@ def test_a_real_selection_whose_policy_runs_alone(tmp_path, environment):
     assert alone.returncode == 0, alone.stdout + alone.stderr
     row = RunResult.read(tmp_path / "alone" / "result.json")
     twin = [other for other in ran if other.max_steps == row.max_steps and other.policy_id == row.policy_id]
-    assert (row.status, row.best_accuracy) in [(other.status, other.best_accuracy) for other in twin]
+    assert (row.status, row.best_value) in [(other.status, other.best_value) for other in twin]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from lrbench_pl.runs.writable import refuse_unwritable
 from lrbench_pl.sweeps.local import slots_for, visible_gpus
 from tests.faults.sweeps import ENVIRONMENT, numbers, rows, sweep
 
-SHORT = ("max_steps=20", "check_every=10", "target_accuracy=null")
+SHORT = ("max_steps=20", "check_every=10", "target=null")
 
 
 def job(accelerator="auto", threads=1, devices=1):

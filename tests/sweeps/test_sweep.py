@@ -36,7 +36,7 @@ def test_a_real_sweep_and_its_ranking(tmp_path):
         tmp_path,
         "-m",
         *SHORT,
-        "target_accuracy=0.5",
+        "target=0.5",
         "lr_policy=fix,composite_tri",
         "seed=0,1",
         "hydra.sweep.dir=sweep",
@@ -51,7 +51,7 @@ def test_a_real_sweep_and_its_ranking(tmp_path):
     )
 
     failing = call(
-        tmp_path, "-m", *SHORT, "target_accuracy=0.5", "lr_policy=tri", "batch_size=64,9000", "hydra.sweep.dir=sweep2"
+        tmp_path, "-m", *SHORT, "target=0.5", "lr_policy=tri", "batch_size=64,9000", "hydra.sweep.dir=sweep2"
     )
     assert failing.returncode == 1  # a job failed; the other one is a row
     assert "failed: a batch of 9000 samples is larger" in failing.stdout
@@ -72,11 +72,11 @@ def test_a_real_sweep_and_its_ranking(tmp_path):
         (["colour=red"], 1, "error: there is no key 'colour'; lrbench run --help lists them"),
         (["group/nope=1"], 1, "error: there is no group 'group/nope'; lrbench run --help lists them"),
         (
-            ["target_accuracy=95", *SHORT],
+            ["target=95", *SHORT],
             1,
-            "target_accuracy must be at most 1 for 'val/accuracy', got 95; did you mean 0.95?",
+            "target must be at most 1 for 'val/accuracy', got 95; did you mean 0.95?",
         ),
-        (["target_accuracy=1.0", "require_target=true", *SHORT], 3, "missed 1.000 within 60 steps"),
+        (["target=1.0", "require_target=true", *SHORT], 3, "missed 1.000 within 60 steps"),
     ],
 )
 def test_exit_codes(tmp_path, arguments, code, message):
@@ -103,7 +103,7 @@ def test_help_names_the_knobs_and_the_groups(tmp_path):
 
 def test_ctrl_c_leaves_a_row_and_exit_code_130(tmp_path):
     process = subprocess.Popen(
-        command("max_steps=2000000", "check_every=100", "target_accuracy=1.0", "hydra.run.dir=run"),
+        command("max_steps=2000000", "check_every=100", "target=1.0", "hydra.run.dir=run"),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -126,9 +126,7 @@ def test_ctrl_c_leaves_a_row_and_exit_code_130(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_agree_and_write_one_row(tmp_path):
-    done = call(
-        tmp_path, "trainer=ddp", "trainer.accelerator=cpu", *SHORT[:2], "target_accuracy=0.5", "hydra.run.dir=run"
-    )
+    done = call(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", *SHORT[:2], "target=0.5", "hydra.run.dir=run")
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = rows(tmp_path)
     assert row["status"] == "reached"

@@ -20,7 +20,7 @@ def row(seed, status="missed", best=0.9):
         seed=seed,
         status=status,
         max_steps=10,
-        best_accuracy=best,
+        best_value=best,
         best_step=10,
         steps_run=10,
     )

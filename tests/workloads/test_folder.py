@@ -117,7 +117,7 @@ def test_the_experiment_runs_on_a_small_tree(tree, tmp_path):
     cfg = compose(
         f"experiment=imagenet_resnet18 dataset.root={tree} dataset.num_classes=2 dataset.input_shape=[3,32,32] "
         "dataset.workers=0 dataset.validation=4 batch_size=4 max_steps=4 check_every=2 trainer=cpu logger=none "
-        "target_accuracy=0.01 stop_at_target=false".split()
+        "target=0.01 stop_at_target=false".split()
     )
     result = experiment.run(cfg, tmp_path)
     assert (result.status, result.steps_run) == ("reached", 4), result.message

@@ -126,7 +126,7 @@ def test_real_sets_are_read_once_and_whole(name, shape, sizes):
 def test_lenet_learns_real_digits_in_sixty_steps(tmp_path, target):
     cfg = compose(
         f"experiment=mnist_lenet dataset.root={REAL} trainer=cpu logger=none max_steps=60 check_every=60 "
-        f"dataset.validation=1000 target_accuracy={target}".split()
+        f"dataset.validation=1000 target={target}".split()
     )
     result = experiment.run(cfg, tmp_path)
     assert (result.status, result.dataset, result.model) == ("reached", "mnist", "lenet"), result.message

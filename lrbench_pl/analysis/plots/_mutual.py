@@ -33,7 +33,7 @@ class HeatInfo:
 def heat_info(runs: pl.DataFrame) -> HeatInfo | None:
     """Restricted mean steps by policy and optimizer; None for one optimizer, one policy or no target."""
     counts = runs.filter(~pl.col("status").cast(pl.String).is_in(["failed", "stopped"]))
-    counts = counts.drop_nulls(["policy", "optimizer", "max_steps", "target_accuracy"])
+    counts = counts.drop_nulls(["policy", "optimizer", "max_steps", "target"])
     if counts["policy"].n_unique() < 2 or counts["optimizer"].n_unique() < 2:
         return None
     cells: dict[tuple[str, str], tuple[float, str]] = {}
@@ -101,7 +101,7 @@ def sensitivity_info(runs: pl.DataFrame, order: Sequence[str] = (), factor: floa
         factor: Costs up to this times the best count as near it.
     """
     counts = runs.filter(~pl.col("status").cast(pl.String).is_in(["failed", "stopped"]))
-    counts = counts.drop_nulls(["policy", "lr", "max_steps", "target_accuracy"])
+    counts = counts.drop_nulls(["policy", "lr", "max_steps", "target"])
     keys = ["policy", *(["optimizer"] if counts["optimizer"].n_unique() > 1 else [])]
     found: list[tuple[Line, str]] = []
     for key, part in sorted(counts.group_by(keys), key=lambda item: str(item[0])):

@@ -24,7 +24,7 @@ class BasicLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs, and return one result per job in order."""
-        from lrbench_pl.sweeps.launch import launch
+        from lrbench_pl.sweeps.dispatch import launch
 
         return launch(self, job_overrides, initial_job_idx)
 

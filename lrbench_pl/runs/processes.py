@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -42,7 +42,7 @@ def one_job(cfg: DictConfig, output: Path) -> Iterator[None]:
     with tempfile.NamedTemporaryFile(prefix="lrbench-", suffix=".job") as file:
         pickle.dump(job, file)
         file.flush()
-        sys.argv, __main__.__spec__ = [__file__, file.name], None
+        sys.argv, __main__.__spec__ = [str(Path(__file__).with_name("further_process.py")), file.name], None
         try:
             yield
         finally:
@@ -71,30 +71,3 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _join(job: dict[str, Any]) -> None:
-    """Be a further process of a job."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.utils import setup_globals
-    from omegaconf import OmegaConf
-
-    from lrbench_pl.runs.config import register_resolvers
-
-    end_with(os.getppid())
-    setup_globals()
-    register_resolvers()
-    HydraConfig.instance().cfg = OmegaConf.create(job["hydra"])
-    cfg = OmegaConf.create(job["cfg"])
-    cfg.share_equal = False  # the first process has looked
-
-    from lrbench_pl.runs.run import run
-
-    run(cfg, job["output"])
-
-
-if __name__ == "__main__":
-    with open(sys.argv[1], "rb") as _file:
-        _job = pickle.load(_file)
-    sys.path[:] = _job["path"]
-    _join(_job)

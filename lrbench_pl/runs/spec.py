@@ -143,7 +143,7 @@ class RunSpec:
             ValueError: If it is none, or names an ``lr_policy_file`` whose content is not given.
         """
         try:
-            plain = {str(key): value for key, value in configuration.items()}
+            plain = _with_todays_names(configuration)
             path, names = plain["lr_policy_file"], plain["names"]
             if path is not None and stored is None:
                 raise ValueError(f"the content of lr_policy_file={path} is not known")
@@ -173,7 +173,7 @@ class RunSpec:
             optimizer=str(names["optimizer"]),
             batch_size=plain["batch_size"] * plain["trainer"].get("accumulate_grad_batches", 1),
             max_steps=plain["max_steps"],
-            target=plain["target_accuracy"] if "target_accuracy" in plain else plain["target"],  # format 1
+            target=plain["target"],
             monitor=plain["monitor"],
             mode=plain["mode"],
             confirmations=plain["confirmations"],
@@ -240,6 +240,27 @@ def readable(stored: Mapping[str, Any]) -> dict[str, Any]:
     task = dict(stored.get("task", {}))
     settings = task.pop("settings", {})
     return {**task, **settings, **flat}
+
+
+# What a configuration of format 1 calls otherwise.
+_FORMER_KEYS = {"target_accuracy": "target"}
+_FORMER_MODULES = {
+    "lrbench_pl.tuning.composer.": "lrbench_pl.callbacks.composer.",
+    "lrbench_pl.tuning.ranging.": "lrbench_pl.callbacks.lr_range_test.",
+    "lrbench_pl.tuning.best.": "lrbench_pl.selection.best.",
+}
+
+
+def _with_todays_names(nested: Any) -> Any:
+    """Return a configuration of format 1 with the names of keys and modules that it has now."""
+    if isinstance(nested, Mapping):
+        return {_FORMER_KEYS.get(key, str(key)): _with_todays_names(value) for key, value in nested.items()}
+    if isinstance(nested, (list, tuple)):
+        return [_with_todays_names(value) for value in nested]
+    if isinstance(nested, str) and nested.startswith("lrbench_pl.tuning."):
+        for former, name in _FORMER_MODULES.items():
+            nested = nested.replace(former, name)
+    return nested
 
 
 # -- settings: flat mappings of dotted keys to plain values ----------------------------------------------------

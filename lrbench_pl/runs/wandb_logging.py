@@ -14,7 +14,6 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from lrbench_pl.runs.result import RunResult
 from lrbench_pl.runs.wandb_mode import is_offline
-from lrbench_pl.words import metric_name
 
 
 class WandbRun(Logger):
@@ -111,13 +110,5 @@ class WandbRun(Logger):
 
 
 def _summary(result: RunResult) -> dict[str, Any]:
-    """The row; what it says of the monitor is named after it, so that no loss is called an accuracy.
-
-    Example:
-        >>> row = RunResult(run_id="a", policy="tri", status="missed", monitor="val/loss", best_value=0.04)
-        >>> [name for name in _summary(row) if name.startswith("best")]
-        ['best_loss']
-    """
-    metric = metric_name(result.monitor or "val/accuracy")
-    of_monitor = {f"{which}_accuracy": f"{which}_{metric}" for which in ("target", "best", "final")}
-    return {of_monitor.get(name, name): value for name, value in result.to_dict().items() if value is not None}
+    """The fields of a result that have a value."""
+    return {name: value for name, value in result.to_dict().items() if value is not None}

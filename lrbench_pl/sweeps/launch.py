@@ -158,20 +158,6 @@ class Placing(Protocol):
         """Run every task, and yield each job when it has ended, in any order."""
 
 
-def launch(launcher: Placing, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-    """Run the jobs of a sweep where the launcher places them, those of another program too."""
-    from lrbench_pl.sweeps.foreign import launch_foreign
-
-    if not is_own(launcher.config):
-        return launch_foreign(launcher, job_overrides, initial_job_idx)
-    return SweepLauncher(launcher).launch(job_overrides, initial_job_idx)
-
-
-def is_own(config: DictConfig) -> bool:
-    """Whether a configuration is one of ``lrbench run``, whose jobs leave rows, and not of another Hydra program."""
-    return all(name in config for name in ("lr_policy_file", "names", "max_steps", "seed"))
-
-
 class SweepLauncher:
     """Hands the jobs of a sweep that are not finished to where they run, and shows how far they are.
 

@@ -107,7 +107,7 @@ def test_a_list_is_a_composite():
             id="missing",
         ),
         pytest.param(
-            {"lrPolicy": "FIX", "k0": 1, "l": 2}, None, "FIX: parameter 'l' is not known; FIX takes k0", id="extra"
+            {"lrPolicy": "FIX", "k0": 1, "l": 2}, None, "FIX: unknown parameter 'l'; FIX takes k0", id="extra"
         ),
         pytest.param(
             {"lrPolicy": "EXP", "k0": 1, "gamma": 2}, None, r"EXP: gamma must lie in \(0, 1\], got 2", id="range"
@@ -118,7 +118,7 @@ def test_a_list_is_a_composite():
         pytest.param(
             {"lrPolicy": "COS", **K, "k0": -1}, None, "COS: k0 must be a finite number of at least 0", id="k0"
         ),
-        pytest.param({"lrPolicy": "FIX", "k0": 1}, [5], "boundaries belong to a list of policies", id="boundaries"),
+        pytest.param({"lrPolicy": "FIX", "k0": 1}, [5], "boundaries need a list of policies", id="boundaries"),
         pytest.param("FIX", None, "expected a mapping with lrPolicy, or a list of them, got 'FIX'", id="text"),
         pytest.param(["FIX"], None, "expected a mapping with lrPolicy, got 'FIX'", id="list-of-text"),
         pytest.param(

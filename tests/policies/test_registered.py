@@ -351,7 +351,7 @@ class NoMilestones:
         (NotFrozen, r"NotFrozen must be a frozen dataclass: write @dataclass\(frozen=True\)"),
         (dataclass(NotFrozen), "NotFrozen must be a frozen dataclass"),
         (NotCallable, r"NotCallable must have __call__\(self, t\)"),
-        (NoMeaning, "NoMeaning.lr must be annotated with what it means, such as Rate, .*; got <class 'float'>"),
+        (NoMeaning, "NoMeaning.lr must be annotated with its meaning, such as Rate, .*; got <class 'float'>"),
         (NoMilestones, "NoMilestones.policies needs a field 'milestones' beside it"),
     ],
 )
@@ -369,7 +369,7 @@ def test_a_class_that_stored_data_could_not_name_is_not_registered():
         def __call__(self, t):
             return 0.0
 
-    with pytest.raises(TypeError, match=r"Local must be defined at the top of a module"):
+    with pytest.raises(TypeError, match=r"Local must be defined at the top level of a module"):
         register_policy(Local)
 
 

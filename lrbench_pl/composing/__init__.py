@@ -1,1 +1,1 @@
-"""How a policy is composed during training: planner, segments, range test, snapshots."""
+"""Online composition of a policy during training: planner, segments, range test, snapshots."""

@@ -60,13 +60,13 @@ def test_a_history_without_checks_is_none(tmp_path, text):
 def test_the_rates_of_a_range_test_are_left_out_of_a_history(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,lr,check/step,val/accuracy\n0,5.0,,\n9,7.0,,\n10,0.2,,\n19,,20,0.9\n")
     legs = [{**LEG, "kind": "range", "policy_step": 0, "spent": 0, "steps": 10, "why": "", "averaged": False}]
-    legs += [{**LEG, "kind": "trunk", "policy_step": 0, "spent": 10, "steps": 10, "why": "", "averaged": False}]
+    legs += [{**LEG, "kind": "stable", "policy_step": 0, "spent": 10, "steps": 10, "why": "", "averaged": False}]
     (tmp_path / "tuning.json").write_text(json.dumps(legs))
     found = curves.read_history(tmp_path, "val/accuracy")
     assert (found.rate_steps, found.rates) == ((10,), (0.2,))
 
 
-def test_a_leg_is_drawn_with_its_rates(tmp_path):
+def test_a_segment_is_drawn_with_its_rates(tmp_path):
     info = plots.tuning_info([{**LEG, "rates": [0.1, 0.2, 0.1]}], "seed 0")
     (line,) = [trace for trace in plots.tuning_figure(info).data if trace.mode == "lines"]
     assert (line.x, line.y) == ((240, 260, 280, None), (0.1, 0.2, 0.1, None))
@@ -110,11 +110,11 @@ def test_sensitivity_needs_three_rates(tmp_path):
     assert plots.sensitivity_info(runs.table.filter(pl.col("lr") < 0.03)) is None
 
 
-def test_a_composition_shows_every_leg():
+def test_a_composition_shows_every_segment():
     info = plots.tuning_info([{**LEG, "value": 0.9, "kept": True, "why": "<b>"}, LEG], "seed 0", 0.97)
-    assert [(leg.begin, leg.end, leg.kept) for leg in info.legs] == [(240, 280, True), (240, 280, False)]
+    assert [(each.begin, each.end, each.kept) for each in info.segments] == [(240, 280, True), (240, 280, False)]
     drawn = plots.tuning_figure(info)
-    assert {trace.name for trace in drawn.data} == {"branch, kept", "branch, given up"}
+    assert {trace.name for trace in drawn.data} == {"decay branch, kept", "decay branch, abandoned"}
 
 
 def test_sixty_policies_have_six_colours_and_one_entry_for_the_others(tmp_path):

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint in mid-epoch, running out of time, and what is refused."""
+"""Resuming from a checkpoint in mid-epoch, time limits, and refused checkpoints."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lrbench_pl.callbacks.checkpoints import CheckpointError, Checkpoints, TrainingPaused, check_intact, pause_all
-from lrbench_pl.composing import plan as plan
+from lrbench_pl.composing import forecast
 from lrbench_pl.policies import Constant, Polynomial, Sequential, to_config
 from lrbench_pl.runs import run as experiment
 from lrbench_pl.runs.build import Classifier
@@ -20,7 +20,7 @@ TIMES = ("seconds_to_target", "wall_time_s")
 
 
 class Killed(BaseException):
-    """Ends a run where it stands, as a power cut does."""
+    """Ends a run at once, like a power failure."""
 
 
 @pytest.fixture
@@ -77,17 +77,17 @@ def history(folder):
         pytest.param((), 5, id="before-the-first-checkpoint"),
     ],
 )
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(run, tmp_path, overrides, dies_at):
+def test_a_killed_run_resumes_exactly(run, tmp_path, overrides, dies_at):
     whole = run("whole", *overrides)
     run("killed", *overrides, dies_at=dies_at)
     resumed = run("killed", *overrides)
     assert without_times(resumed) == without_times(whole)
     assert all(torch.equal(a, b) for a, b in zip(run.weights["whole"], run.weights["killed"], strict=True))
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
-    assert not (tmp_path / "killed" / "checkpoints").exists()  # of no use once it has ended
+    assert not (tmp_path / "killed" / "checkpoints").exists()  # not needed after the end
 
 
-# Batch statistics, dropout and augmentation; branches that miss, one of them held on after its decay.
+# Batch statistics, dropout and augmentation; branches that miss the target, one of them with a tail after its decay.
 COMPOSED = (
     *("lr_policy=auto", "model._target_=tests.callbacks.test_composer.Net", "~model.hidden", "~model.input_shape"),
     *("dataset=synthetic", "dataset.flip=true", "max_steps=700", "target=0.85", "lr_policy.growth=1.5"),
@@ -97,7 +97,7 @@ COMPOSED = (
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """The checks bring a formula of the steps, and rates above a limit diverge: on every machine the same legs."""
+    """Checks are a formula of the steps and rates above a limit diverge: the segments are the same on every machine."""
     script(monkeypatch, lambda step: 0.8 + 0.01 * (step // 10 % 2))
     explode(monkeypatch, above=1.0)
 
@@ -107,28 +107,28 @@ def run_scripted(scripted, run):
     return run
 
 
-def second_sweep(leg):
-    return leg["kind"] == "range" and leg["spent"] > 0
+def second_pass(record):
+    return record["kind"] == "range" and record["spent"] > 0
 
 
-def averaged(leg):
-    return leg["averaged"] and leg["policy_step"] > 100
+def averaged(record):
+    return record["averaged"] and record["policy_step"] > 100
 
 
-def branch(leg):
-    return leg["kind"] == "branch" and leg["why"].startswith("decays")
+def branch(record):
+    return record["kind"] == "branch" and record["why"].startswith("decays")
 
 
-def tail(leg):
-    return leg["kind"] == "branch" and leg["why"].startswith("held")
+def tail(record):
+    return record["kind"] == "branch" and record["why"].startswith("held")
 
 
-def diverged(leg):
-    return leg["why"] == "diverged"
+def diverged(record):
+    return record["why"] == "diverged"
 
 
-def reached(leg):
-    return leg["why"] == "reached the target"
+def reached(record):
+    return record["why"] == "reached the target"
 
 
 TOO_HIGH = ("lr=3", "optimizer.lr=3", "optimizer=sgd", "+lr_policy.repeats=0", "max_steps=300")
@@ -137,36 +137,36 @@ TOO_HIGH = ("lr=3", "optimizer.lr=3", "optimizer=sgd", "+lr_policy.repeats=0", "
 @pytest.mark.parametrize(
     ("within", "after", "overrides"),
     [
-        pytest.param(second_sweep, 28, (), id="in-the-range-test"),
-        pytest.param(averaged, 8, (), id="on-the-trunk"),
-        pytest.param(averaged, 8, ("optimizer=adam", "target=1.0"), id="on-the-trunk-with-adam"),
+        pytest.param(second_pass, 28, (), id="in-the-range-test"),
+        pytest.param(averaged, 8, (), id="in-the-stable-phase"),
+        pytest.param(averaged, 8, ("optimizer=adam", "target=1.0"), id="in-the-stable-phase-with-adam"),
         pytest.param(branch, 18, (), id="in-a-branch"),
-        pytest.param(branch, 22, ("lr_policy.reuse=false",), id="where-a-branch-was-given-up"),
+        pytest.param(branch, 22, ("lr_policy.reuse=false",), id="where-a-branch-was-abandoned"),
         pytest.param(tail, 8, ("target=0.811",), id="in-the-tail"),
         pytest.param(reached, 15, ("target=0.75", "confirmations=2"), id="between-two-confirmations"),
-        pytest.param(diverged, 8, TOO_HIGH, id="in-a-trunk-that-diverges"),
-        pytest.param(diverged, 28, TOO_HIGH, id="where-a-trunk-diverges"),
+        pytest.param(diverged, 8, TOO_HIGH, id="in-a-stable-phase-that-diverges"),
+        pytest.param(diverged, 28, TOO_HIGH, id="where-a-stable-phase-diverges"),
     ],
 )
-def test_a_killed_composition_goes_on_as_if_nothing_had_happened(run_scripted, tmp_path, within, after, overrides):
-    goes_on(run_scripted, tmp_path, within, after, overrides)
+def test_a_killed_composition_resumes_exactly(run_scripted, tmp_path, within, after, overrides):
+    resumes_exactly(run_scripted, tmp_path, within, after, overrides)
 
 
-def test_a_composition_begun_anew_goes_on_too(run_scripted, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "_FROZEN", 1)  # whatever its checks bring
+def test_a_restarted_composition_resumes_too(run_scripted, tmp_path, monkeypatch):
+    monkeypatch.setattr(forecast, "FROZEN", 1)  # any check counts as frozen
     begun = iter(("first", "again"))
 
-    def anew(leg):
-        return leg["kind"] == "trunk" and leg["policy_step"] == 0 and next(begun) == "again"
+    def restarted(record):
+        return record["kind"] == "stable" and record["policy_step"] == 0 and next(begun) == "again"
 
-    goes_on(run_scripted, tmp_path, anew, 8, ())
+    resumes_exactly(run_scripted, tmp_path, restarted, 8, ())
 
 
-def goes_on(run, tmp_path, within, after, overrides):
-    """Killed some steps after the first leg of a kind began, and started again, it ends as it would have."""
+def resumes_exactly(run, tmp_path, within, after, overrides):
+    """Kill a run some steps after the first segment of a kind, start it again, and compare it with an unbroken one."""
     whole = run("whole", *COMPOSED, *overrides)
-    legs = json.loads((tmp_path / "whole" / "tuning.json").read_text())
-    dies_at = next(leg["spent"] for leg in legs if within(leg)) + after
+    records = json.loads((tmp_path / "whole" / "tuning.json").read_text())
+    dies_at = next(record["spent"] for record in records if within(record)) + after
     written = dies_at // 5 * 5
     run("killed", *COMPOSED, *overrides, f"checkpoint_every={written}", dies_at=dies_at)
     resumed = run("killed", *COMPOSED, *overrides)
@@ -196,7 +196,7 @@ def test_the_next_checkpoint_of_a_resumed_composition_is_that_of_an_unbroken_one
         for name in ("whole", "killed")
     )
     (state,) = [kept for kept in whole["callbacks"].values() if "composition" in kept]
-    assert {"start", "trunk", "best"} == set(state["composition"]["snapshots"])
+    assert {"start", "stable", "best"} == set(state["composition"]["snapshots"])
     for part in ("callbacks", "state_dict", "optimizer_states"):
         assert list(trained(killed[part])) == list(trained(whole[part]))
 
@@ -268,11 +268,11 @@ def test_a_finished_run_is_not_repeated_and_another_is_refused(run, tmp_path):
     assert (tmp_path / "a" / "result.json").stat().st_mtime_ns == written
 
 
-def test_out_of_time_is_stopped_and_goes_on(run, tmp_path):
+def test_out_of_time_is_stopped_and_resumes_exactly(run, tmp_path):
     whole = run("whole")
     stopped = run("short", "max_time=1e-9")
     assert (stopped.status, stopped.steps_run) == ("stopped", 1)
-    assert stopped.message == "out of time (max_time=1e-09 s) at step 1; the same command goes on from there"
+    assert stopped.message == "out of time (max_time=1e-09 s) at step 1; the same command continues from there"
     assert state_of(tmp_path / "short") == "stopped"
     resumed = run("short")
     assert without_times(resumed) == without_times(whole)
@@ -329,7 +329,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
     trainer = tiny_trainer()
     trainer.fit(TinyModule())
     trainer.save_checkpoint(tmp_path / "foreign.ckpt")
-    with pytest.raises(CheckpointError, match="not one of this program's runs"):
+    with pytest.raises(CheckpointError, match="was not written by a run of lrbench_pl"):
         tiny_trainer(Checkpoints(tmp_path)).fit(TinyModule(), ckpt_path=tmp_path / "foreign.ckpt", weights_only=False)
 
 

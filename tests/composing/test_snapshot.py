@@ -1,4 +1,4 @@
-"""Random numbers as plain data."""
+"""Random state as plain data."""
 
 import io
 import random

@@ -265,14 +265,14 @@ def test_a_snapshot_is_plain_data(tmp_path):
     tiny_trainer(average, goes_back, max_steps=10, val_check_interval=8).fit(Grows())
     torch.save(goes_back.snapshot.state_dict(), tmp_path / "state")
     state = torch.load(tmp_path / "state", weights_only=True)
-    assert Snapshot.of(state).state_dict().keys() == goes_back.snapshot.state_dict().keys()
+    assert Snapshot.from_state_dict(state).state_dict().keys() == goes_back.snapshot.state_dict().keys()
 
 
 def test_a_module_that_has_other_parameters_by_now_is_refused_by_name():
     def spoil(trainer, module):
         module.late = nn.Linear(1, 1, bias=False)
 
-    with pytest.raises(ChangedModuleError, match=r"cannot go back: 'late\.weight' was added to the module or taken"):
+    with pytest.raises(ChangedModuleError, match=r"cannot go back: 'late\.weight' was added to the module or removed"):
         gone_back(lambda trainer, module: None, spoil=spoil)
 
 
@@ -298,7 +298,7 @@ def test_callbacks_whose_changes_cannot_be_undone_are_refused_before_the_first_s
         def finetune_function(self, pl_module, epoch, optimizer):
             pass
 
-    assert "but Unfreezes changes what is trained at an epoch" in refused(
+    assert "but Unfreezes changes the trained parameters at an epoch" in refused(
         Unfreezes(), module=module_of(package)(), trainer_class=package.Trainer
     )
     assert "but ModelPruning replaces parameters of the module" in refused(
@@ -314,4 +314,4 @@ def test_a_trained_tensor_that_is_no_parameter_is_refused():
             self.loose = torch.zeros(3, 2, requires_grad=True)
             return torch.optim.SGD([self.layer.weight, self.loose], lr=0.1)
 
-    assert "optimizer 0 trains a tensor of shape (3, 2) that is no parameter" in refused(module=Loose())
+    assert "optimizer 0 trains a tensor of shape (3, 2) that is not a parameter" in refused(module=Loose())

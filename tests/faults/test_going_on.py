@@ -38,7 +38,7 @@ def test_a_composition_killed_again_and_again(tmp_path):
     undisturbed = sweep(tmp_path / "other", "basic", *jobs)
     assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
     legs = json.loads((tmp_path / "other" / "0" / "tuning.json").read_text())
-    assert {leg["kind"] for leg in legs} == {"range", "trunk", "branch"}
+    assert {leg["kind"] for leg in legs} == {"range", "stable", "branch"}
     folder, chance, killed = tmp_path / "sweep", random.Random(2), []
     for _ in range(4):
         process = start(folder, "basic", *jobs)

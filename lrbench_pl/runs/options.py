@@ -24,7 +24,7 @@ _READ = frozenset(
 )
 _OF_CLASSIFIER = frozenset(("model", "optimizer", "param_groups", "channels_last", "compile"))
 _KNOWN = _READ | _OF_CLASSIFIER | {"lr_policy", "lr", "batch_size", "stop_at_target", "checkpoints_kept"}
-FORMER_KEYS = {"target_accuracy": "target"}
+FORMER_KEYS = {"target_accuracy": "target", "lr_policy.trunks": "lr_policy.stable"}
 _BEHIND = {"rate": "lr"}  # what a resolver reads without naming it, beside max_steps
 _OWN_CALLBACKS = ("lrbench_pl.callbacks.composer.", "lrbench_pl.callbacks.lr_range_test.")
 _CALLBACKS = ("lrbench_pl.callbacks.", "lrbench_pl.selection.best.")  # choices of lr_policy that are no policies

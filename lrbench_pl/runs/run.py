@@ -216,7 +216,7 @@ class _Training:
             except NewerCheckpointError:
                 raise
             except Exception as error:
-                if parts.checkpoints.went_on or self._interrupts:
+                if parts.checkpoints.has_started or self._interrupts:
                     raise
                 _note(self._output, f"cannot go on from {checkpoint.name}: {one_line(error)}")
                 parts = self._build()  # whatever the checkpoint has changed already

@@ -243,7 +243,7 @@ def readable(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # What a configuration of format 1 calls otherwise.
-_FORMER_KEYS = {"target_accuracy": "target"}
+_FORMER_KEYS = {"target_accuracy": "target", "trunks": "stable"}
 _FORMER_MODULES = {
     "lrbench_pl.tuning.composer.": "lrbench_pl.callbacks.composer.",
     "lrbench_pl.tuning.ranging.": "lrbench_pl.callbacks.lr_range_test.",

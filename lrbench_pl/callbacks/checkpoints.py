@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 _KEY = "lrbench_pl"
-_STEPS_BETWEEN_LOOKS = 32  # steps between two agreements of several processes on whether to stop
+_STEPS_BETWEEN_AGREEMENTS = 32  # several processes agree on whether to stop every so many steps
 
 log = logging.getLogger(__name__)
 
 
 class TrainingPaused(Exception):  # noqa: N818 - not an error: the training can be resumed from its checkpoint
-    """Raised when a training is stopped from outside after a checkpoint was written; the message is the reason."""
+    """Raised when a training is stopped from outside, after its checkpoint."""
 
 
 class CheckpointError(ValueError):
@@ -35,11 +35,11 @@ class CheckpointError(ValueError):
 
 
 class NewerCheckpointError(CheckpointError):
-    """Raised for a checkpoint of a later version of this package; the message names the version that reads it."""
+    """Raised for a checkpoint of a later version; the message names that version."""
 
 
 class Checkpoints(Callback):
-    """Writes checkpoints during a training, keeps the last ones, and stops the training after a time limit.
+    """Writes checkpoints during a training and stops it at a time limit.
 
     A checkpoint is written between two optimizer steps, after the check if there is one. In addition to Lightning's
     state (weights, optimizer, loops, data position, callbacks) it contains the random state, the elapsed seconds and
@@ -50,7 +50,7 @@ class Checkpoints(Callback):
         folder: Folder of the checkpoints, which are named ``step=000000120.ckpt``.
         every: Optimizer steps between two checkpoints; None writes one only on :meth:`pause`.
         kept: Number of checkpoints to keep.
-        max_time: Limit of this start of the training in wall-clock seconds, validation included, or None. At the limit
+        max_time: Wall-clock limit of each start of the training in seconds, validation included, or None. At the limit
             a checkpoint is written and :class:`TrainingPaused` is raised.
 
     Attributes:
@@ -88,7 +88,7 @@ class Checkpoints(Callback):
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of the training so far, including those before the checkpoint."""
+        """Wall-clock seconds of the training, including those before a checkpoint."""
         return self._seconds_before + (0.0 if self._began is None else time.perf_counter() - self._began)
 
     def found(self) -> Iterator[Path]:
@@ -96,7 +96,7 @@ class Checkpoints(Callback):
         yield from sorted(self.folder.glob("step=*.ckpt"), reverse=True)
 
     def remember(self, loggers: Iterable[Logger]) -> None:
-        """Read the history logged so far, because the loggers start with empty files in the next fit."""
+        """Read the logged history, because the next fit starts with empty files."""
         self._history = [_read_rows(logger) for logger in _csv_loggers(loggers)]
 
     def discard(self) -> None:
@@ -107,7 +107,7 @@ class Checkpoints(Callback):
             self.folder.rmdir()
 
     def pause(self, reason: str) -> None:
-        """Request a checkpoint and the end of the training at the next step; can be called from a signal handler."""
+        """Request a checkpoint and the end of the training; safe in signal handlers."""
         self._pause = reason
 
     # -- hooks ----------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After an optimizer step, write a checkpoint if it is due and stop the training if requested."""
+        """Write a checkpoint if it is due, and stop the training if requested."""
         step = trainer.global_step
         if step == self._step:  # the step needs more batches
             return
@@ -160,7 +160,7 @@ class Checkpoints(Callback):
             self._save_or_stop(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do the same after a check, which is part of the state."""
+        """Do the same after a check, whose result is part of the state."""
         if trainer.state.fn is not None and trainer.state.fn.value == "fit" and not trainer.sanity_checking:
             self._save_or_stop(trainer)
 
@@ -181,7 +181,7 @@ class Checkpoints(Callback):
             reason = f"out of time (max_time={self.max_time:g} s)" if over else reason
         if trainer.world_size == 1:
             return reason
-        if self._step % _STEPS_BETWEEN_LOOKS:
+        if self._step % _STEPS_BETWEEN_AGREEMENTS:
             return None
         agreed = trainer.strategy.reduce_boolean_decision(reason is not None, all=False)
         return (reason or "stopped by another process") if agreed else None
@@ -238,7 +238,7 @@ _running: list[Checkpoints] = []
 
 
 def pause_all(reason: str) -> bool:
-    """Request a checkpoint and the end of all trainings of this process, for signal handlers.
+    """Request a checkpoint and the end of all trainings of this process.
 
     Returns:
         Whether there is a training.
@@ -270,7 +270,7 @@ def _check_follows(trainer: Trainer) -> bool:
 
 
 def _unlogged(trainer: Trainer) -> dict[str, float]:
-    """Return the metrics of this step that the Trainer passes to the loggers only after it."""
+    """Return the metrics of this step that the loggers have not received yet."""
     connector = trainer._logger_connector
     if not trainer.training or not connector.should_update_logs:
         return {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
-from lrbench_pl.callbacks.composer_request import composition_request, planner_for
+from lrbench_pl.callbacks.composer_request import composition_request, plan_for
 from lrbench_pl.callbacks.composition_state import CompositionState
 from lrbench_pl.callbacks.losses import LossMonitor, mean_losses
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, LRPolicyError, _count, _in_fit
@@ -31,7 +31,9 @@ _AVOIDED = 3  # bad choices that the message of the verdict names
 
 
 class LRPolicyComposer(LRPolicyCallback):
-    """Composes a policy during training: a range test, then stable phases and decay branches until the target.
+    """Composes a policy during training until it reaches the target.
+
+    A range test finds the peak rate. Stable phases hold it, and decay branches go from them to zero.
 
     After the first possible branch the checks of the stable phase evaluate the averaged weights (``check/averaged`` is
     1 for them). They forecast what a branch would reach. Such a check never reaches the target. It is in
@@ -97,7 +99,7 @@ class LRPolicyComposer(LRPolicyCallback):
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """One record per segment, see :class:`~lrbench_pl.composing.records.SegmentRecords`."""
+        """Records of the segments, as ``SegmentRecords`` describes them."""
         return self._state.account.records
 
     @property
@@ -112,7 +114,7 @@ class LRPolicyComposer(LRPolicyCallback):
 
     @property
     def found(self) -> Composition | None:
-        """The composition, once the plan has ended."""
+        """Result of the plan; None before it has ended."""
         return None if self._state.journal is None else self._state.journal.found
 
     @property
@@ -126,7 +128,7 @@ class LRPolicyComposer(LRPolicyCallback):
         return self._steps_run - self.policy_step
 
     def realised(self) -> Policy:
-        """Return the composed policy: the one that reached the target, otherwise the best so far."""
+        """Return the policy that reached the target, otherwise the best so far."""
         return self._state.realised()
 
     def _rate_at(self, t: int) -> float:
@@ -148,7 +150,7 @@ class LRPolicyComposer(LRPolicyCallback):
     # -- before training ------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the optimizer's own rate, before a checkpoint overwrites it with the last applied one."""
+        """Record the optimizer's own rate, before a checkpoint overwrites it."""
         super().on_fit_start(trainer, pl_module)
         self._own_lr = float(self._find_optimizer(trainer).param_groups[0]["lr"])
 
@@ -165,7 +167,7 @@ class LRPolicyComposer(LRPolicyCallback):
         elif self._steps_run:
             raise LRPolicyError("the checkpoint contains no composition; start without the checkpoint")
         else:
-            self._state.request, self._state.journal = request, Journal(planner_for(request))
+            self._state.request, self._state.journal = request, Journal(plan_for(request))
             self._start_next(trainer, pl_module, None)
         if not next(iter(self._state.snapshots.values())).is_exact:
             rank_zero_warn(
@@ -251,7 +253,7 @@ class LRPolicyComposer(LRPolicyCallback):
     # -- each check -----------------------------------------------------------------------------------------
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the averaged weights into the module if the check at the end of the segment uses them."""
+        """Put the averaged weights into the module if the check uses them."""
         super().on_validation_start(trainer, pl_module)
         running = self._state.running
         uses_average = running.segment.averaged and running.is_complete(self._steps_run)
@@ -329,7 +331,7 @@ class LRPolicyComposer(LRPolicyCallback):
         self._start_next(trainer, module, result)
 
     def _start_next(self, trainer: Trainer, module: LightningModule, result: SegmentResult | None) -> None:
-        """Start the next segment that has steps, after those without; end the training if there is none."""
+        """Start the next segment that has steps; end the training if there is none."""
         state = self._state
         assert state.journal is not None
         while (segment := state.journal.send(result)) is not None:
@@ -391,7 +393,7 @@ class LRPolicyComposer(LRPolicyCallback):
     # -- resuming -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, from which another composer replays the plan to the same segment."""
+        """Return the state, from which a composition can be resumed."""
         state = super().state_dict()
         if self._state.journal is not None:
             state["composition"] = {
@@ -404,7 +406,7 @@ class LRPolicyComposer(LRPolicyCallback):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state that :meth:`state_dict` returned, of this version or an earlier one."""
+        """Load the state that :meth:`state_dict` returned, in any version."""
         super().load_state_dict(state_dict)
         self._loaded = state_dict.get("composition")
         if self._loaded is None:

@@ -1,4 +1,4 @@
-"""What a composition depends on, as plain data, and the planner for it."""
+"""Request of a composition, everything that it depends on, and the plan for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from lrbench_pl.callbacks.lr_policy import LRPolicyError
 from lrbench_pl.composing.plan import plan_segments
-from lrbench_pl.composing.segments import Planner
+from lrbench_pl.composing.segments import SegmentPlan
 from lrbench_pl.composing.settings import Settings
 from lrbench_pl.words import counted
 
@@ -57,8 +57,8 @@ def composition_request(
     }
 
 
-def planner_for(request: Mapping[str, Any]) -> Planner:
-    """Return the planner of a composition, given its request with ``target`` and ``mode``."""
+def plan_for(request: Mapping[str, Any]) -> SegmentPlan:
+    """Return the plan for a request that also contains ``target`` and ``mode``."""
     settings = Settings(**{field.name: request[field.name] for field in fields(Settings) if field.name in request})
     target = request["target"]
     if target is None:

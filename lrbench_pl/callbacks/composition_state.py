@@ -1,4 +1,4 @@
-"""Progress of a composition, which a checkpoint stores and a resumed training loads."""
+"""Progress of a composition, as checkpoints store it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Callback
 
-from lrbench_pl.callbacks.composer_request import planner_for
+from lrbench_pl.callbacks.composer_request import plan_for
 from lrbench_pl.composing.former_names import with_current_names
 from lrbench_pl.composing.records import SegmentRecords
 from lrbench_pl.composing.segments import Journal, RunningSegment, Segment
@@ -50,7 +50,7 @@ class CompositionState:
         return self.running.policy_step(t)
 
     def realised(self) -> Policy:
-        """Return the composed policy: the one that reached the target, otherwise the best so far."""
+        """Return the policy that reached the target, otherwise the best so far."""
         if self.reached is None and self.best is not None:
             return self.best[0]
         return self.running.segment.policy
@@ -72,7 +72,7 @@ class CompositionState:
         }
 
     def load_state_dict(self, stored: Mapping[str, Any], skip: Callable[[Callback], bool]) -> None:
-        """Load the state that :meth:`state_dict` returned, of this version or an earlier one.
+        """Load the state that :meth:`state_dict` returned, in any version.
 
         Args:
             stored: The state.
@@ -83,7 +83,7 @@ class CompositionState:
         """
         state = with_current_names(stored)
         self.request = state["request"]
-        self.journal = Journal(planner_for(self.request))
+        self.journal = Journal(plan_for(self.request))
         segments = self.journal.replay(state["journal"])
         for segment in segments:
             if segment.save == "best":
@@ -99,7 +99,7 @@ class CompositionState:
         self.in_a_row = state["in_a_row"]
 
     def changes(self, request: Mapping[str, Any]) -> list[str]:
-        """Return the differences between the loaded request and the current one, as messages."""
+        """Return the differences between the loaded request and another one."""
         former = self.request
         names = [name for name in {**former, **request} if former.get(name) != request.get(name)]
         return [f"{name}: {former.get(name)} -> {request.get(name)}" for name in names]

@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 def loss_of(outputs: Any) -> torch.Tensor | None:
-    """Return the loss in the outputs of ``training_step`` as a detached scalar; None if there is none."""
+    """Return the loss in the outputs of ``training_step``, detached, or None."""
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
     return loss.detach().reshape(()) if isinstance(loss, torch.Tensor) else None
 
 
 def mean_losses(trainer: Trainer, losses: list[torch.Tensor]) -> list[float]:
-    """Return the losses of some steps, averaged over all processes. On an accelerator this waits for the device."""
+    """Return losses averaged over all processes; synchronizes with the device."""
     means = trainer.strategy.reduce(torch.stack(losses), reduce_op="mean").tolist()
     # Lightning divides the loss of a batch by the number of accumulated batches
     return [mean * trainer.accumulate_grad_batches for mean in means]
 
 
 class LossMonitor:
-    """Loss of the current step, and detection of divergence from the losses of all steps."""
+    """Loss of the current step, and detection of divergence from all losses."""
 
     def __init__(self) -> None:
         self._watch = LossWatch()
@@ -40,7 +40,7 @@ class LossMonitor:
             self._last = loss.float()
 
     def take(self) -> torch.Tensor | None:
-        """Return the loss of the step that was just taken, None if there is none, and start the next step."""
+        """Return the loss of the step just taken, or None, and start the next step."""
         loss, self._last = self._last, None
         return loss
 
@@ -49,7 +49,7 @@ class LossMonitor:
         self._pending.append(loss)
 
     def has_diverged(self, trainer: Trainer) -> bool:
-        """Return whether any of the deferred losses shows a divergence. On an accelerator this waits for the device."""
+        """Return whether a deferred loss shows a divergence; synchronizes the device."""
         if not self._pending:
             return False
         losses, self._pending = mean_losses(trainer, self._pending), []
@@ -60,7 +60,7 @@ class LossMonitor:
         self._pending = []
 
     def reset(self) -> None:
-        """Forget all but the first loss, for a training that goes back to an earlier state."""
+        """Forget all losses but the first, when training goes back."""
         self._watch.reset()
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class LossMonitor:
         return {"watch": self._watch.state_dict(), "unwatched": [float(loss) for loss in self._pending]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the state that :meth:`state_dict` returned; checkpoints of version 0.1 have none."""
+        """Load the state that :meth:`state_dict` returned; version 0.1 had none."""
         if "watch" in state:
             self._watch.load_state_dict(state["watch"])
         self._pending = [torch.tensor(loss) for loss in state.get("unwatched", ())]

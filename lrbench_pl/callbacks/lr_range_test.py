@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LRRangeTest(LRPolicyCallback):
-    """Raises the rate exponentially during a training and records the loss of each step.
+    """Raises the rate exponentially and records the loss of each step.
 
     Args:
         lr: Centre of the rates, on a logarithmic scale.

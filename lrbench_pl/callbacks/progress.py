@@ -1,4 +1,4 @@
-"""Progress of a training: a bar of optimizer steps on a terminal, a few lines of text elsewhere."""
+"""Progress of a training: a bar on a terminal, a few lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LINES = 5  # lines per training
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Progress bar over the budget with the rate and the last check; none for validation and test.
+    """Progress bar of the training, with the rate and the last check.
 
     Args:
         monitor: The metric to show.

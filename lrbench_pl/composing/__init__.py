@@ -1,1 +1,1 @@
-"""Online composition of a policy during training: planner, segments, range test, snapshots."""
+"""Online composition of a policy: planner, segments, range test, snapshots."""

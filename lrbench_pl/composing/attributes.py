@@ -1,4 +1,4 @@
-"""Tensors that an object holds in its attributes, such as an average of the weights: copied and restored in place."""
+"""Copying and restoring of tensors in attributes, such as averaged weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def named_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
 
 
 def copy_attributes(owner: object, module: nn.Module) -> dict[str, Any]:
-    """Copy the attributes of an object that contain tensors, are None, or are empty lists or dicts.
+    """Copy the attributes that contain tensors or are None, an empty list or dict.
 
     Args:
         owner: A module or a callback. Parameters, buffers and submodules of a module are left out.
@@ -65,7 +65,10 @@ def _copied(value: Any) -> Any:
 
 
 def _restored(value: Any, stored: Any) -> Any:
-    """Return the value with the stored tensors, in place where possible, since other objects may refer to it."""
+    """Return the value with the stored tensors, changed in place where possible.
+
+    Other objects may refer to the same tensors.
+    """
     if isinstance(value, nn.Module) and isinstance(stored, dict):
         for name, tensor in named_tensors(value):
             if name in stored:

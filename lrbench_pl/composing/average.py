@@ -1,4 +1,4 @@
-"""Running average of the weights, which forecasts the result of a decay branch without training it."""
+"""Running average of the weights, which forecasts the result of a decay branch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SAMPLES = 50  # samples per window
 
 
 class WeightAverage:
-    """Exponential average of the floating-point parameters and buffers of a module, in float32.
+    """Exponential average of a module's floating-point tensors, in float32.
 
     The window grows: at step ``t`` it is about ``share * t`` steps, so that the average forgets the start of the
     training. Averaged weights are about as accurate as the weights after a decay of the rate.
@@ -48,7 +48,7 @@ class WeightAverage:
 
     @property
     def is_swapped(self) -> bool:
-        """Whether the module holds the average."""
+        """Return whether the module holds the average."""
         return self._backup is not None
 
     def update(self, module: nn.Module, t: int) -> None:
@@ -73,7 +73,7 @@ class WeightAverage:
         self._last = state["last"]
 
     def swap(self, module: nn.Module) -> None:
-        """Replace the module's tensors by their average; a second call restores them exactly."""
+        """Swap the module's tensors and their average; a second call swaps them back."""
         with torch.inference_mode(False), torch.no_grad():
             tensors = _averaged_tensors(module)
             if self._backup is None:

@@ -1,4 +1,4 @@
-"""Adaptive policy whose rates and schedule come from a composition. Standard library only."""
+"""Adaptive policy whose rates and schedule come from a composition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detection of divergence from the course of the training loss; adding a constant to the loss changes nothing."""
+"""Detection of divergence from the course of the loss, whatever its level."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOST = 0.2  # share of that fall below which what was learned is lost
 
 
 def noise(losses: Iterable[float]) -> float:
-    """Return the median absolute difference of consecutive losses; 0 for fewer than two.
+    """Return the median absolute difference of consecutive losses; 0 without one.
 
     The median is robust: fast learning in a few steps or an outlier does not change it.
 
@@ -70,7 +70,7 @@ class LossWatch:
         return rise > (-_LOST * self._fall if self._fall else _RISE * spread)
 
     def reset(self) -> None:
-        """Forget all losses but the first, for a training that goes back to an earlier state."""
+        """Forget all losses but the first, when training goes back."""
         if self._first is not None:
             self._mean = self._first
         self._fall = 0.0

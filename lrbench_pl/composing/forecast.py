@@ -1,4 +1,4 @@
-"""Forecasts from the checks of a training: trend, standstill, frozen values. Standard library only."""
+"""Forecasts from the checks of a training: trend, standstill, frozen values."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def trend(seen: Sequence[tuple[int, float]], at: float) -> Trend | None:
 
 
 def is_standstill(ends: Sequence[float], min_gain: float) -> bool:
-    """Return whether the last two branches gained no more than ``min_gain`` over the branches before them.
+    """Return whether the last two branches brought no gain.
 
     Args:
         ends: Best value of each branch, in order; larger is better.
@@ -70,7 +70,9 @@ def is_standstill(ends: Sequence[float], min_gain: float) -> bool:
 
 
 def is_frozen(values: Sequence[float]) -> bool:
-    """Return whether the last five checks are identical, as with a dead or memorised network.
+    """Return whether the last five checks are identical (a dead network).
+
+    The same happens if the network has memorised its training data.
 
     Example:
         >>> is_frozen([0.8, 0.9, 0.9, 0.9, 0.9, 0.9]), is_frozen([0.9, 0.9, 0.9, 0.9, 0.91])

@@ -1,4 +1,4 @@
-"""Names in checkpoints of earlier versions, and the names that they have now. Standard library only."""
+"""Names in checkpoints of earlier versions, and their current names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COMPOSITION = {
 
 
 def with_current_names(composition: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state of a composition from a checkpoint of any version, with the current names.
+    """Return the state of a composition from any version with the current names.
 
     Example:
         >>> stored = {"asked": {"trunks": ["sine"]}, "journal": {"outcomes": [], "marks": []}, "leg_from": 3}

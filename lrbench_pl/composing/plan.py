@@ -1,4 +1,4 @@
-"""Planner of an online composition, as a generator of segments. No torch, no Lightning."""
+"""Planner of a composition, as a generator of segments. No torch, no Lightning."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def plan_segments(
     target: float | None = None,
     mode: Literal["max", "min"] = "max",
 ) -> Generator[Segment, SegmentResult, Composition]:
-    """Plan a composition: a range test, then stable phases and decay branches until the budget is used.
+    """Plan a composition: a range test, then stable phases and decay branches.
 
     The caller trains each segment and sends its result. It ends the training at a check that meets the target; the
     policy of that segment is then the composed policy. If the budget is used, the snapshot of the best branch is
@@ -77,15 +77,15 @@ def plan_segments(
 
 @dataclass(frozen=True)
 class _Outlook:
-    """Steps of the stable phase that come next, steps of the branch after them, and whether it is the last branch."""
+    """Next steps of the stable phase, and the branch after them."""
 
     stable_steps: int
     branch_steps: int
-    is_last: bool
+    is_last: bool  # no other branch fits into the budget
 
 
 class _Planner:
-    """State of a composition, and the decision about the next segment; values are signed so that larger is better."""
+    """Decides the next segment of a composition. Larger signed values are better."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class _Planner:
         return _Outlook(ahead, steps, is_last=False)
 
     def _latest_start(self, interval: int) -> int:
-        """Return the step of the policy at which a branch starts regardless of the forecast."""
+        """Return the step at which a branch starts regardless of the forecast."""
         settings, branches = self.settings, self.observed.branches
         if branches:
             last = float(branches[-1][0])
@@ -179,17 +179,17 @@ class _Planner:
         return max(_whole_intervals(settings.growth * last, interval), self.first_branch)
 
     def _is_time(self) -> bool:
-        """Return whether a branch starts now: it is due, or its forecast meets the target."""
+        """Return whether a branch starts now: it is due, or expected to succeed."""
         t, branches = self.stable.t, self.observed.branches
         if t >= self._latest_start(1):
             return True
         expected = self._forecast()
         if expected is None or (branches and t < _MIN_DISTANCE * branches[-1][0]):
             return False
-        learned = statistics.fmean(gain for _, gain in branches) if branches else 0.0
+        mean_gain = statistics.fmean(gain for _, gain in branches) if branches else 0.0
         # with reuse, a branch that misses the target costs little, so that the forecast may be optimistic
         least = 0.0 if self.settings.reuse else -expected.spread
-        return expected.value + max(least, learned) >= self.goal
+        return expected.value + max(least, mean_gain) >= self.goal
 
     def _forecast(self) -> Trend | None:
         """Return the forecast of a branch that starts now."""
@@ -235,10 +235,10 @@ class _Planner:
     # -- decay branches -------------------------------------------------------------------------------------
 
     def _train_branch(self, steps: int) -> Generator[Segment, SegmentResult, None]:
-        """Decay to zero, hold a small rate while the target is near, then decide where training continues."""
+        """Decay to zero, hold a small rate while the target is near, and move on."""
         t, rate = self.stable.t, self.stable.policy(self.stable.t)
         policy = joined(self.stable.policy, t, BRANCH_DECAYS[self.settings.decay](rate, steps))
-        branch = Branch(policy, t, t, rate, self._forecast())
+        branch = Branch(policy, t, t, self._forecast())
         note = f"decays from {rate:.3g} over {counted(steps, 'step')}"
         result = yield Segment("branch", policy, t, steps, restore=self.restore, note=note)
         yield from self._observe(branch, result)
@@ -252,7 +252,7 @@ class _Planner:
         yield from self._continue_after(branch)
 
     def _observe(self, branch: Branch, result: SegmentResult) -> Generator[Segment, SegmentResult, None]:
-        """Record the result of a segment of a branch, and take a snapshot if it is the best so far."""
+        """Record a result of a branch, with a snapshot if it is the best so far."""
         branch.end += result.steps
         branch.diverged = result.diverged
         self.spent = result.spent
@@ -272,7 +272,7 @@ class _Planner:
         return has_room and branch.is_near(self.goal) and not is_frozen(self.observed.values)
 
     def _continue_after(self, branch: Branch) -> Generator[Segment, SegmentResult, None]:
-        """Continue from the end of a branch that missed the target, from its start, or from the initial weights."""
+        """Decide where training continues after a branch that missed the target."""
         self.observed.branches.append((branch.start, branch.gain))
         if branch.reached is not None:
             self.observed.ends.append(branch.reached)
@@ -290,7 +290,7 @@ class _Planner:
             self._change_shape()
 
     def _restart(self) -> None:
-        """Restart from the initial weights, at half the peak but at most the optimizer's own rate."""
+        """Restart at half the peak, but at most at the optimizer's own rate."""
         stable = self.stable
         self.found.avoided.append(
             f"continuing at {stable.peak:.3g}: {forecast.FROZEN} identical checks in a row; training restarted"
@@ -301,7 +301,7 @@ class _Planner:
         self.observed = Observed()
 
     def _change_shape(self) -> None:
-        """Continue with the next shape at half the peak, since the current one brings no gain."""
+        """Continue with the next shape at half the peak: there is no gain."""
         stable, observed = self.stable, self.observed
         self.found.avoided.append(
             f"continuing at {stable.peak:.3g} ({stable.shapes[0]}): no gain in {forecast.PATIENCE} branches"

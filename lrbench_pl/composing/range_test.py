@@ -1,4 +1,4 @@
-"""Learning-rate range test: which rates a network can take, from losses at an exponentially rising rate."""
+"""Learning-rate range test: usable rates, from losses at a rising rate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MARGIN = 3.0  # largest usable rate over the peak: a rate that is stable for 50 
 
 @dataclass(frozen=True)
 class RateRamp:
-    """Learning rate that rises exponentially from ``low`` to ``high`` over ``steps`` steps.
+    """Rate that rises exponentially from ``low`` to ``high`` over ``steps`` steps.
 
     Example:
         >>> [round(RateRamp(0.001, 0.1, 3)(t), 6) for t in range(4)]
@@ -80,7 +80,7 @@ class RangeTest:
 
 
 def smoothed(losses: Sequence[float], window: float = 10.0) -> list[float]:
-    """Return the running mean over about ``window`` steps with bias correction, up to the first non-finite loss.
+    """Return the bias-corrected running mean, up to the first non-finite loss.
 
     Example:
         >>> smoothed([2.0, 2.0, float("nan"), 1.0])
@@ -97,7 +97,7 @@ def smoothed(losses: Sequence[float], window: float = 10.0) -> list[float]:
 
 
 def _steps_before_divergence(losses: Sequence[float], window: float) -> int:
-    """Return the index of the first loss that has diverged; the number of losses if none has."""
+    """Return the index of the first diverged loss, or the number of losses."""
     means = smoothed(losses, window)
     if not means:
         return 0
@@ -181,7 +181,7 @@ def range_test(
     steps: int | None = None,
     margin: float = MARGIN,
 ) -> Generator[Segment, SegmentResult, RangeTest]:
-    """Plan the passes of a range test. The caller restores the snapshot after the last one.
+    """Plan the passes of a range test; the caller restores the snapshot at the end.
 
     Args:
         ramp: Rates of each pass.

@@ -1,4 +1,4 @@
-"""Records of the segments of a composition, as ``tuning.json`` stores them. No torch, no Lightning."""
+"""Records of the segments of a composition, as ``tuning.json`` stores them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segments of a training: what a planner requests, what it receives, and a journal of both. No torch, no Lightning."""
+"""Segments of a training, their results, and a journal of both. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SegmentKind = Literal["range", "stable", "branch", "snapshot"]
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a training that ends at a check; a segment of a range test may end between two checks.
+    """Part of a training that ends at a check, or is a pass of a range test.
 
     Args:
         kind: ``range`` (one pass of a range test), ``stable`` (stable phase), ``branch`` (decay branch) or ``snapshot``
@@ -87,7 +87,7 @@ class RunningSegment:
         return self.segment.start + t - self.spent
 
     def is_complete(self, t: int) -> bool:
-        """Return whether all steps of the segment are taken at step ``t`` of the training."""
+        """Return whether the segment has all its steps at step ``t`` of the training."""
         return t - self.spent >= self.segment.steps
 
     def result(self, t: int, value: float, diverged: bool) -> SegmentResult:
@@ -95,19 +95,19 @@ class RunningSegment:
         return SegmentResult(self.steps_at(t), value, diverged, tuple(self.losses), t)
 
 
-# A planner yields segments, is sent their results, and returns what it found.
-Planner = Generator[Segment, SegmentResult, Any]
+# A plan yields segments, is sent their results, and returns what it found.
+SegmentPlan = Generator[Segment, SegmentResult, Any]
 
 
 class Journal:
-    """Runs a planner and records its results, so that another planner can be brought to the same state.
+    """Runs a plan and records its results, so that it can be replayed.
 
     Args:
-        planner: A planner that has not been started.
+        plan: A plan that has not been started.
 
     Attributes:
-        found: Return value of the planner; None before it has ended.
-        failure: Message of the ``ValueError`` that ended the planner; None if there was none.
+        found: Return value of the plan; None before it has ended.
+        failure: Message of the ``ValueError`` that ended the plan; None if there was none.
 
     Example:
         >>> def two_segments():
@@ -123,8 +123,8 @@ class Journal:
         (True, 'done')
     """
 
-    def __init__(self, planner: Planner) -> None:
-        self._planner = planner
+    def __init__(self, plan: SegmentPlan) -> None:
+        self._plan = plan
         self._results: list[SegmentResult] = []
         self._fingerprints: list[str] = []  # of the segment that followed each result
         self.found: Any = None
@@ -132,23 +132,23 @@ class Journal:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the planner has ended."""
+        """Return whether the plan has ended."""
         return bool(self._fingerprints) and self._fingerprints[-1] == _END
 
     def send(self, result: SegmentResult | None) -> Segment | None:
-        """Send a result to the planner and return the next segment.
+        """Send a result to the plan and return the next segment.
 
         Args:
             result: Result of the last segment; None for the first segment.
 
         Returns:
-            The next segment; None if the planner has ended.
+            The next segment; None if the plan has ended.
         """
         if result is not None:
             self._results.append(result)
         segment: Segment | None = None
         try:
-            segment = self._planner.send(result)  # type: ignore[arg-type]  # None starts a generator
+            segment = self._plan.send(result)  # type: ignore[arg-type]  # None starts a generator
         except StopIteration as end:
             self.found = end.value
         except ValueError as error:
@@ -157,7 +157,7 @@ class Journal:
         return segment
 
     def replay(self, state: Mapping[str, Any]) -> list[Segment]:
-        """Send the recorded results of another journal to the planner.
+        """Send the recorded results of another journal to the plan.
 
         Args:
             state: :meth:`state_dict` of the other journal.
@@ -166,7 +166,7 @@ class Journal:
             The segments so far; the last one is not finished.
 
         Raises:
-            ValueError: If the planner requests a segment that differs from the recorded one.
+            ValueError: If the plan requests a segment that differs from the recorded one.
         """
         segments = []
         results = [SegmentResult(**{**stored, "losses": tuple(stored["losses"])}) for stored in state["results"]]

@@ -1,4 +1,4 @@
-"""Settings of an online composition, and the shapes of its stable phase and decay branches. Standard library only."""
+"""Settings of a composition, and the shapes of its phases and branches."""
 
 from __future__ import annotations
 

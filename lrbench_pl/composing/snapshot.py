@@ -1,4 +1,4 @@
-"""Snapshots of a whole training in memory: weights, optimizers, scaler, callbacks, random state, data position."""
+"""Snapshots of a whole training in memory, which can be restored exactly."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ class Snapshot:
         return snapshot
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for a checkpoint: tensors and plain data, if the other callbacks store nothing else."""
+        """Return the state: tensors, plain data and the states of other callbacks."""
         return self._state
 
     @property
     def is_exact(self) -> bool:
-        """Whether the snapshot contains the position in the data."""
+        """Return whether the snapshot contains the position in the data."""
         return self._state["position"] is not None
 
     def restore(self, trainer: Trainer, module: LightningModule) -> None:
@@ -174,7 +174,7 @@ def why_not_restorable(trainer: Trainer, module: LightningModule) -> str | None:
 
 
 def _lightning_class(callback: object, names: tuple[str, ...]) -> str | None:
-    """Return the name of the first base class of a callback that is a Lightning class with one of these names."""
+    """Return the name of the Lightning class of a callback, if it is one of these."""
     for kind in type(callback).__mro__:
         if kind.__name__ in names and kind.__module__.startswith(("pytorch_lightning.", "lightning.")):
             return kind.__name__

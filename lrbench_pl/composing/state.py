@@ -1,4 +1,4 @@
-"""State of an online composition: stable phase, decay branch and observations. No torch, no Lightning."""
+"""State of a composition: stable phase, decay branch and observations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StablePhase:
         self.policy = warmup(self._shape(), self.warmup_steps)
 
     def follow(self, policy: Policy) -> None:
-        """Continue with the current shape and peak after ``policy``, which was applied up to the current step."""
+        """Continue with the current shape and peak after the applied ``policy``."""
         if self.t:
             self.policy = joined(policy, self.t, self._shape())
         else:
@@ -55,7 +55,7 @@ class StablePhase:
 
 @dataclass
 class Observed:
-    """Observations since training last started from the initial weights; values are signed.
+    """Observations since training last started; values are signed.
 
     Args:
         averaged: Steps and values of the checks of averaged weights.
@@ -72,13 +72,12 @@ class Observed:
 
 @dataclass
 class Branch:
-    """A decay branch, with the tail that may follow its decay.
+    """Decay branch, with the tail that may follow its decay.
 
     Args:
         policy: The policy up to the end of the branch.
         start: Step of the policy at which it left the stable phase.
         end: Step of the policy at its end.
-        rate: Rate at its start.
         forecast: Forecast of its value; None without a trend.
         value: Signed value at its last check; None if that check diverged or measured nothing.
         reached: Best signed value at its checks.
@@ -88,7 +87,6 @@ class Branch:
     policy: Policy
     start: int
     end: int
-    rate: float
     forecast: Trend | None
     value: float | None = None
     reached: float | None = None
@@ -100,7 +98,7 @@ class Branch:
         return 0.0 if self.reached is None or self.forecast is None else self.reached - self.forecast.value
 
     def is_near(self, goal: float) -> bool:
-        """Return whether the last value is near the goal and has not fallen below the best one."""
+        """Return whether the last value is near the goal and not falling."""
         if self.value is None or self.reached is None or self.forecast is None:
             return False
         is_far = self.value + _NEAR * self.forecast.spread < goal
@@ -109,7 +107,7 @@ class Branch:
 
 
 def joined(policy: Policy, t: int, following: Policy) -> Policy:
-    """Return the policy that equals ``policy`` before step ``t`` and runs ``following`` from there."""
+    """Return ``policy`` before step ``t``, followed by ``following``."""
     if t == 0:
         return following
     if not isinstance(policy, Sequential):

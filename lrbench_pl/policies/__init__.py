@@ -1,4 +1,7 @@
-"""Learning-rate policies: frozen values, pure functions of the step. Standard library only."""
+"""Learning-rate policies: frozen values that are pure functions of the step.
+
+Standard library only.
+"""
 
 from lrbench_pl.policies._basic import (
     Constant,

@@ -1,4 +1,4 @@
-"""Constant and decaying policies: FIX, STEP, NSTEP, EXP, INV, POLY and SIG of LRBench."""
+"""Constant and decaying policies: FIX, STEP, NSTEP, EXP, INV, POLY and SIG."""
 
 from __future__ import annotations
 

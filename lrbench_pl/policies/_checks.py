@@ -1,4 +1,7 @@
-"""Validation of field values. Each function returns the value or raises ``ValueError`` with field, rule and value."""
+"""Validation of field values.
+
+Each function returns the value or raises ``ValueError`` with field, rule and value.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Composite policies, and functions of any policy: parts, warm-up, table of rates, id."""
+"""Composite policies, and functions of any policy: parts, warm-up, rates, id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from lrbench_pl.policies._protocols import Policy as Policy
 @register_policy
 @dataclass(frozen=True)
 class Sequential:
-    """Composite: policies that run one after the other, joined at milestones. It can be nested.
+    """Composite of policies that run one after the other, joined at milestones.
+
+    It can contain other composites.
 
     lr(t) = policies[i](t - milestones[i - 1]), where i is the number of milestones <= t
 
@@ -55,7 +57,7 @@ class Sequential:
 
     @property
     def is_homogeneous(self) -> bool:
-        """Whether all parts, including nested ones, have the same function (homogeneous in the paper).
+        """Return whether all parts have the same function (homogeneous in the paper).
 
         Example:
             >>> from lrbench_pl.policies import Constant
@@ -70,7 +72,7 @@ def _function(policy: Policy) -> tuple[object, ...]:
 
 
 def turns(policy: Policy) -> Iterator[tuple[int, int | None, Policy]]:
-    """Yield the parts of a composite as (start, end, policy); nothing if ``policy`` is not a composite.
+    """Yield the parts of a composite as (start, end, policy); none for others.
 
     Example:
         >>> from lrbench_pl.policies import Constant
@@ -83,9 +85,9 @@ def turns(policy: Policy) -> Iterator[tuple[int, int | None, Policy]]:
 
 
 def segments(policy: Policy) -> list[tuple[int, Policy]]:
-    """Return the parts of a policy as (start, policy), with nested composites flattened.
+    """Return the parts of a policy as (start, policy), flattened.
 
-    Parts that are never reached are left out.
+    Nested composites are replaced by their parts. Parts that are never reached are left out.
 
     Example:
         >>> from lrbench_pl.policies import Constant
@@ -137,9 +139,9 @@ def table(policy: Policy, n: int) -> list[float]:
 
 
 def policy_id(policy: Policy, max_steps: int) -> str:
-    """Return a short hash of the rates over a budget; policies with equal rates have the same id.
+    """Return a short hash of the rates over a budget, equal for equal rates.
 
-    Rates are rounded to 13 significant digits.
+    Policies with equal rates have the same id, however they are defined. Rates are rounded to 13 significant digits.
 
     Example:
         >>> from lrbench_pl.policies import Constant, Step

@@ -1,4 +1,4 @@
-"""Policies as plain data and back. Only registered policy types are ever instantiated."""
+"""Policies as plain data and back; only registered types are instantiated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENTRY_POINTS = "lrbench_pl.policies"  # entry-point group of packages that bring
 
 
 def to_config(policy: Policy) -> dict[str, Any]:
-    """Return the constructor call as plain data, as Hydra instantiates it and ``policy.yaml`` stores it.
+    """Return the constructor call as plain data, as in ``policy.yaml``.
 
     Raises:
         TypeError: If the type of the policy or of one of its parts is not registered.
@@ -33,7 +33,7 @@ def to_config(policy: Policy) -> dict[str, Any]:
 
 
 def from_config(config: Mapping[str, Any]) -> Policy:
-    """Build a policy from plain data. Only registered policy types are instantiated.
+    """Build a policy from plain data; only registered types are instantiated.
 
     Registered are the types of this package, those passed to :func:`~lrbench_pl.policies.register_policy`, and those of
     installed packages with an entry point in the group ``lrbench_pl.policies``. A module that only the data names is
@@ -72,7 +72,7 @@ module that this program imports or by an entry point lrbench_pl.policies; got '
 
 
 def _loaded(value: Any) -> Any:
-    """Build the value of a nested field from plain data; the field validates anything but a mapping or a list."""
+    """Build the value of a nested field; invalid values are left to its validation."""
     if isinstance(value, Mapping):
         return from_config(value)
     if isinstance(value, SequenceABC) and not isinstance(value, (str, bytes)):

@@ -1,4 +1,4 @@
-"""Cyclic policies: one class for 27 of LRBench's functions, a wave between two bounds with a decaying height."""
+"""Cyclic policies: a wave between two bounds, for 27 of LRBench's functions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WAVES: dict[str, Callable[[float], float]] = {
 @register_policy
 @dataclass(frozen=True)
 class Cyclic:
-    """Learning rate that cycles between two bounds: the TRI, SIN, COS and RSW families.
+    """Rate that cycles between two bounds: the TRI, SIN, COS and RSW families.
 
     lr(t) = base_lr + (max_lr - base_lr) * wave(u) * decay(t),  u = fractional part of (t + phase) / period
 

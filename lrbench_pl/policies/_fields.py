@@ -42,7 +42,7 @@ def _same(value: Any, factor: float) -> Any:
 
 @dataclass(frozen=True)
 class Meaning:
-    """Meaning of a field: which values are valid, and how a value changes when time is stretched.
+    """Meaning of a field: its valid values and its change when time is stretched.
 
     Args:
         kind: Kind of the field, for lint and other code that handles fields of one kind.
@@ -59,7 +59,7 @@ class Meaning:
 
     @property
     def is_nested(self) -> bool:
-        """Whether the value is a policy, or a tuple of policies."""
+        """Return whether the value is a policy or a tuple of policies."""
         return self.kind in ("nested", "turns")
 
 
@@ -212,7 +212,7 @@ def _choice(known: tuple[Any, ...], name: str, value: Any) -> Any:
 
 
 def _check_first(cls: Any, meant: Mapping[str, Meaning]) -> None:
-    """Validate the fields of every new ``cls``, before its ``__post_init__`` if it has one."""
+    """Validate the fields of every new ``cls``, before its own ``__post_init__``."""
     own: Callable[..., None] | None = getattr(cls, "__post_init__", None)
 
     def checked(self: Any) -> None:
@@ -239,8 +239,8 @@ def _check_first(cls: Any, meant: Mapping[str, Meaning]) -> None:
 
 
 def target_of(cls: type[Any]) -> str:
-    """Return the ``_target_`` of a policy type in stored data; types of this package are named by the package."""
-    ours = cls.__module__.startswith(f"{_PACKAGE}._")
+    """Return the ``_target_`` that names a policy type in stored data."""
+    ours = cls.__module__.startswith(f"{_PACKAGE}._")  # named by the package, not by its private module
     return f"{_PACKAGE if ours else cls.__module__}.{cls.__qualname__}"
 
 
@@ -250,12 +250,12 @@ def registered() -> Mapping[str, type[Any]]:
 
 
 def meanings(cls: type[Any]) -> Mapping[str, Meaning]:
-    """Return the meaning of each field of a policy type; empty if exactly this type is not registered."""
+    """Return the meaning of each field of a type; empty if it is not registered."""
     return _MEANINGS.get(cls, {})
 
 
 def meant(policy: object, kind: Kind) -> dict[str, Any]:
-    """Return the fields of a policy that are of a kind, with their values; empty if its type is not registered.
+    """Return name and value of the fields of a kind; empty for unregistered types.
 
     Example:
         >>> from lrbench_pl.policies import Polynomial
@@ -280,5 +280,5 @@ def require_registered(policy: object) -> Mapping[str, Meaning]:
 
 
 def each(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Apply ``change`` to each policy of a nested field: a policy or a tuple of policies."""
+    """Apply ``change`` to each policy in the value of a nested field."""
     return tuple(change(part) for part in value) if isinstance(value, tuple) else change(value)

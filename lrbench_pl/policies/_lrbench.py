@@ -22,7 +22,7 @@ from lrbench_pl.policies._cyclic import Cyclic, Decay, Wave
 def from_lrbench(
     parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]], boundaries: Sequence[int] | None = None
 ) -> Policy:
-    """Build the policy that LRBench's parameters describe; a list of them gives a composite.
+    """Build a policy from LRBench's parameters, or a composite from a list of them.
 
     ``k0`` and ``k1`` are the two bounds in either order. ``l`` is half a cycle (a full one for the RSW families, the
     step size or the decay length elsewhere), ``p`` a power. Errors of the reference code are not reproduced.
@@ -79,7 +79,7 @@ def _poly(k0: float, p: float, l: int, k1: float = 0.0) -> Policy:  # noqa: E741
 
 
 def _cyclic(wave: Wave, decay: Decay, cycle: int, ahead: int) -> Callable[..., Policy]:
-    """Return a builder of cyclic policies; ``cycle`` and ``ahead`` are period and phase in units of ``l``."""
+    """Return a builder of cyclic policies with period and phase in units of ``l``."""
 
     def build(k0: float, k1: float, l: int, gamma: float = 1.0) -> Policy:  # noqa: E741 - LRBench's name
         check.rate("k0", k0)

@@ -1,4 +1,4 @@
-"""Adaptive policy of LRBench: changes the policy when the metric is on a plateau."""
+"""Adaptive policy of LRBench, which changes on a plateau of the metric."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lrbench_pl.policies._compose import Policy, Sequential
 
 @dataclass
 class PlateauPolicy:
-    """Changes to a larger policy on an early plateau of the metric, to a smaller one on a late plateau.
+    """Changes to a larger policy on an early plateau, to a smaller one on a late one.
 
     A check is an improvement if it is better than the best previous one by more than ``threshold``. After ``patience``
     consecutive checks without an improvement, outside the cooldown, the policy changes: to the next larger one before

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Policy(Protocol):
-    """A callable that maps the number of optimizer steps taken, from 0, to the learning rate of the next step."""
+    """Callable that maps the steps taken, from 0, to the rate of the next step."""
 
     def __call__(self, t: int, /) -> float:
         """Return the learning rate of step ``t``."""
@@ -16,7 +16,7 @@ class Policy(Protocol):
 
 @runtime_checkable
 class AdaptivePolicy(Protocol):
-    """A policy that also observes the validation metric.
+    """Policy that also observes the validation metric.
 
     Its state is explicit. The schedule that it applied is available as a plain policy.
     """

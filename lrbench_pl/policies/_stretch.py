@@ -11,7 +11,7 @@ from lrbench_pl.policies._fields import each, meanings, meant, require_registere
 
 
 def stretched(policy: Policy, factor: float) -> Policy:
-    """Stretch a policy in time: the result at ``factor * t`` is the rate of ``policy`` at ``t``.
+    """Stretch a policy in time: its rate at ``t`` moves to ``factor * t``.
 
     Lengths and milestones are rounded to whole steps, with at least one step each and between milestones. The n-th
     cycle or drop may therefore be off by n / 2 steps.
@@ -44,7 +44,9 @@ def stretched(policy: Policy, factor: float) -> Policy:
 
 
 def cut(policy: Policy, max_steps: int) -> Policy:
-    """Remove the parts and drops that start at ``max_steps`` or later; earlier rates do not change.
+    """Remove the parts and drops that start at ``max_steps`` or later.
+
+    Rates before ``max_steps`` do not change.
 
     Raises:
         ValueError: If ``max_steps`` is not an integer of at least 1.

@@ -1,4 +1,4 @@
-"""A planner that is brought to the state of another one."""
+"""A plan that is replayed from a journal."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def journal_of(results, **arguments):
     return journal
 
 
-def test_a_replayed_planner_continues_where_the_other_was():
+def test_a_replayed_plan_continues_where_the_other_was():
     journal = journal_of([SegmentResult(10, 0.5, losses=(1.0, 2.0))])
     again = Journal(doubling(note="in other words"))
     assert [segment.steps for segment in again.replay(journal.state_dict())] == [10, 20]
@@ -51,6 +51,6 @@ def test_ends_are_replayed_too(last, found, failure):
         ({"limit": 15}, "the plan ends before segment 2 of the checkpoint"),
     ],
 )
-def test_another_planner_is_refused(other, message):
+def test_another_plan_is_refused(other, message):
     with pytest.raises(ValueError, match=message):
         Journal(doubling(**other)).replay(journal_of([SegmentResult(10)]).state_dict())

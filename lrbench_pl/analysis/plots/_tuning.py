@@ -1,4 +1,4 @@
-"""Figure of a composition: what ``lr_policy=auto`` trained, and which part of it became the policy."""
+"""Figure of a composition: all segments, and which became the policy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SegmentInfo:
 
 @dataclass(frozen=True)
 class TuningInfo:
-    """A composition.
+    """Composition of a run.
 
     Args:
         title: Name of the run.
@@ -59,7 +59,7 @@ class TuningInfo:
 def tuning_info(
     records: Sequence[Mapping[str, Any]], title: str, target: float | None = None, monitor: str = "val/accuracy"
 ) -> TuningInfo:
-    """Read a composition from the records in ``tuning.json``, also from those with the former kind ``trunk``.
+    """Read a composition from the records in ``tuning.json``, of any version.
 
     Example:
         >>> record = {"kind": "stable", "policy_step": 0, "spent": 160, "steps": 80, "rates": [0.01, 0.2],
@@ -94,7 +94,7 @@ _STYLES = {  # name in the legend, colour and dash, by kind and whether it is pa
 
 
 def tuning_figure(info: TuningInfo) -> go.Figure:
-    """Draw the values at the ends of the segments and, below, their rates over the steps of the training."""
+    """Draw the values and, below, the rates of the segments over the steps."""
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.5, 0.5])
     for (kind, kept), (label, colour, dash) in _STYLES.items():
         segments = [segment for segment in info.segments if (segment.kind, segment.kept) == (kind, kept)]

@@ -25,7 +25,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Run in a folder, and die before batch ``dies_at``."""
+    """Run in a folder; with ``dies_at``, the process dies before that batch."""
     step, evaluate = Classifier.training_step, experiment._evaluate
     weights = {}
 
@@ -202,12 +202,12 @@ def test_the_next_checkpoint_of_a_resumed_composition_is_that_of_an_unbroken_one
 
 
 def trained(state):
-    """All that training goes by: without the counts of the validation metrics, which this module never resets."""
+    """The state of the training, without the counts of validation metrics, which this module never resets."""
     return [(path, value) for path, value in flat(state) if not any(str(name).startswith("val_") for name in path)]
 
 
 def flat(state, path=()):
-    """Names and values of all that a state holds, without its times; tensors as lists."""
+    """Names and values in a state without its times; tensors as lists."""
     if isinstance(state, (dict, list, tuple)):
         for name, part in state.items() if isinstance(state, dict) else enumerate(state):
             if name != "seconds":
@@ -226,7 +226,7 @@ def test_a_killed_range_test_keeps_its_losses(run, tmp_path):
 
 
 @pytest.mark.parametrize("knows", [True, False], ids=["recommended", "fallen-back"])
-def test_a_looked_up_policy_stays_whatever_the_database_says_by_then(run, tmp_path, knows):
+def test_a_looked_up_policy_does_not_change_with_the_database(run, tmp_path, knows):
     def learn(policy, steps):
         known = {"dataset": "digits", "model": "mlp", "optimizer": "momentum", "batch_size": 64, "max_steps": 40}
         known |= {"target": 1.0, "monitor": "val/accuracy", "status": "reached", "steps_to_target": steps}
@@ -248,7 +248,7 @@ def test_a_looked_up_policy_stays_whatever_the_database_says_by_then(run, tmp_pa
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
 
 
-def test_what_was_looked_up_cannot_be_read(run, tmp_path):
+def test_an_unreadable_looked_up_policy(run, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "lookup.json").write_text('{"policy": {"_target_": "os.system"}}')
     failed = run("a", "lr_policy=best")
@@ -260,7 +260,7 @@ def test_what_was_looked_up_cannot_be_read(run, tmp_path):
 def test_a_finished_run_is_not_repeated_and_another_is_refused(run, tmp_path):
     first = run("a")
     written = (tmp_path / "a" / "result.json").stat().st_mtime_ns
-    assert run("a", "checkpoint_every=7", "max_time=100") == first  # which change no number
+    assert run("a", "checkpoint_every=7", "max_time=100") == first  # these change no number
     other = run("a", "lr=0.01", "lr_policy=fix")
     assert other.status == "failed"
     assert "holds a run of another configuration: " in other.message
@@ -316,7 +316,7 @@ def test_only_the_last_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-200], lambda b: b"", lambda b: b[:2000] + b"?" + b[2001:]])
-def test_damage_is_seen(tmp_path, damage):
+def test_damage_is_detected(tmp_path, damage):
     checkpoints = Checkpoints(tmp_path, every=2)
     tiny_trainer(checkpoints).fit(TinyModule())
     (path,) = checkpoints.found()

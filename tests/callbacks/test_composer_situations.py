@@ -84,7 +84,7 @@ def test_a_manual_training_that_hides_its_loss_is_refused_at_its_first_step(repe
     assert module.batches_seen == 1
 
 
-def test_so_is_a_range_test_of_one():
+def test_a_manual_range_test_that_hides_its_loss_is_refused_too():
     module = Manual(returns=False)
     with pytest.raises(LRPolicyError, match="a range test needs the training loss"):
         tiny_trainer(LRRangeTest(lr=0.1, steps=10)).fit(module)
@@ -104,7 +104,7 @@ def test_segments_count_the_steps_of_the_driven_optimizer():
 
 
 @pytest.mark.parametrize("silent", [lambda batch: batch % 3 == 0, lambda batch: batch % 50 >= 45])
-def test_a_batch_without_a_loss_is_a_step_of_the_range_test_all_the_same(silent):
+def test_a_batch_without_a_loss_is_a_step_of_the_range_test_too(silent):
     composer = compose(Module(silent=silent), steps=800)
     assert [record[:3] for record in decisions(composer)][:3] == [("range", 0, 50), ("range", 0, 50), ("stable", 0, 40)]
     assert composer.verdict.status == "missed"
@@ -169,7 +169,7 @@ def test_many_that_were_avoided_are_counted_in_the_message():
     assert composer.verdict.message.endswith(f"{composer.avoided[2]}; {len(composer.avoided) - 3} more")
 
 
-def test_a_target_reached_says_what_was_avoided_before():
+def test_a_reached_target_reports_what_was_avoided():
     class Late(Module):
         def validation_step(self, batch, batch_idx):
             self.log("val/accuracy", 0.95 if self.trainer.global_step >= 60 else 0.1)

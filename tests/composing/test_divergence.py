@@ -39,20 +39,20 @@ def first_alarm(losses):
 @pytest.mark.parametrize("name", COURSES)
 @pytest.mark.parametrize("scale", [0.001, 1.0, 1024.0])
 @pytest.mark.parametrize("offset", [0.0, -5.0, 100.0])
-def test_a_course_is_judged_alike_wherever_it_lies(name, scale, offset):
+def test_detection_does_not_depend_on_level_and_scale(name, scale, offset):
     losses, diverges = COURSES[name]
     plain = first_alarm(losses)
     assert (plain is not None) is diverges
     assert first_alarm([scale * (loss + offset) for loss in losses]) == plain
 
 
-def test_noise_alone_is_seldom_a_divergence():
+def test_noise_alone_is_rarely_a_divergence():
     """The first loss may be far below the others by chance, which looks like a rise."""
     alarms = [first_alarm(course(lambda t: 0.0, steps=400, seed=seed)) is not None for seed in range(200)]
     assert sum(alarms) <= 20
 
 
-def test_going_back_forgets_all_but_the_first_loss():
+def test_a_reset_forgets_all_but_the_first_loss():
     watch = LossWatch()
     losses, _ = COURSES["explodes"]
     assert any([watch.update(loss) for loss in losses])
@@ -61,7 +61,7 @@ def test_going_back_forgets_all_but_the_first_loss():
     assert watch.state_dict()["first"] == losses[0]
 
 
-def test_a_watch_goes_on_from_its_state():
+def test_a_watch_resumes_from_its_state():
     losses = COURSES["learns and dies"][0]
     watch, again = LossWatch(), LossWatch()
     for loss in losses[:80]:
@@ -70,7 +70,7 @@ def test_a_watch_goes_on_from_its_state():
     assert [again.update(loss) for loss in losses[80:]] == [watch.update(loss) for loss in losses[80:]]
 
 
-def test_a_loss_that_is_no_number_has_diverged_and_leaves_nothing_behind():
+def test_a_non_finite_loss_is_a_divergence_and_leaves_the_state():
     watch = LossWatch()
     watch.update(1.0)
     before = watch.state_dict()
@@ -94,7 +94,7 @@ CURVES = {
 
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("offset", [-5.0, -2.3, 50.0])
-def test_a_range_test_finds_the_same_rates_wherever_the_loss_lies(name, offset):
+def test_a_range_test_does_not_depend_on_the_level_of_the_loss(name, offset):
     repeats = [course(CURVES[name], 50, 0.05, seed) for seed in (1, 2)]
     plain = analyse(RAMP, repeats)
     shifted = analyse(RAMP, [[loss + offset for loss in losses] for losses in repeats])

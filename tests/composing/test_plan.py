@@ -115,7 +115,7 @@ def test_a_restarted_training_takes_at_most_the_own_rate():
     assert peaks[1:3] == ["peak 0.1", "peak 0.05"]
 
 
-def test_a_branch_leaves_when_the_forecast_meets_the_target():
+def test_a_branch_starts_when_the_forecast_meets_the_target():
     """Averaged weights and a branch reach the same here: the first branch succeeds."""
 
     def value(t):
@@ -153,7 +153,7 @@ def test_the_tuning_budget_bounds_the_abandoned_branches():
     assert sum(segment.kind == "branch" for segment in play(Settings(tuning_budget=0.0))[0]) == 1
 
 
-def test_the_best_comes_back_when_the_last_is_worse():
+def test_the_best_is_restored_when_the_last_is_worse():
     segments, _, found = play(Settings(), value=lambda t: -abs(t - 300))
     assert segments[-1].restore == "best"
     assert found.best == max(
@@ -211,7 +211,7 @@ def test_losses_that_never_rise_show_no_upper_limit():
 
 
 def test_a_range_test_without_learning_moves_the_peak_halfway_to_the_own_rate():
-    ramp = RateRamp(1e-5, 0.1, 50)  # round the own rate of 0.001
+    ramp = RateRamp(1e-5, 0.1, 50)  # around the own rate of 0.001
     plateau = [2.3 - 0.001 * min(t, 40) + 0.02 * (-1) ** t for t in range(50)]
     steep = [2.3 - 0.05 * min(t, 40) + 0.8 * max(0, t - 40) for t in range(50)]
     assert analyse(ramp, [steep]).peak > 0.01

@@ -1,4 +1,4 @@
-"""Rates worked out by hand from the formulas: at, before and after every boundary."""
+"""Rates computed by hand from the formulas, before, at and after every boundary."""
 
 import math
 

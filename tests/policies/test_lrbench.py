@@ -1,4 +1,4 @@
-"""LRBench's 34 names, read as the direct constructors."""
+"""LRBench's 34 names against the direct constructors."""
 
 import math
 
@@ -45,7 +45,7 @@ for family, (wave, period, phase) in WAVES.items():
     DIRECT[family + "EXP"] = ({**K, "gamma": 0.9}, Cyclic(0.1, 0.6, period, wave, "exponential", 0.9, phase))
 
 
-def test_all_34_are_here():
+def test_all_34_are_present():
     assert len(LRBENCH_POLICIES) == 34
     assert set(DIRECT) == set(LRBENCH_POLICIES)
 
@@ -57,7 +57,7 @@ def test_each_equals_the_direct_constructor(name):
 
 
 def published(name: str, t: int, l: int, gamma: float) -> float:  # noqa: E741 - LRBench's name
-    """g(t) of the wave families, from the paper's formulas; only right away from restarts."""
+    """g(t) of the wave families from the paper's formulas; not valid at the restarts."""
     family = name.removesuffix("EXP").removesuffix("2")
     ahead = t + l if family[0] == "D" else t
     teeth = 1 - t / l % 1
@@ -126,6 +126,6 @@ def test_a_list_is_a_composite():
         ),
     ],
 )
-def test_a_mistake_is_named(parameters, boundaries, message):
+def test_an_invalid_parameter_is_named(parameters, boundaries, message):
     with pytest.raises(ValueError, match=message):
         from_lrbench(parameters, boundaries)

@@ -31,7 +31,7 @@ from lrbench_pl.runs.build import Parts, build
 from lrbench_pl.runs.config import in_sweep, is_shown_by_launcher, register_resolvers
 from lrbench_pl.runs.describe import describe, describe_parts, headline, identity, judge, peak_found
 from lrbench_pl.runs.exits import EXIT_FAILED, EXIT_STOPPED, exit_code
-from lrbench_pl.runs.folder import FINISHED, ChangedConfigurationError, claim, note
+from lrbench_pl.runs.folder import FINISHED, ChangedConfigurationError, add_note, hold_folder
 from lrbench_pl.runs.loggers import close_logger, open_loggers, quiet_lightning
 from lrbench_pl.runs.options import check_knobs, one_line, remarks
 from lrbench_pl.runs.processes import is_first_process, one_job
@@ -100,7 +100,7 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
         if not is_first_process():  # the first one holds the folder for all
             return _Training(cfg, output, row, heard).run()
         try:
-            with claim(output, str(row["run_id"]), identity(cfg)) as finished, _processes(cfg, output):
+            with hold_folder(output, str(row["run_id"]), identity(cfg)) as finished, _processes(cfg, output):
                 return _Training(cfg, output, row, heard).run() if finished is None else finished
         except ChangedConfigurationError as error:
             return RunResult.from_dict({**row, "status": "failed", "message": one_line(error)})
@@ -296,7 +296,7 @@ _TESTED = {
 
 def _note(output: Path, text: str) -> None:
     if is_first_process():
-        note(output, text)
+        add_note(output, text)
 
 
 def _finish(output: Path, row: Mapping[str, Any]) -> RunResult:

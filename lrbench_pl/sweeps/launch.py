@@ -27,12 +27,12 @@ from lrbench_pl.runs.config import register_resolvers
 from lrbench_pl.runs.describe import describe, identity, run_id
 from lrbench_pl.runs.exits import note_end
 from lrbench_pl.runs.folder import (
-    LOCK_FILE,
+    RECORD_FILE,
     ChangedConfigurationError,
     Record,
-    finished_row,
-    refuse_other,
-    row_of,
+    finished_result,
+    check_same_run,
+    read_result,
     state_of,
 )
 from lrbench_pl.runs.options import one_line, remarks
@@ -184,7 +184,7 @@ class SweepLauncher:
         register_resolvers()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         jobs = self._jobs(job_overrides, initial_job_idx)
-        rows = {job.number: row for job in jobs if (row := finished_row(job.folder, job.run_id or "")) is not None}
+        rows = {job.number: row for job in jobs if (row := finished_result(job.folder, job.run_id or "")) is not None}
         waiting = [job for job in jobs if job.number not in rows]
         tasks = [(job, self._task(job)) for job in waiting]
         _say_remarks(waiting)
@@ -259,7 +259,7 @@ class SweepLauncher:
                 elif job.run_id is not None:
                     HydraConfig.instance().set_config(job.config)
                     try:
-                        refuse_other(folder, job.run_id, identity(job.task_config))
+                        check_same_run(folder, job.run_id, identity(job.task_config))
                     except ChangedConfigurationError as error:
                         refused.append(str(error))
             taken.add(folder)
@@ -278,9 +278,9 @@ def job_folder(config: DictConfig) -> Path:
 def _runs_in(sweep: Path) -> dict[str, list[Path]]:
     """Which configurations were begun below a folder, and where."""
     there: dict[str, list[Path]] = {}
-    for path in sorted(sweep.absolute().glob(f"*/{LOCK_FILE}")):
+    for path in sorted(sweep.absolute().glob(f"*/{RECORD_FILE}")):
         folder = path.parent
-        begun = Record.read(folder) or row_of(folder)
+        begun = Record.read(folder) or read_result(folder)
         if begun is not None:
             there.setdefault(begun.run_id, []).append(folder)
     return there
@@ -332,7 +332,7 @@ def _say_remarks(jobs: Sequence[Job]) -> None:
 
 def _row_after(job: Job, outcome: Outcome) -> tuple[RunResult, bool]:
     """The row of a job that has ended, and whether it is in its folder."""
-    row = row_of(job.folder)
+    row = read_result(job.folder)
     if row is not None:
         return row, True
     if isinstance(outcome, JobReturn):

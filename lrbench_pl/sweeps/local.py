@@ -48,7 +48,7 @@ def in_workers(
     Raises:
         ValueError: If an argument is out of its range.
     """
-    from joblib.externals.loky.process_executor import ProcessPoolExecutor
+    from loky.process_executor import ProcessPoolExecutor
 
     slots = slots_for(tasks[0][0], n_jobs, jobs_per_gpu)
     waiting = deque(tasks)
@@ -98,7 +98,7 @@ def slots_for(job: Job, n_jobs: int | None, jobs_per_gpu: int) -> list[dict[str,
     Raises:
         ValueError: If an argument is out of its range.
     """
-    from joblib import cpu_count
+    from loky import cpu_count
 
     if n_jobs == 0 or (n_jobs is not None and n_jobs < -1):
         raise ValueError(f"hydra.launcher.n_jobs must be at least 1, or -1 or null for all, got {n_jobs}")

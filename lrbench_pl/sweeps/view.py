@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrbench_pl.runs.describe import headline, label
-from lrbench_pl.runs.folder import Record, State, row_of, state_of
+from lrbench_pl.runs.folder import Record, State, read_result, state_of
 from lrbench_pl.runs.result import RunResult
 from lrbench_pl.words import counted, is_accuracy, metric_name, metric_value
 
@@ -63,7 +63,7 @@ def look(folders: Sequence[Path], known: Glance | None = None) -> Glance:
             seen.states[folder], seen.rows[folder] = "finished", known.rows[folder]
             continue
         seen.states[folder] = state_of(folder)
-        row = row_of(folder)
+        row = read_result(folder)
         if row is not None:
             seen.rows[folder] = row
     return seen

@@ -13,7 +13,7 @@ from lrbench_pl.analysis.report import report
 from lrbench_pl.cli.verify import verify
 from lrbench_pl.files import FORMAT, NewerFormatError
 from lrbench_pl.runs.config import compose
-from lrbench_pl.runs.folder import Record, finished_row
+from lrbench_pl.runs.folder import Record, finished_result
 from lrbench_pl.runs.result import RunResult
 from lrbench_pl.runs.spec import RunSpec
 from lrbench_pl.selection.database import DatabaseError, PolicyDatabase, read_sources
@@ -99,7 +99,7 @@ def test_a_finished_run_of_an_old_sweep_is_not_run_again(old, number):
     row = RunResult.read(folder / "result.json")
     its = RunSpec.from_config(compose([f"lr_policy={row.policy}", *SHORT, f"seed={row.seed}"]))
     assert Record.read(folder).run_id == its.run_id
-    assert finished_row(folder, its.run_id) == row
+    assert finished_result(folder, its.run_id) == row
 
 
 def test_a_run_from_a_policy_file_goes_on_too(old):

@@ -23,7 +23,7 @@ def job(accelerator="auto", threads=1, devices=1):
 
 @pytest.fixture
 def four_cores(monkeypatch):
-    monkeypatch.setattr("joblib.cpu_count", lambda: 4)
+    monkeypatch.setattr("loky.cpu_count", lambda: 4)
 
 
 @pytest.mark.parametrize(

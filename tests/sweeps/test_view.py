@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from lrbench_pl.runs.folder import claim, note
+from lrbench_pl.runs.folder import add_note, hold_folder
 from lrbench_pl.runs.result import RunResult
 from lrbench_pl.sweeps.view import SweepView, in_words, look
 
@@ -27,7 +27,7 @@ def row(seed, status="missed", best=0.9):
 
 
 def fill(folder, done):
-    with claim(folder, done.run_id, {"names": {"policy": "tri"}, "seed": done.seed}):
+    with hold_folder(folder, done.run_id, {"names": {"policy": "tri"}, "seed": done.seed}):
         done.write(folder)
     return done
 
@@ -46,7 +46,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path):
     def work(view):
         view.ended(folders[1], fill(folders[1], row(1)))
         failed = fill(folders[2], row(2, "failed"))
-        note(folders[2], "going on from step=000000010.ckpt")
+        add_note(folders[2], "going on from step=000000010.ckpt")
         view.ended(folders[2], failed)
 
     text = show(folders, terminal=False, work=work)
@@ -66,7 +66,7 @@ def test_a_live_view_on_a_terminal_reads_the_folders(tmp_path, monkeypatch):
 
     def work(view):
         fill(folders[0], row(0, best=0.8))
-        with claim(folders[1], "1", {"names": {"policy": "exp"}, "seed": 7}):
+        with hold_folder(folders[1], "1", {"names": {"policy": "exp"}, "seed": 7}):
             time.sleep(1.5)
 
     text = show(folders, terminal=True, work=work)

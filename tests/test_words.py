@@ -9,8 +9,9 @@ from lrbench_pl.analysis.plots._course import _upper_range
 from lrbench_pl.analysis.ranking import rank
 from lrbench_pl.analysis.report import report
 from lrbench_pl.runs import run as experiment
-from lrbench_pl.runs.describe import describe, headline
+from lrbench_pl.runs.describe import headline
 from lrbench_pl.runs.result import RunResult
+from lrbench_pl.runs.spec import RunSpec
 from lrbench_pl.sweeps.view import SweepView
 from tests.analysis.test_ranking import write
 from tests.cli.test_cli import call
@@ -140,7 +141,7 @@ def test_a_policy_from_a_file_is_called_as_a_person_would(path, name, tmp_path):
     file = tmp_path / path
     file.parent.mkdir(parents=True)
     file.write_text("_target_: lrbench_pl.policies.Constant\nlr: 0.1\n")
-    assert describe(configure(tmp_path, f"lr_policy_file={file}"))["policy"] == name
+    assert RunSpec.from_config(configure(tmp_path, f"lr_policy_file={file}")).policy_name == name
 
 
 def test_two_policies_under_one_name_are_said(tmp_path, monkeypatch, capsys):

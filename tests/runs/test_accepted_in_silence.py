@@ -8,9 +8,9 @@ from omegaconf import OmegaConf, open_dict
 from lrbench_pl.runs import run as experiment
 from lrbench_pl.runs.build import build
 from lrbench_pl.runs.config import compose
-from lrbench_pl.runs.describe import describe
+from lrbench_pl.runs.describe import specify
 from lrbench_pl.runs.options import as_text, remarks
-from lrbench_pl.runs.result import RunResult
+from lrbench_pl.runs.result import Outcome, RunResult
 from tests.analysis.test_ranking import write
 from tests.cli.test_cli import call
 
@@ -52,9 +52,7 @@ def never_trained(monkeypatch):
     ],
 )
 def test_a_number_is_a_name_too(override, field, text):
-    row = describe(configure(override))
-    assert row[field] == text
-    RunResult.from_dict({**row, "status": "missed"})
+    assert getattr(RunResult.build(*specify(configure(override)), Outcome("missed")), field) == text
 
 
 @pytest.mark.parametrize(
@@ -62,7 +60,7 @@ def test_a_number_is_a_name_too(override, field, text):
     [
         ("study=[a,b]", r"study must be text, got \['a', 'b'\]"),
         ("study={a:1}", "study must be text, got {'a': 1}"),
-        ("names.policy=null", "field 'policy' is missing"),
+        ("names.policy=null", "names.policy must be text, got None"),
         ("names.model=[1]", "names.model must be text"),
         ("seed=4294967296", r"seed must be an integer below 2\*\*32, got 4294967296"),
         ("max_steps=9223372036854775808", "field 'max_steps' must be int"),
@@ -86,7 +84,7 @@ def test_what_only_the_data_say_is_refused_before_training(tmp_path):
     parts = build(cfg)
     parts.data.check_on = ["a", "list"]
     with pytest.raises(ValueError, match="check_on of the data must be text"):
-        experiment.describe_parts(cfg, parts)
+        experiment.specify_parts(cfg, parts, *specify(cfg))
 
 
 def test_every_text_of_a_row_is_asked_for_as_text():
@@ -243,8 +241,8 @@ def train(folder, *overrides, target="tests.workloads.builds.WithSGD", **more):
     ("overrides", "message"),
     [
         (["optimizer=adamw"], "the workload builds SGD, but optimizer=adamw is AdamW"),
-        (["optimizer=sgd", "+optimizer.momentum=0.0"], "builds SGD with momentum=0.9, but optimizer=sgd says 0.0"),
-        (["optimizer=nesterov"], "builds SGD with nesterov=False, but optimizer=nesterov says True"),
+        (["optimizer=sgd", "+optimizer.momentum=0.0"], "builds SGD with momentum=0.9, but optimizer=sgd has 0.0"),
+        (["optimizer=nesterov"], "builds SGD with nesterov=False, but optimizer=nesterov has True"),
     ],
 )
 def test_a_label_that_is_not_what_the_workload_builds_is_refused(tmp_path, overrides, message):

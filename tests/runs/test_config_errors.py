@@ -11,7 +11,7 @@ import pytest
 
 from lrbench_pl.cli import preview
 from lrbench_pl.runs.config import conf_dir, expand
-from lrbench_pl.runs.config_errors import explain, said_in_one_line
+from lrbench_pl.runs.config_errors import explain, one_line_errors
 from lrbench_pl.runs.options import UserError
 from tests.cli.test_cli import call
 
@@ -79,7 +79,7 @@ def test_a_traceback_is_there_for_those_who_ask(tmp_path):
 
 
 def test_an_error_of_ours_keeps_its_traceback_and_the_environment_is_as_before():
-    with pytest.raises(KeyError, match="a bug"), said_in_one_line():
+    with pytest.raises(KeyError, match="a bug"), one_line_errors():
         raise KeyError("a bug")
     assert "HYDRA_FULL_ERROR" not in os.environ
 
@@ -100,18 +100,18 @@ YAMLS = [
     ),
     pytest.param(
         "_target_: lrbench_pl.policies.Constant\nlr: [0.1\n",
-        "line 3: this is no YAML: expected ',' or ']', but got '<stream end>', while parsing a flow sequence that "
+        "line 3: invalid YAML: expected ',' or ']', but got '<stream end>', while parsing a flow sequence that "
         "begins in line 2; correct the file there",
         id="bracket",
     ),
     pytest.param(
         "_target_: lrbench_pl.policies.Constant\nlr: 0.1: 2\n",
-        "line 2: this is no YAML: mapping values are not allowed here; correct the file there",
+        "line 2: invalid YAML: mapping values are not allowed here; correct the file there",
         id="colon",
     ),
     pytest.param(
         "lr: 0.1\nlr: 0.2\n",
-        "line 2: this is no YAML: found duplicate key lr, while constructing a mapping that begins in line 1; "
+        "line 2: invalid YAML: found duplicate key lr, while constructing a mapping that begins in line 1; "
         "correct the file there",
         id="twice",
     ),

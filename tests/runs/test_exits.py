@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from lrbench_pl.runs.exits import ExitCode, exit_code, note_end
+from lrbench_pl.runs.exits import ExitCode, exit_code, record_status
 from tests.faults.sweeps import needs, rows, sweep
 
 SHORT = ("max_steps=20", "check_every=10", "logger=none")
@@ -31,8 +31,8 @@ def hydra_of(sweeper):
 def test_a_sweep_counts_its_own_jobs_alone(tmp_path):
     callback, config = ExitCode(), hydra_of("hydra._internal.core_plugins.basic_sweeper.BasicSweeper")
     callback.on_multirun_start(config)
-    note_end(tmp_path / "0", "failed", False)
-    note_end(tmp_path / "1", "reached", False)
+    record_status(tmp_path / "0", "failed", False)
+    record_status(tmp_path / "1", "reached", False)
     with pytest.raises(SystemExit) as left:
         callback.on_multirun_end(config)
     assert left.value.code == 1
@@ -43,7 +43,7 @@ def test_a_sweep_counts_its_own_jobs_alone(tmp_path):
 def test_a_candidate_of_a_selection_may_fail(tmp_path):
     callback, config = ExitCode(), hydra_of("hydra_plugins.lrbench_sweeper.LRBenchSweeper")
     callback.on_multirun_start(config)
-    note_end(tmp_path / "0", "failed", True)
+    record_status(tmp_path / "0", "failed", True)
     callback.on_multirun_end(config)
     callback.on_multirun_start(config)
 

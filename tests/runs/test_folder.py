@@ -10,11 +10,11 @@ import pytest
 from lrbench_pl.runs.folder import (
     ChangedConfigurationError,
     Record,
-    hold_folder,
-    differences,
-    finished_result,
     add_note,
     check_same_run,
+    differences,
+    finished_result,
+    hold_folder,
     state_of,
 )
 from lrbench_pl.runs.result import RunResult

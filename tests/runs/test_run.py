@@ -127,7 +127,7 @@ def test_ctrl_c_leaves_a_row(tmp_path, monkeypatch):
     assert RunResult.read(tmp_path / "result.json") == result
 
 
-@pytest.mark.parametrize("place", ["describe", "instantiate"])
+@pytest.mark.parametrize("place", ["specify", "instantiate"])
 def test_ctrl_c_that_a_library_turns_into_an_error_of_its_own_is_ctrl_c(tmp_path, monkeypatch, place):
     def swallow(*arguments, **options):
         try:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from lrbench_pl.runs.writable import refuse_unwritable
+from lrbench_pl.runs.writable import check_writable
 from lrbench_pl.sweeps.local import slots_for, visible_gpus
 from tests.faults.sweeps import ENVIRONMENT, numbers, rows, sweep
 
@@ -60,7 +60,7 @@ def test_slots_of_trainings_on_two_devices(monkeypatch, four_cores, gpus, thread
 
 def test_too_few_gpus_are_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with pytest.raises(ValueError, match=r"trainer\.devices=2 needs as many GPUs, there are 1"):
+    with pytest.raises(ValueError, match=r"trainer\.devices=2 needs as many GPUs, found 1"):
         slots_for(job(devices=2), None, 1)
 
 
@@ -152,7 +152,7 @@ def test_a_sweep_that_grows_keeps_what_is_done_and_a_changed_one_is_refused(tmp_
 def test_a_folder_that_cannot_be_made_ends_the_program(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as ended:
-        refuse_unwritable(tmp_path / "file" / "sweep")
+        check_writable(tmp_path / "file" / "sweep")
     assert ended.value.code == 1
     assert capsys.readouterr().err == f"cannot write into {tmp_path}/file/sweep: Not a directory\n"
 

@@ -13,15 +13,21 @@ FORMAT = 2  # of results, records of runs, checkpoints and databases; absent mea
 
 
 class ResultError(ValueError):
-    """A ``result.json`` is not a valid result; the message says which file and why."""
+    """Raised for a ``result.json`` that is not a valid result.
+
+    The message names the file and the reason.
+    """
 
 
 class NewerFormatError(ResultError):
-    """A later version of this package wrote the file; the message says which version reads it."""
+    """Raised for a file of a later version of this package.
+
+    The message names the version that reads it.
+    """
 
 
 def write_atomically(path: str | Path, text: str) -> Path:
-    """Write ``text`` to ``path`` atomically, through a temporary file in the same folder.
+    """Write a text file atomically, through a temporary file in the same folder.
 
     Example:
         >>> import tempfile

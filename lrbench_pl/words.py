@@ -63,7 +63,7 @@ def metric_title(monitor: str | None) -> str:
 
 
 def metric_value(monitor: str | None, value: float, digits: int = 3) -> str:
-    """Format a value of the monitor: accuracies with fixed decimals, others with significant digits.
+    """Format a value of the monitor: accuracies with decimals, others with digits.
 
     Example:
         >>> metric_value("val/accuracy", 0.9), metric_value("val/loss", 0.0475), metric_value("val/perplexity", 35.2)
@@ -73,7 +73,9 @@ def metric_value(monitor: str | None, value: float, digits: int = 3) -> str:
 
 
 def policy_file_name(path: str | Path) -> str:
-    """Return the name of a policy from its file: the stem or, for the ``policy.yaml`` of a run, the folder.
+    """Return the name of a policy from its file.
+
+    It is the stem of the file or, for the ``policy.yaml`` of a run, the folder.
 
     The name of a folder that is only a number or a time includes the folder above.
 

@@ -80,7 +80,7 @@ def _build_trainer(
     loggers: Sequence[Logger],
     output: Path | None,
 ) -> pl.Trainer:
-    """Build the Trainer, whose progress bar and own callbacks stand between the given ones."""
+    """Build the Trainer with callbacks in order: ``first``, progress, ``last``, own."""
     quiet = sys.stdout.isatty() and in_sweep() and is_shown_by_launcher()  # the sweep shows a view instead
     quiet = quiet or cfg.trainer.get("enable_progress_bar") is False
     kept = OmegaConf.masked_copy(cfg.trainer, [str(key) for key in cfg.trainer if key != "callbacks"])
@@ -110,7 +110,7 @@ _SET_BY_RUN = {
 
 
 def _check_trainer_keys(cfg: DictConfig) -> None:
-    """Refuse keys of ``trainer`` that the run sets itself, or that would end it before its budget."""
+    """Refuse keys of ``trainer`` that the run sets itself or that contradict it."""
     for name, instead in _SET_BY_RUN.items():
         if cfg.trainer.get(name) is not None:
             raise UserError(f"trainer.{name} is set by the run, got {cfg.trainer[name]!r}; use {instead} instead")
@@ -122,7 +122,7 @@ def _check_trainer_keys(cfg: DictConfig) -> None:
 
 
 def _own_callbacks(cfg: DictConfig) -> list[Any]:
-    """Instantiate ``trainer.callbacks``: one callback, a list of them, or a mapping from names."""
+    """Instantiate ``trainer.callbacks``: one, a list, or a mapping from names."""
     callbacks = instantiate(cfg.trainer.get("callbacks"), _convert_="all") or []
     if isinstance(callbacks, dict):
         callbacks = list(callbacks.values())
@@ -135,7 +135,7 @@ def _own_callbacks(cfg: DictConfig) -> list[Any]:
 
 
 class OptimizerNameCheck(pl.Callback):
-    """Refuse a workload that builds another optimizer than the one named in the result.
+    """Refuse a workload whose optimizer differs from the one named in the result.
 
     Args:
         cfg: The configuration; a name given as ``names.optimizer`` is not checked.
@@ -171,7 +171,7 @@ class OptimizerNameCheck(pl.Callback):
 
 
 def _num_classes(cfg: DictConfig, data: pl.LightningDataModule) -> int:
-    """Return the number of classes, from the data module or else from the model's configuration."""
+    """Return the number of classes, from the data module or the configuration."""
     for found in (getattr(data, "num_classes", None), OmegaConf.select(cfg, "model.num_classes")):
         if found is not None:
             return int(found)
@@ -179,7 +179,10 @@ def _num_classes(cfg: DictConfig, data: pl.LightningDataModule) -> int:
 
 
 def build_verifier(cfg: DictConfig, output: Path | None = None) -> LRPolicyCallback:
-    """Build the callback that applies the configured policy; some choices of ``lr_policy`` are callbacks themselves."""
+    """Build the callback that applies the configured policy.
+
+    Some choices of ``lr_policy``, such as ``auto``, are callbacks themselves.
+    """
     target = {
         "target": cfg.target,
         "monitor": cfg.monitor,

@@ -28,7 +28,7 @@ _LOOK_UP = "lrbench_pl.selection.best.best"
 
 
 def steps(fraction: float, *, _root_: Any) -> int:
-    """Resolve ``${steps:0.5}``: a fraction of the budget ``max_steps``, rounded, at least 1 step."""
+    """Resolve ``${steps:0.5}``: a fraction of ``max_steps``, at least 1 step."""
     return max(1, round(float(fraction) * int(_root_.max_steps)))
 
 
@@ -38,7 +38,7 @@ def rate(fraction: float, *, _root_: Any) -> float:
 
 
 def decay(rest: float, *, _root_: Any) -> float:
-    """Resolve ``${decay:0.01}``: the factor per step that leaves the fraction ``rest`` after the budget."""
+    """Resolve ``${decay:0.01}``: the factor per step that leaves 0.01 at the end."""
     if not 0 < float(rest) <= 1:
         raise ValueError(f"decay must leave a fraction in (0, 1] of the rate, got {rest}")
     return math.exp(math.log(float(rest)) / int(_root_.max_steps))
@@ -50,12 +50,14 @@ def behind(fraction: float, *, _root_: Any) -> int:
 
 
 def per_budget(number: float, *, _root_: Any) -> float:
-    """Resolve ``${per_budget:2.0}``: the quantity per step that adds up to ``number`` over the budget."""
+    """Resolve ``${per_budget:2.0}``: the amount per step that sums to 2."""
     return float(number) / int(_root_.max_steps)
 
 
 def register_resolvers() -> None:
-    """Register the resolvers ``${steps:}``, ``${rate:}``, ``${decay:}``, … with OmegaConf; idempotent.
+    """Register the resolvers ``${steps:}``, ``${rate:}``, … with OmegaConf.
+
+    It may be called repeatedly.
 
     Example:
         >>> register_resolvers()
@@ -68,7 +70,7 @@ def register_resolvers() -> None:
 
 
 def use_own_launchers() -> None:
-    """Let ``hydra/launcher=NAME`` select ``conf/hydra/launcher/lrbench_NAME.yaml`` in this program.
+    """Let ``hydra/launcher=NAME`` select our launcher of that name.
 
     Hydra and its plugins have launchers with the same short names. The files have longer ones, so that a project which
     uses our configuration groups keeps its own launchers and can select ours as well.
@@ -83,7 +85,9 @@ def use_own_launchers() -> None:
 
 
 def conf_dir() -> Path:
-    """Return the folder of the configuration groups: ``conf/`` in a checkout, ``lrbench_pl/conf`` when installed.
+    """Return the folder of the configuration groups.
+
+    It is ``conf/`` in a checkout and ``lrbench_pl/conf`` in an installation.
 
     Raises:
         FileNotFoundError: If the package was installed without it.
@@ -158,7 +162,7 @@ def quoted(text: str) -> str:
 
 
 def program_options(hydra: Mapping[str, Any]) -> list[str]:
-    """Return the options of a command line that select the sources of its configuration.
+    """Return the command-line options that select the sources of a configuration.
 
     Args:
         hydra: The node ``hydra``, composed or as stored in ``.hydra/hydra.yaml``.
@@ -233,7 +237,7 @@ def build_data(cfg: DictConfig) -> Any:
 
 
 def read_policy(path: str | Path) -> Policy:
-    """Read a policy from a ``policy.yaml``, which may name registered policy types only.
+    """Read a policy from a ``policy.yaml``; it may name registered types only.
 
     Raises:
         UserError: If the file is missing, is not a YAML mapping or names another type.

@@ -27,7 +27,7 @@ _MOST_SUGGESTIONS = 3
 
 
 def explain(error: BaseException) -> str | None:
-    """Explain an error in one line; return None if it is not an error of a configuration.
+    """Explain an error of a configuration in one line; None for any other error.
 
     Example:
         >>> explain(UserError("lr must be a number"))
@@ -57,7 +57,9 @@ def explain(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print an error in the configuration as one line and exit with code 1; wraps a Hydra program.
+    """Print an error in the configuration as one line and exit with code 1.
+
+    The context contains a Hydra program.
 
     ``HYDRA_FULL_ERROR=1`` shows the traceback, as usual.
     """
@@ -141,7 +143,7 @@ def _of_choice(error: MissingConfigException) -> str:
 
 
 def _of_key(error: BaseException, missing: OmegaConfBaseException) -> str | None:
-    """Explain a key of the command line that the configuration does not have; None for a key from elsewhere."""
+    """Explain an unknown key of the command line; None for a key from elsewhere."""
     found = (re.search(r"Could not override '([^']+)'", str(each)) for each in _chain(error))
     if (override := next(filter(None, found), None)) is None:
         return None

@@ -27,7 +27,7 @@ _MONITOR = "val/accuracy"  # of a result that does not know its monitor
 
 
 def run_id(cfg: DictConfig) -> str:
-    """Return the hash of everything in a configuration that can change the numbers of its run."""
+    """Return the hash of all settings that can change the numbers of a run."""
     return RunSpec.from_config(cfg).run_id
 
 
@@ -37,7 +37,7 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
 
 
 def plain_config(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict[str, Any]:
-    """Return a configuration as plain data, without the parts that a workload of the user's own replaces."""
+    """Return a configuration as plain data, without parts that a workload replaces."""
     without += ("model", "optimizer") if cfg.workload is not None else ()
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in without])
     kept._set_parent(cfg)  # so that references to the parts left out still resolve
@@ -45,7 +45,7 @@ def plain_config(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict
 
 
 def specify(cfg: DictConfig) -> tuple[RunSpec, Setup]:
-    """Return the specification of a run, and its setup as far as the configuration tells.
+    """Return specification and setup of a run, as far as its configuration tells.
 
     Raises:
         UserError: If a value cannot be stored in a result.
@@ -56,7 +56,7 @@ def specify(cfg: DictConfig) -> tuple[RunSpec, Setup]:
 
 
 def specify_parts(cfg: DictConfig, parts: Parts, spec: RunSpec, setup: Setup) -> tuple[RunSpec, Setup]:
-    """Complete the specification and the setup of a run with what its built parts tell.
+    """Complete specification and setup of a run with what its parts tell.
 
     Raises:
         UserError: If a value cannot be stored in a result.
@@ -79,7 +79,7 @@ def specify_parts(cfg: DictConfig, parts: Parts, spec: RunSpec, setup: Setup) ->
 
 
 def _checked(spec: RunSpec, setup: Setup) -> tuple[RunSpec, Setup]:
-    """Check that a result can hold the values; otherwise the training would be lost at its end."""
+    """Check that a result can hold the values, before the training is spent."""
     try:
         RunResult.build(spec, setup, Outcome("missed"))
     except ResultError as error:
@@ -123,7 +123,7 @@ def headline(result: RunResult, with_seed: bool = False) -> str:
 
 
 def peak_found(verifier: LRPolicyCallback, lr: float, steps: int) -> float | None:
-    """Return the peak rate that a composition found; None for a given policy, or if the peak is ``lr``.
+    """Return the peak rate that a composition found; None if it was given.
 
     Args:
         verifier: The callback that applied the policy.

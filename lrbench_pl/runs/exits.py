@@ -19,7 +19,7 @@ _statuses: dict[Path, tuple[Status, bool]] = {}
 
 
 def exit_code(runs: Iterable[tuple[Status, bool]]) -> int:
-    """Return the exit code of runs, given as pairs of status and whether the target was required.
+    """Return the exit code of runs, given as pairs (status, target required).
 
     Example:
         >>> exit_code([("reached", True), ("missed", False)])

@@ -23,7 +23,7 @@ from lrbench_pl.runs.spec import RunSpec, readable
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
 FINISHED = ("reached", "missed", "diverged")  # final; a failed or stopped run is resumed by the same command
-State = Literal["missing", "running", "begun", "finished", "failed", "stopped"]
+State = Literal["missing", "running", "unfinished", "finished", "failed", "stopped"]
 
 _BRIEF_S = 0.5  # reading a state takes the lock for a moment, which is not worth a warning
 
@@ -31,7 +31,10 @@ log = logging.getLogger(__name__)
 
 
 class ChangedConfigurationError(ValueError):
-    """The folder holds a run of another configuration; the message names the differences."""
+    """Raised for a folder that holds a run of another configuration.
+
+    The message names the differences.
+    """
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Record:
 
 
 def _stored_policy(folder: Path) -> dict[str, Any] | None:
-    """Return the policy in ``policy.yaml`` of a folder; None if there is no readable one."""
+    """Read ``policy.yaml`` in a folder; return None if there is no readable one."""
     from lrbench_pl.runs.config import read_policy
 
     try:
@@ -106,13 +109,13 @@ def finished_result(folder: Path, run_id: str) -> RunResult | None:
 
 
 def state_of(folder: Path) -> State:
-    """Return the state of the run in a folder; ``begun`` has no result and no live process, such as a killed run."""
+    """Return the state of a run; ``unfinished``: no result and no live process."""
     result = read_result(folder)
     if result is not None:
         return "finished" if result.status in FINISHED else result.status  # type: ignore[return-value]
     if not (folder / RECORD_FILE).exists():
         return "missing"
-    return "running" if _is_locked(folder) else "begun"
+    return "running" if _is_locked(folder) else "unfinished"
 
 
 def check_same_run(folder: Path, run_id: str, configuration: Mapping[str, Any]) -> None:
@@ -139,7 +142,7 @@ def check_same_run(folder: Path, run_id: str, configuration: Mapping[str, Any]) 
 
 
 def _check_comparable(folder: Path) -> None:
-    """Refuse a folder whose files are from a version that this one cannot compare with."""
+    """Refuse a folder of a version that this one cannot compare with."""
     for name in (RECORD_FILE, RESULT_FILE):
         try:
             stored = json.loads((folder / name).read_text(encoding="utf-8"))
@@ -211,7 +214,7 @@ def hold_folder(folder: Path, run_id: str, configuration: Mapping[str, Any]) -> 
 
 
 def add_note(folder: Path, text: str) -> None:
-    """Append a note to the record of a run, where the view of the sweep finds it, and log it."""
+    """Log a note and append it to the record of the run, for the view of the sweep."""
     log.warning("%s", text)
     record = Record.read(folder)
     if record is not None:
@@ -224,7 +227,10 @@ def _lock(folder: Path) -> FileLock:
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:
-    """Acquire the lock, with a warning if that takes time; go without one where the file system has no locks."""
+    """Acquire the lock, with a warning if that takes time.
+
+    On a file system without locks the run goes without.
+    """
     try:
         try:
             lock.acquire(timeout=_BRIEF_S)

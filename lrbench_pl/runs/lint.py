@@ -71,7 +71,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Part:
-    """A plain part of a policy and the steps [start, end) in which it runs; it never runs if end <= start."""
+    """A plain part of a policy and its steps [start, end), which may be empty."""
 
     policy: Any
     start: int
@@ -178,7 +178,7 @@ def _never_adapts(plan: TrainingPlan) -> Iterator[Finding]:
 
 
 def _horizon(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
-    """Find a decay that ends long before or after the budget, or a cycle that the budget cuts."""
+    """Find a decay that misses the end of the budget, or a cycle that it cuts."""
     yield from _decay_horizon(plan, rates, _last(parts))
     if rates[-1] > END * max(rates):
         yield from _cut_cycle(plan, rates, _last(parts))
@@ -251,7 +251,7 @@ def _rises(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Part]) -
 
 
 def _jump(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
-    """Find jumps by a factor of more than 10: up to a new maximum, or down from one level to the next."""
+    """Find jumps by a factor above 10, up to a new maximum or down to a level."""
     ran = [part for part in parts if part.end > part.start]
     for before, after in itertools.pairwise(ran):
         yield from _jump_between(before, after, rates)
@@ -390,7 +390,7 @@ _RULES: tuple[_Rule, ...] = (_never_runs, _dies, _horizon, _rises, _end, _jump, 
 
 
 def _parts(policy: Any, start: int, end: int) -> Iterator[_Part]:
-    """Iterate over the plain parts of a policy with their steps; those never reached have none."""
+    """Iterate over the plain parts of a policy; those never reached have no steps."""
     composite = False
     for begins, ends, part in turns(policy):
         composite = True
@@ -408,7 +408,7 @@ def _share(rate: float, rates: Sequence[float]) -> str:
 
 
 def _cycles(policy: Policy, period: int, length: int) -> tuple[int, int, bool]:
-    """Return whole cycles in ``length`` steps, steps of the next one, and whether cycles start at their top.
+    """Return the cycles in ``length`` steps, the rest, and whether they restart.
 
     A cycle ends at its lowest rate.
     """

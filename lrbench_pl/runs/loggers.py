@@ -20,7 +20,7 @@ from lrbench_pl.runs.result import RunResult
 
 
 def open_loggers(loggers: Iterable[Logger], cfg: DictConfig, output: Path) -> None:
-    """Pass configuration, name and group of the run to loggers with a method ``open_with``."""
+    """Pass configuration, name and group to loggers that have ``open_with``."""
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     group = as_text("study", cfg.study) or ("/".join(output.resolve().parts[-3:-1]) if in_sweep else None)
     for logger in loggers:
@@ -38,7 +38,10 @@ def close_logger(logger: Logger, result: RunResult) -> None:
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's messages about hardware and loaders, which it repeats for every run of a sweep."""
+    """Silence Lightning's messages about hardware and loaders.
+
+    It would repeat them for every run of a sweep.
+    """
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -31,7 +31,7 @@ _CALLBACKS = ("lrbench_pl.callbacks.", "lrbench_pl.selection.best.")  # choices 
 
 
 class UserError(ValueError):
-    """Input that cannot be run as given; its message is one line for the user."""
+    """Raised for invalid input of the user; the message is one line."""
 
 
 # Smallest values of keys that are whole numbers.
@@ -145,7 +145,7 @@ def as_text(name: str, value: object) -> str | None:
 
 
 def remarks(cfg: DictConfig, given: Sequence[str] = ()) -> list[str]:
-    """Find settings that are accepted but have no effect, and steps that are never checked; one line each.
+    """Find settings without effect and steps that are never checked, a line each.
 
     Args:
         cfg: The configuration, with references unresolved.
@@ -155,7 +155,7 @@ def remarks(cfg: DictConfig, given: Sequence[str] = ()) -> list[str]:
 
 
 def is_callback(lr_policy: Mapping[str, Any]) -> bool:
-    """Return whether a choice of the group ``lr_policy`` is a callback, such as ``auto``, and not a policy.
+    """Return whether a choice of ``lr_policy`` is a callback, such as ``auto``.
 
     Example:
         >>> is_callback({"_target_": "lrbench_pl.callbacks.composer.LRPolicyComposer"})
@@ -259,7 +259,7 @@ def check_milestones(policy: object, max_steps: int) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    r"""Return the message of an error in one line; of Hydra's wrapper the cause, with the key.
+    r"""Return the message of an error in one line, without Hydra's wrapper.
 
     Example:
         >>> one_line(ValueError("first line\n  second"))

@@ -89,7 +89,9 @@ class Setup:
 
 @dataclass(frozen=True)
 class RunResult:
-    """The result of one run. A missing value is ``None``, never 0 or -1; accuracies lie in [0, 1].
+    """The result of one run.
+
+    A missing value is ``None``, never 0 or -1; accuracies lie in [0, 1].
 
     Args:
         run_id: Hash of the specification; runs with one id are the same experiment.
@@ -254,7 +256,7 @@ class RunResult:
 
 
 def read_fields(path: str | Path) -> dict[str, Any]:
-    """Read the fields of a ``result.json`` as plain data, which is faster than :meth:`RunResult.read` for many files.
+    """Read the fields of a ``result.json`` as plain data; fast for many files.
 
     Raises:
         ResultError: If it is not a complete, valid result; the message begins with the path.
@@ -325,7 +327,7 @@ def _check_status(status: str, steps_to_target: int | None) -> None:
 
 
 def _type_of_field(annotation: Any) -> type:
-    """Return the type of a field's values other than None, as JSON has it: str, int, float or dict.
+    """Return the type of a field without None: str, int, float or dict.
 
     Example:
         >>> _type_of_field(float | None), _type_of_field(dict[str, str]), _type_of_field(Literal["max", "min"])
@@ -346,14 +348,14 @@ FIELD_TYPES: Mapping[str, type] = {name: _type_of_field(hint) for name, hint in 
 
 
 def stored_settings(folder: str | Path) -> dict[str, Any] | None:
-    """Return the settings of a run of format 1, from the configuration in its ``run.json``; None if unknown."""
+    """Return the settings of a run of format 1, from its ``run.json``, or None."""
     text = read_settings(str(folder))
     found: dict[str, Any] | None = None if text is None else json.loads(text)
     return found
 
 
 def read_settings(folder: str) -> str | None:
-    """Return :func:`stored_settings` as JSON text, cached for runs that differ only in their seeds."""
+    """Return :func:`stored_settings` as JSON text, cached for all seeds."""
     try:
         with open(os.path.join(folder, "run.json"), encoding="utf-8") as file:
             text = file.read()

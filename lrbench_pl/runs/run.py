@@ -47,7 +47,7 @@ register_resolvers()
 
 
 def main(cfg: DictConfig) -> float | None:
-    """Run one job of Hydra: train, print the headline, exit with the code of the result.
+    """Run one job of Hydra: train, print the headline, exit with the right code.
 
     In a sweep a failed job does not exit, so that the next ones run.
 
@@ -74,11 +74,11 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def run(cfg: DictConfig, output: Path) -> RunResult:
-    """Train once and write ``result.json``, ``metrics.csv`` and ``policy.yaml`` into ``output``.
+    """Train one run and write its result, history and policy.
 
-    There is always a result: an error gives the status ``failed``, an interruption ``stopped``. A folder with a final
-    result of the same configuration is not trained again; a run that was killed, failed or was stopped resumes from its
-    last checkpoint.
+    The files in ``output`` are ``result.json``, ``metrics.csv`` and ``policy.yaml``. There is always a result: an error
+    gives the status ``failed``, an interruption ``stopped``. A folder with a final result of the same configuration is
+    not trained again; a run that was killed, failed or was stopped resumes from its last checkpoint.
 
     Args:
         cfg: The configuration composed by Hydra.
@@ -205,7 +205,7 @@ class _Training:
         return self._parts
 
     def _fit(self, parts: Parts) -> Parts:
-        """Fit from the newest usable checkpoint, or from the start; return the parts that were fitted."""
+        """Fit from the newest usable checkpoint or the start; return the fitted parts."""
         checkpoints = list(parts.checkpoints.found())
         for checkpoint in checkpoints:
             try:
@@ -276,7 +276,7 @@ _warned: set[str] = set()
 
 
 def _evaluate(parts: Parts) -> dict[str, Any]:
-    """Evaluate the final weights on the test set, once, and on a fixed part of the training set."""
+    """Evaluate the final weights on the test set and a part of the training set."""
     module, data, trainer = parts.module, parts.data, parts.trainer
     if parts.verifier.verdict.status in ("diverged", "stopped"):
         return {}
@@ -313,7 +313,7 @@ def _write(result: RunResult, output: Path) -> RunResult:
 
 
 def _write_policy(cfg: DictConfig, verifier: LRPolicyCallback, output: Path) -> None:
-    """Write ``policy.yaml``, which ``lr_policy_file=`` reads; of an adaptive policy the schedule that was applied."""
+    """Write ``policy.yaml``; of an adaptive policy the schedule that was applied."""
     policy = verifier.policy
     if isinstance(policy, AdaptivePolicy):
         policy = cut(policy.realised(), cfg.max_steps)  # a change at the last check would never run

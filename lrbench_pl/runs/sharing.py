@@ -54,7 +54,7 @@ class Pool:
         return cls(sweep / ".equal" / hashlib.sha256(text.encode()).hexdigest()[:16])
 
     def take(self, output: Path) -> Outcome | None:
-        """Return the outcome of the finished run and copy its history to ``output``; None if there is none."""
+        """Return the outcome of the finished run, or None; copy its history."""
         try:
             folder = self.marker.parent.parent / self.marker.read_text(encoding="utf-8")
             twin = RunResult.read(folder / RESULT_FILE)
@@ -67,7 +67,7 @@ class Pool:
         return replace(twin.outcome, shared_with=twin.run_id)
 
     def offer(self, result: RunResult, output: Path) -> None:
-        """Enter a run into the pool if it is finished, not a copy, and below the folder of the sweep."""
+        """Enter a run into the pool if it is finished, no copy and part of the sweep."""
         if result.status in FINISHED and result.shared_with is None:
             sweep = self.marker.parent.parent
             if output.resolve().is_relative_to(sweep.resolve()):

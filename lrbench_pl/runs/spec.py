@@ -41,7 +41,7 @@ _OF_TRAINER = ("accelerator", "default_root_dir", "log_every_n_steps", "logger",
 
 @dataclass(frozen=True)
 class Task:
-    """The question that a run answers; runs are comparable exactly if their tasks are equal.
+    """The question that a run answers; runs with equal tasks are comparable.
 
     Args:
         dataset: Name of the data set.
@@ -138,7 +138,7 @@ class RunSpec:
 
     @classmethod
     def from_format_1(cls, configuration: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> RunSpec:
-        """Build the specification from the resolved configuration that ``run.json`` held in format 1.
+        """Build the specification from the configuration in a ``run.json`` of format 1.
 
         Args:
             configuration: The configuration.
@@ -245,7 +245,7 @@ class RunSpec:
 
 
 def readable(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a stored specification to the keys of the configuration, to show how two of them differ.
+    """Flatten a stored specification to keys of the configuration, for messages.
 
     Example:
         >>> readable({"task": {"target": 0.9, "settings": {"model.depth": 20}}, "policy_name": "tri", "seed": 0})
@@ -305,7 +305,7 @@ def of_task(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def canonical(value: Any) -> str:
-    """Serialize plain data so that equal data give equal text: keys sorted, 1.0 written as 1.
+    """Serialize plain data to canonical text: keys sorted, 1.0 written as 1.
 
     Example:
         >>> canonical({"b": 0.0, "a": [1.5]})
@@ -404,7 +404,7 @@ def _policy_name(name: Any, path: Any) -> str:
 
 
 def _resolved(cfg: DictConfig, **changed: Any) -> dict[str, Any]:
-    """Resolve the part of a configuration that can change numbers, with some top-level keys replaced."""
+    """Resolve the keys that can change numbers, with other values for some."""
     from omegaconf import OmegaConf, open_dict, read_write
 
     if changed:
@@ -419,7 +419,7 @@ def _resolved(cfg: DictConfig, **changed: Any) -> dict[str, Any]:
 
 
 def _symbolic(one: Any, two: Any) -> Any:
-    """Make values derived from rate and seed symbolic: those that differ between rate 1, seed 0 and rate 2, seed 1."""
+    """Replace what differs between rate 1, seed 0 and rate 2, seed 1 by symbols."""
     if isinstance(one, Mapping) and isinstance(two, Mapping):
         return {key: _symbolic(one[key], two.get(key)) for key in one}
     if isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
@@ -444,7 +444,7 @@ def _counts(key: str) -> bool:
 
 
 def _repeated(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of the specification by the names under which parts of the configuration repeat them."""
+    """Return the fields of the specification by the names used in other parts."""
     top = ("batch_size", "max_steps", "target", "monitor", "mode", "confirmations")
     check_on = plain["dataset"].get("check_on") if isinstance(plain["dataset"], Mapping) else None
     names = {key: plain["names"].get(key) for key in ("dataset", "model", "optimizer")}

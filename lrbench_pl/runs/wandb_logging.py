@@ -17,11 +17,11 @@ from lrbench_pl.runs.wandb_mode import is_offline
 
 
 class WandbRun(Logger):
-    """Log a training as one W&B run: history over ``trainer/global_step``, the result as summary.
+    """Log a training as one W&B run: its history, and its result as summary.
 
-    The run is offline unless a key is configured (``wandb login`` or ``WANDB_API_KEY``); W&B's environment variables,
-    such as ``WANDB_MODE``, take precedence. The first error of the service is a warning, after which nothing more is
-    sent.
+    The history is over ``trainer/global_step``. The run is offline unless a key is configured (``wandb login`` or
+    ``WANDB_API_KEY``); W&B's environment variables, such as ``WANDB_MODE``, take precedence. The first error of the
+    service is a warning, after which nothing more is sent.
 
     Args:
         project: W&B project.
@@ -92,7 +92,10 @@ class WandbRun(Logger):
 
     @rank_zero_only
     def close_with(self, result: RunResult) -> None:
-        """Finish the W&B run with the result as summary; it counts as failed if the status is not final."""
+        """Finish the W&B run with the result as summary.
+
+        It counts as failed unless the status is ``reached``, ``missed`` or ``diverged``.
+        """
 
         def end() -> None:
             run = self._run.experiment  # type: ignore[union-attr]

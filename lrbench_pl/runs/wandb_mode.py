@@ -6,7 +6,7 @@ import os
 
 
 def is_offline() -> bool:
-    """Return whether ``WANDB_MODE`` is ``offline``, or is unset and no key is configured.
+    """Return whether W&B runs offline: by ``WANDB_MODE``, or for lack of a key.
 
     Pass the answer to W&B: a session that started earlier in this process no longer reads the environment.
     """

@@ -19,5 +19,5 @@ def launch(launcher: Placing, job_overrides: Sequence[Sequence[str]], initial_jo
 
 
 def is_own(config: DictConfig) -> bool:
-    """Return whether a configuration is one of ``lrbench run``, not of another Hydra program."""
+    """Return whether a configuration is one of ``lrbench run``."""
     return all(name in config for name in ("lr_policy_file", "names", "max_steps", "seed"))

@@ -73,7 +73,7 @@ class Job:
 
 @dataclass(frozen=True)
 class JobCall:
-    """A job as a function without arguments that can be pickled and called in another process.
+    """A job as a callable that can be pickled and run in another process.
 
     Args:
         config: The whole configuration of the job.
@@ -95,12 +95,12 @@ class JobCall:
         return cls(job.config, function, context, Singleton.get_state(), _own_resolvers())
 
     def __reduce__(self) -> Any:
-        """Pickle by cloudpickle, together with the paths where the modules of this program are found."""
+        """Pickle by cloudpickle, with the import path of this program."""
         parts = [getattr(self, each.name) for each in fields(self)]
         return _unpickle, ([os.path.abspath(entry) for entry in sys.path], cloudpickle.dumps(parts))
 
     def __call__(self) -> JobReturn | None:
-        """Run the job in a process of its own, with its output in ``output.log`` of its folder.
+        """Run the job with its output in ``output.log`` of its folder.
 
         Returns:
             Hydra's return value; None if the job was interrupted.
@@ -133,7 +133,7 @@ def _unpickle(path: list[str], parts: bytes) -> JobCall:
 
 
 def _own_resolvers() -> dict[str, Any]:
-    """Return the resolvers that this program registered itself and that can be pickled."""
+    """Return the resolvers of this program that can be pickled."""
     own = {}
     for name, resolver in BaseContainer._resolvers.items():
         if not name.startswith("oc.") and name not in ("hydra", "now", "python_version"):  # from setup_globals
@@ -202,7 +202,7 @@ class SweepLauncher:
     def _run(
         self, jobs: Sequence[Job], results: dict[int, RunResult], view: SweepView
     ) -> tuple[dict[int, JobReturn], list[str]]:
-        """Run jobs, add their results to ``results``; return Hydra's values and the jobs without a written result."""
+        """Run jobs and add their results; return Hydra's values, and failed writes."""
         calls = [(job, JobCall.of(job, self.task_function, self.hydra_context)) for job in jobs]
         returns: dict[int, JobReturn] = {}
         unwritten: list[str] = []
@@ -220,7 +220,7 @@ class SweepLauncher:
         except (KeyboardInterrupt, SystemExit):
             ignore_ctrl_c()
             for job in jobs:
-                if state_of(job.folder) == "begun":
+                if state_of(job.folder) == "unfinished":
                     _result_after(job, None)
             view.interrupted()
             sys.exit(130)
@@ -248,7 +248,7 @@ class SweepLauncher:
         return job
 
     def _assign_folders(self, jobs: list[Job]) -> list[Job]:
-        """Give every job the folder in which it was started, whatever its number was then, or else a free one.
+        """Give every job the folder in which it was started before, or a new one.
 
         Raises:
             CompactHydraException: If a folder holds a run of another configuration.
@@ -286,7 +286,7 @@ def job_folder(config: DictConfig) -> Path:
 
 
 def _runs_in(sweep: Path) -> dict[str, list[Path]]:
-    """Return the folders of the runs that were started in the folder of a sweep, by run id."""
+    """Return the folders of the runs started in a sweep, by run id."""
     started: dict[str, list[Path]] = {}
     for path in sorted(sweep.absolute().glob(f"*/{RECORD_FILE}")):
         folder = path.parent
@@ -354,7 +354,7 @@ def _print_remarks(jobs: Sequence[Job]) -> None:
 
 
 def _result_after(job: Job, end: JobEnd) -> tuple[RunResult, bool]:
-    """Return the result of a job that has ended, written now if it is missing, and whether it is written."""
+    """Return the result of an ended job, and whether it could be written."""
     result = read_result(job.folder)
     if result is not None:
         return result, True
@@ -379,7 +379,7 @@ def _result_after(job: Job, end: JobEnd) -> tuple[RunResult, bool]:
 
 
 def _returned(job: Job, result: RunResult, returned: JobReturn | None) -> JobReturn:
-    """Return the value of a job for a sweeper: the best value, also of a job that finished before or failed."""
+    """Return the value of a job for the sweeper, also if it finished before."""
     if returned is not None and returned.status == JobStatus.COMPLETED:
         return returned
     value = JobReturn()

@@ -34,7 +34,7 @@ def one_by_one(calls: Sequence[tuple[Job, JobCall]]) -> Iterator[tuple[Job, JobE
 def in_workers(
     calls: Sequence[tuple[Job, JobCall]], n_jobs: int | None = None, jobs_per_gpu: int = 1
 ) -> Iterator[tuple[Job, JobEnd]]:
-    """Run jobs in worker processes, each of which imports torch once and runs one job after the other.
+    """Run jobs in worker processes, each of which imports torch once.
 
     If a worker dies, out of memory or by a signal, only its job is lost, and a new worker replaces it. A worker exits
     when the process of the sweep dies.
@@ -78,14 +78,14 @@ def in_workers(
 
 
 def _worker(environment: Mapping[str, str]) -> Any:
-    """Return a pool of one worker, so that the job of a dead worker and its GPUs are known."""
+    """Return a pool of one worker, so that a dead worker's job is known."""
     from loky.process_executor import ProcessPoolExecutor
 
     return ProcessPoolExecutor(1, env=environment, initializer=_prepare_worker, initargs=(os.getpid(),))
 
 
 def end_of(future: Future[Any]) -> JobEnd:
-    """Return the end of a job: the value from the worker, or the reason why there is none."""
+    """Return the end of a job: its value, or the reason why there is none."""
     try:
         return future.result()  # type: ignore[no-any-return]
     except Exception as error:
@@ -121,7 +121,7 @@ def slots_for(job: Job, n_jobs: int | None, jobs_per_gpu: int) -> list[dict[str,
 
 
 def threads_of(job: Job) -> int:
-    """Return the CPU threads of one process of a job; 1 if its configuration has no ``threads``."""
+    """Return the CPU threads of one process of a job; 1 by default."""
     return int(OmegaConf.select(job.config, "threads", default=1))
 
 
@@ -131,7 +131,7 @@ def on_cpu(job: Job) -> bool:
 
 
 def devices_of(job: Job) -> int:
-    """Return the number of devices of a job, each with a process and ``threads`` of its own."""
+    """Return the number of devices of a job, each of which has its own process."""
     devices = OmegaConf.select(job.config, "trainer.devices")
     return devices if isinstance(devices, int) and devices > 1 else 1
 

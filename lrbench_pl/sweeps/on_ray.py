@@ -26,7 +26,9 @@ def on_ray(
     num_gpus: float | None = None,
     init: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Job, JobEnd]]:
-    """Run each job as one Ray task without retries: a failed job resumes when the same command is run again.
+    """Run each job as one Ray task, without retries.
+
+    A failed job resumes from its checkpoint when the same command is run again.
 
     Args:
         calls: The jobs to run.
@@ -101,7 +103,7 @@ def _end_of(reference: Any) -> JobEnd:
 
 
 def _interrupt(stop: Path, jobs: Sequence[Job]) -> None:
-    """Interrupt jobs, which Ctrl-C does not reach, and wait until they have written their results."""
+    """Interrupt jobs, which Ctrl-C does not reach, and wait for their results."""
     with contextlib.suppress(OSError):
         stop.touch()
     deadline = time.monotonic() + _ENDS_WITHIN_S
@@ -111,7 +113,7 @@ def _interrupt(stop: Path, jobs: Sequence[Job]) -> None:
 
 @contextlib.contextmanager
 def _ctrl_c_delayed() -> Iterator[None]:
-    """Delay the first Ctrl-C to the end of the context; a half-started Ray would crash."""
+    """Delay the first Ctrl-C to the end of the context: half-started, Ray crashes."""
     if threading.current_thread() is not threading.main_thread():  # signals are handled in the main thread only
         yield
         return
@@ -131,7 +133,10 @@ def _ctrl_c_delayed() -> Iterator[None]:
 
 
 def _run(call: JobCall, stop: Path) -> JobEnd:
-    """Run a job; interrupt it when the file ``stop`` appears, since ``ray.cancel`` would leave no time for a result."""
+    """Run a job, and interrupt it when the file ``stop`` appears.
+
+    ``ray.cancel`` would leave the job no time to write its result.
+    """
     if stop.exists():
         return None
     over = threading.Event()

@@ -77,7 +77,7 @@ def on_submitit(
 
 
 def _await_ends(running: Sequence[Any]) -> None:
-    """Wait until the jobs that Ctrl-C reached have written their results; cancel the others."""
+    """Wait for the results of jobs that Ctrl-C reached; cancel the others."""
     for cancel in (False, True):
         left = [submitted for submitted in running if not submitted.done()]
         for submitted in left if cancel else ():
@@ -102,7 +102,7 @@ def _errors_into(path: Path) -> Iterator[None]:
 
 
 class Requeued:
-    """A job for submitit that finishes its step and writes a checkpoint when it is pre-empted."""
+    """A job for submitit that writes a checkpoint when it is pre-empted."""
 
     def __call__(self, call: JobCall) -> JobEnd:
         """Run the job in this process."""

@@ -116,7 +116,7 @@ class SweepView:
 
     def __enter__(self) -> SweepView:
         """Start the view."""
-        started = self._state.count("begun", "stopped", "failed")
+        started = self._state.count("unfinished", "stopped", "failed")
         words = f"{counted(len(self._folders), 'job')} in {self._sweep}"
         if self._before or started:
             words += f": {self._before} finished before, {started} to resume"
@@ -172,7 +172,10 @@ class SweepView:
         )
 
     def _time_left(self) -> str:
-        """Estimate the time left: the mean time per job so far, less the time since the latest job ended."""
+        """Estimate the time left from the mean time per job so far.
+
+        The time since the latest job ended is subtracted.
+        """
         done = len(self._shown) - self._before
         rest = len(self._folders) - len(self._shown)
         if not done or not rest:

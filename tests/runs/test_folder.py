@@ -43,7 +43,7 @@ def test_the_states_of_a_folder(tmp_path):
     with hold_folder(tmp_path, "a", {}) as found:
         assert found is None
         assert state_of(tmp_path) == "running"
-    assert state_of(tmp_path) == "begun"
+    assert state_of(tmp_path) == "unfinished"
     for status, state in (("failed", "failed"), ("stopped", "stopped"), ("diverged", "finished")):
         result(status).write(tmp_path)
         assert state_of(tmp_path) == state
@@ -110,7 +110,7 @@ def test_a_killed_process_releases_its_folder(tmp_path, holder):
     assert state_of(tmp_path) == "running"
     holder.kill()
     holder.wait()
-    assert state_of(tmp_path) == "begun"
+    assert state_of(tmp_path) == "unfinished"
 
 
 def test_a_folder_in_use_is_waited_for(tmp_path, holder, caplog):

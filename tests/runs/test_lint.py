@@ -1,4 +1,4 @@
-"""Every rule has a policy that triggers it, and no policy that we ship triggers any."""
+"""Every rule has a policy that triggers it; no shipped policy triggers any."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def findings(policy, **changes):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_what_we_ship_raises_no_alarm(name):
+def test_shipped_policies_have_no_findings(name):
     cfg = compose([f"lr_policy={name}"])
     for max_steps in (1000, 100, 997, 10_000):  # the default first; those that round differently
         cfg.max_steps = max_steps
@@ -41,7 +41,7 @@ def test_what_we_ship_raises_no_alarm(name):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_experiments_raise_no_alarm(name):
+def test_experiments_have_no_findings(name):
     cfg = compose([f"experiment={name}", "max_steps=10000", "check_every=100"])
     assert lint(training_plan(cfg, build_policy(cfg))) == []
 
@@ -115,7 +115,7 @@ def test_the_experiments_raise_no_alarm(name):
         (Constant(0.0), {}, None, ""),
     ],
 )
-def test_each_rule_and_what_is_just_on_the_right_side_of_it(policy, changes, rule, words):
+def test_each_rule_and_the_nearest_policy_without_a_finding(policy, changes, rule, words):
     found = findings(policy, **changes)
     assert [finding.rule for finding in found] == ([rule] if rule else [])
     assert words in "".join(map(str, found))
@@ -150,7 +150,7 @@ def test_batches_per_step_are_read_from_the_trainer(overrides, processes, accumu
 
 
 @pytest.mark.parametrize("field", ["max_steps", "check_every", "batch_size", "accumulate", "processes"])
-def test_a_plan_of_nothing_is_refused(field):
+def test_a_plan_without_steps_is_refused(field):
     with pytest.raises(ValueError, match=f"{field} must be an integer of at least 1, got 0"):
         TrainingPlan(Constant(0.1), **{"max_steps": 10, field: 0})
 

@@ -1,4 +1,4 @@
-"""Equal policies of a sweep: the second takes over the row of the first."""
+"""Equal policies of a sweep: the second copies the outcome of the first."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ def finished(sweep, name="0", status="missed", **changes):
     return row, folder
 
 
-def test_the_outcome_and_the_history_are_taken_over(tmp_path):
+def test_the_outcome_and_the_history_are_copied(tmp_path):
     pool = Pool.of(tmp_path, {"seed": 0}, SETUP)
     assert pool.take(tmp_path / "1") is None
     pool.offer(*finished(tmp_path, best_value=0.9, wall_time_s=2.0))
@@ -44,7 +44,7 @@ def test_other_code_or_another_device_is_another_pool(tmp_path, code):
 
 
 @pytest.mark.parametrize("status", ["failed", "stopped"])
-def test_what_has_no_outcome_is_not_shared(tmp_path, status):
+def test_an_unfinished_run_is_not_shared(tmp_path, status):
     pool = Pool.of(tmp_path, {}, SETUP)
     pool.offer(*finished(tmp_path, status=status))
     assert pool.take(tmp_path / "1") is None
@@ -63,7 +63,7 @@ def test_a_copy_is_not_copied_and_a_lost_run_is_trained_again(tmp_path):
     assert pool.take(tmp_path / "2") is None
 
 
-def test_a_run_outside_of_the_sweep_is_not_offered(tmp_path):
+def test_a_run_outside_the_sweep_is_not_entered(tmp_path):
     pool = Pool.of(tmp_path / "sweep", {}, SETUP)
     pool.offer(*finished(tmp_path / "elsewhere"))
     assert not (tmp_path / "sweep").exists()

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep."""
+"""The view of a sweep."""
 
 import io
 import re
@@ -39,7 +39,7 @@ def show(folders, terminal, work):
     return console.file.getvalue()
 
 
-def test_plain_lines_where_there_is_no_terminal(tmp_path):
+def test_plain_lines_without_a_terminal(tmp_path):
     folders = [tmp_path / str(i) for i in range(3)]
     fill(folders[0], row(0))
 
@@ -60,7 +60,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path):
 
 
 def test_a_live_view_on_a_terminal_reads_the_folders(tmp_path, monkeypatch):
-    """Nobody tells it of the second job: it is seen in its folder."""
+    """The second job is found by its folder alone."""
     monkeypatch.setenv("TERM", "xterm")
     folders = [tmp_path / str(i) for i in range(3)]
 
@@ -93,7 +93,7 @@ def test_plain_lines_on_a_terminal_that_cannot_draw(tmp_path, monkeypatch):
     assert "2 jobs: 2 missed; " in text
 
 
-def test_the_time_left_goes_by_while_a_job_runs(tmp_path, monkeypatch):
+def test_the_time_left_decreases_while_a_job_runs(tmp_path, monkeypatch):
     folders = [tmp_path / str(i) for i in range(4)]
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("lrbench_pl.sweeps.view.time.monotonic", lambda: clock.now)
@@ -109,7 +109,7 @@ def test_the_time_left_goes_by_while_a_job_runs(tmp_path, monkeypatch):
     assert said == [["30 s left"], ["15 s left"], []]  # late, it promises nothing
 
 
-def test_the_best_row_by_mode(tmp_path):
+def test_the_best_result_by_mode(tmp_path):
     folders = [tmp_path / str(i) for i in range(3)]
     for i, best in enumerate((0.5, 0.7, None)):
         fill(folders[i], row(i, best=best))

@@ -105,7 +105,7 @@ def test_a_failing_service_stops_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(wandb, "init", refuse)
     logger = WandbRun("p", tmp_path)
-    with pytest.warns(UserWarning, match=r"W&B failed \(RuntimeError: no\); this run goes on without it"):
+    with pytest.warns(UserWarning, match=r"W&B failed \(RuntimeError: no\); the training continues without it"):
         logger.open_with({}, "a", None)
     logger.log_metrics({"lr": 0.1}, step=1)
     logger.close_with(RunResult(run_id="a", policy="tri", status="missed"))

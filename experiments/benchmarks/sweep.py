@@ -22,11 +22,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from joblib import cpu_count
+from loky import cpu_count
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-LAUNCHERS = {"basic": "hydra", "joblib": "joblib", "ray": "ray", "submitit_local": "submitit"}  # and what each needs
+LAUNCHERS = {"basic": "hydra", "joblib": "loky", "ray": "ray", "submitit_local": "submitit"}  # and what each needs
 
 
 def run_py(steps: int, *words: str) -> list[str]:

@@ -10,7 +10,7 @@ import hydra
 from omegaconf import DictConfig
 
 from lrbench_pl.runs.config import conf_dir, register_resolvers, use_own_launchers
-from lrbench_pl.runs.config_errors import said_in_one_line
+from lrbench_pl.runs.config_errors import one_line_errors
 
 
 def run_job(cfg: DictConfig) -> float | None:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     see_working_directory()
     register_resolvers()  # also for --help and --cfg, which compose without running
     use_own_launchers()
-    with said_in_one_line():
+    with one_line_errors():
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run_job)()
 
 

@@ -6,14 +6,14 @@ import csv
 import io
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
 from lrbench_pl.files import write_atomically
 from lrbench_pl.policies import AdaptivePolicy, policy_id, table
-from lrbench_pl.runs.describe import judge
-from lrbench_pl.runs.result import RunResult
+from lrbench_pl.runs.result import Outcome, RunResult
 
 METRICS_FILE = "metrics.csv"  # read by lrbench_pl.analysis, which training does not import
 
@@ -60,7 +60,7 @@ def write_result(trainer: Trainer, folder: str | Path, **fields: Any) -> RunResu
     policy, max_steps = callback.policy, _budget(trainer)
     horizon = None if isinstance(policy, AdaptivePolicy) else max_steps
     known: dict[str, Any] = {
-        **judge(verdict),
+        **asdict(Outcome.from_verdict(verdict, tuning_steps=getattr(callback, "tuning_steps", 0))),
         "run_id": os.path.basename(os.path.abspath(folder)),
         "model": type(trainer.lightning_module).__name__,
         "dataset": _name_of(getattr(trainer, "datamodule", None)),
@@ -75,8 +75,6 @@ def write_result(trainer: Trainer, folder: str | Path, **fields: Any) -> RunResu
         "monitor": callback.monitor,
         "mode": callback.mode,
         "confirmations": callback.confirmations,
-        "steps_run": verdict.steps_run,
-        "tuning_steps": getattr(callback, "tuning_steps", 0),
         "precision": str(trainer.precision),
     }
     result = RunResult.from_dict({**known, **fields})

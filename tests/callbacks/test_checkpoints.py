@@ -170,7 +170,7 @@ def resumes_exactly(run, tmp_path, within, after, overrides):
     written = dies_at // 5 * 5
     run("killed", *COMPOSED, *overrides, f"checkpoint_every={written}", dies_at=dies_at)
     resumed = run("killed", *COMPOSED, *overrides)
-    assert Record.read(tmp_path / "killed").notes == (f"going on from step={written:09d}.ckpt",)
+    assert Record.read(tmp_path / "killed").notes == (f"resuming from step={written:09d}.ckpt",)
     assert without_times(resumed) == without_times(whole)
     assert all(torch.equal(a, b) for a, b in zip(run.weights["whole"], run.weights["killed"], strict=True))
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
@@ -276,7 +276,7 @@ def test_out_of_time_is_stopped_and_resumes_exactly(run, tmp_path):
     assert state_of(tmp_path / "short") == "stopped"
     resumed = run("short")
     assert without_times(resumed) == without_times(whole)
-    assert Record.read(tmp_path / "short").notes == ("going on from step=000000001.ckpt",)
+    assert Record.read(tmp_path / "short").notes == ("resuming from step=000000001.ckpt",)
 
 
 def test_a_callback_that_cannot_resume_starts_from_the_beginning(run, tmp_path, monkeypatch):
@@ -290,7 +290,7 @@ def test_a_callback_that_cannot_resume_starts_from_the_beginning(run, tmp_path, 
     resumed = run("killed")
     assert without_times(resumed) == without_times(whole)
     notes = Record.read(tmp_path / "killed").notes
-    assert "cannot go on from step=000000060.ckpt: no resuming here" in notes
+    assert "cannot resume from step=000000060.ckpt: no resuming here" in notes
     assert notes[-1] == "starting from the beginning"
 
 

@@ -51,7 +51,7 @@ def test_a_composition_killed_again_and_again(tmp_path):
     assert len(set(killed) - {0}) == 4  # each went further
     done = sweep(folder, "basic", *jobs)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"going on from step={killed[-1]:09d}.ckpt" in done.stdout
+    assert f"resuming from step={killed[-1]:09d}.ckpt" in done.stdout
     assert "cannot go on" not in done.stdout
     assert numbers(folder) == numbers(tmp_path / "other")
     for file in ("tuning.json", "policy.yaml"):
@@ -86,7 +86,7 @@ def test_a_training_in_two_processes_goes_on(tmp_path):
     assert rows(tmp_path) == []
     again = subprocess.run(alone, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT_S)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "going on from step=" in again.stdout + again.stderr
+    assert "resuming from step=" in again.stdout + again.stderr
     assert (again.stdout + again.stderr).count("ran 300 steps") == 1
     assert numbers(tmp_path)[0] in numbers(tmp_path / "sweep")
 

@@ -77,7 +77,7 @@ def test_ctrl_c_ends_a_sweep_that_goes_on_when_started_again_and_killed(tmp_path
     assert states.total() == len(records(folder))
     assert states["stopped"] == states.total() - states["missed"] >= 1  # one may have just ended
     counted = f"interrupted with {states['missed']} of 4 jobs finished and {states['stopped']} stopped; "
-    assert f"{counted}the same command goes on from here" in " ".join(text.split())
+    assert f"{counted}the same command resumes the sweep" in " ".join(text.split())
     go_through(folder, launcher, jobs, () if launcher == "joblib" else ("worker",), seed=1)
     wanted = {run_id for run_id, _ in numbers(folder)}
     assert len(wanted) == 4

@@ -46,7 +46,7 @@ from lrbench_pl.policies import (
 )
 from lrbench_pl.runs import lint
 from lrbench_pl.runs.config import read_policy
-from lrbench_pl.runs.options import UserError, refuse_late_milestones
+from lrbench_pl.runs.options import UserError, check_milestones
 from lrbench_pl.selection.database import PolicyDatabase, stored_run
 
 # -- another package: a new policy needs these lines and a YAML file -----------------------------------------------
@@ -182,7 +182,7 @@ def test_a_registered_policy_is_a_value_that_is_stored_stretched_and_cut(kind, d
     assert stretched(policy, 1) == policy
     assert table(cut(policy, n), n) == table(policy, n)
     assert all(start < n for start, _ in segments(cut(policy, n)))
-    lint.lint(lint.Plan(policy, max_steps=100))
+    lint.lint(lint.TrainingPlan(policy, max_steps=100))
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__qualname__)
@@ -253,15 +253,15 @@ def test_stretching_and_cutting_follow_the_fields():
     ],
 )
 def test_lint_reads_the_fields(policy, rule, words):
-    found = lint.lint(lint.Plan(policy, max_steps=1000, check_every=20))
+    found = lint.lint(lint.TrainingPlan(policy, max_steps=1000, check_every=20))
     assert [finding.rule for finding in found] == ([rule] if rule else [])
     assert words in "".join(map(str, found))
 
 
 def test_a_late_milestone_of_a_foreign_policy_is_refused():
     with pytest.raises(UserError, match=r"milestones must lie below max_steps \(400\), got 400"):
-        refuse_late_milestones(FOREIGN[2], 400)
-    refuse_late_milestones(FOREIGN[2], 401)
+        check_milestones(FOREIGN[2], 400)
+    check_milestones(FOREIGN[2], 401)
 
 
 def test_one_yaml_and_it_can_be_previewed_and_linted(tmp_path):

@@ -224,7 +224,7 @@ def test_a_mistake_is_one_line_before_any_job(tmp_path, override, message):
 def test_failing_jobs_are_told(tmp_path):
     with pytest.raises(SelectionError, match=r"every job failed; the first, cosine at 0\.1 \(momentum\): out of luck"):
         sweep(tmp_path, task=Formula(status="failed"))
-    with pytest.raises(SelectionError, match=r"cosine at 0\.1 \(momentum\): it left no row"):
+    with pytest.raises(SelectionError, match=r"cosine at 0\.1 \(momentum\): it wrote no result"):
         sweep(tmp_path / "2", task=Formula(row=False))
     hydras_own = "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"
     with pytest.raises(SelectionError, match=r"30-steps/cosine-momentum-0\.1-seed-0: the job left no row \(None\)"):

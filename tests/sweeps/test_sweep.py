@@ -86,7 +86,7 @@ def test_exit_codes(tmp_path, arguments, code, message):
     assert "Traceback" not in done.stderr
 
 
-def test_help_names_the_knobs_and_the_groups(tmp_path):
+def test_help_lists_options_and_groups(tmp_path):
     done = call(tmp_path, "--help")
     assert done.returncode == 0
     for words in (
@@ -101,7 +101,7 @@ def test_help_names_the_knobs_and_the_groups(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_leaves_a_row_and_exit_code_130(tmp_path):
+def test_ctrl_c_gives_a_result_and_exit_code_130(tmp_path):
     process = subprocess.Popen(
         command("max_steps=2000000", "check_every=100", "target=1.0", "hydra.run.dir=run"),
         cwd=tmp_path,
@@ -125,7 +125,7 @@ def test_ctrl_c_leaves_a_row_and_exit_code_130(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_agree_and_write_one_row(tmp_path):
+def test_two_processes_agree_and_write_one_result(tmp_path):
     done = call(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", *SHORT[:2], "target=0.5", "hydra.run.dir=run")
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = rows(tmp_path)

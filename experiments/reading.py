@@ -156,7 +156,7 @@ def table(rows: pl.DataFrame) -> list[str]:
     lines = aim(rows)
     lines += [
         "",
-        "| tier | policy | rate | reached | steps, median [95 %] | times sooner | tuning counted | tuning | test |",
+        "| tier | policy | rate | reached | steps, median [95 %] | speed-up | with tuning | tuning | test |",
     ]
     lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in compared(rows):
@@ -178,7 +178,7 @@ def best_case(rows: pl.DataFrame) -> list[str]:
     final = tuned["final_value"].fill_null(0.0)
     return [
         "",
-        f"{PAPER_BEST} times sooner, the paper's best case, would be {usual / PAPER_BEST:.0f} steps. "
+        f"A speed-up of {PAPER_BEST}, the paper's best case, would mean {usual / PAPER_BEST:.0f} steps. "
         f"Of {len(tuned)} tuning runs over {tuned['max_steps'][0]} the best ended at {final.max():.4f}, "
         f"the median at {final.median():.4f}.",
     ]

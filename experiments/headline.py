@@ -21,7 +21,7 @@ README = HERE.parent / "README.md"
 def lines(studies: list[Path]) -> list[str]:
     """Return the table in Markdown."""
     shown = [
-        "| workload, target, budget | default policy | best tuned policy | `auto` | speed-up of `auto`, tuning included |",
+        "| workload, target, budget | default policy | best tuned policy | `auto` | speed-up of `auto`, with tuning |",
         "|---|---|---|---|---|",
     ]
     for path in studies:

@@ -148,7 +148,7 @@ def _check_make(arguments: list[str]) -> None:
 
 def _check_extras(arguments: list[str]) -> None:
     known = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
-    for found in re.findall(r"lrbench_pl\[([\w,]+)\]", " ".join(arguments)):
+    for found in re.findall(r"(?:lrbench_pl|\.)\[([\w,]+)\]", " ".join(arguments)):
         for name in found.split(","):
             if name not in known:
                 raise CommandError(f"lrbench_pl has no extra {name}")

@@ -1,7 +1,6 @@
 """One thread per process: pytest-xdist runs two, and more threads than cores are many times slower."""
 
 import fcntl
-import gc
 import os
 import shutil
 import signal
@@ -47,12 +46,6 @@ def ctrl_c_is_heard_as_before():
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-def pytest_collection_finish():
-    """Leave what was imported to no further garbage collection."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def _wrong(command, code, folder):
     return f"{command}\nexit code {ended} instead of {code}\n{said[-2000:]}"
 
 
-_LONG = ("clusters.md", "read-the-ranking.md")  # many trainings, though short ones
+_LONG = ("README.md", "clusters.md", "read-the-ranking.md")  # many trainings, though short ones
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -349,7 +350,7 @@ def command(*arguments):
 @pytest.mark.slow
 def test_a_real_selection_whose_policy_runs_alone(tmp_path):
     """Basic launcher; the policy of the answer repeats a run of the selection to the last digit."""
-    given = command("lr_policy=cosine,fix", "hydra.sweeper.confirm=1", "hydra.sweeper.bisections=1")
+    given = command("lr_policy=cosine,fix", "max_steps=400", "hydra.sweeper.confirm=1", "hydra.sweeper.bisections=1")
     done = forks.run(given, tmp_path, ENVIRONMENT, timeout=LIMIT_S)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "sweep" / "selection.json").read_text())["found"]
@@ -359,7 +360,7 @@ def test_a_real_selection_whose_policy_runs_alone(tmp_path):
     ran = [RunResult.read(path) for path in (tmp_path / "sweep").rglob("result.json")]
     assert sum(row.steps_run for row in ran) == found["steps"]
     assert {row.status for row in ran if row.policy != "range"} <= {"reached", "missed", "diverged"}
-    shown = done.stdout.split("run it: lrbench run ")[1].split()
+    shown = shlex.split(done.stdout.split("run it: lrbench run ")[1])
     words = [sys.executable, str(ROOT / "run.py"), *shown, "hydra.run.dir=alone", f"seed={found['asked']}"]
     alone = forks.run(words, tmp_path, ENVIRONMENT, timeout=LIMIT_S)
     assert alone.returncode == 0, alone.stdout + alone.stderr

@@ -11,13 +11,13 @@ from omegaconf import DictConfig
 
 from lrbench_pl.runs.config import conf_dir, register_resolvers, use_own_launchers
 from lrbench_pl.runs.config_errors import one_line_errors
+from lrbench_pl.runs.imports import import_run
 
 
 def run_job(cfg: DictConfig) -> float | None:
     """Run one job; the value is what a sweeper optimizes."""
-    from lrbench_pl.runs import run  # torch takes seconds; --help should not
-
-    return run.main(cfg)
+    value: float | None = import_run().main(cfg)  # imported only now: torch takes seconds, --help should not
+    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

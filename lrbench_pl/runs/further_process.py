@@ -19,8 +19,8 @@ def join(job: dict[str, Any]) -> None:
     from omegaconf import OmegaConf
 
     from lrbench_pl.runs.config import register_resolvers
+    from lrbench_pl.runs.imports import import_run
     from lrbench_pl.runs.processes import exit_with_parent
-    from lrbench_pl.runs.run import run
 
     exit_with_parent(os.getppid())
     setup_globals()
@@ -28,7 +28,7 @@ def join(job: dict[str, Any]) -> None:
     HydraConfig.instance().cfg = OmegaConf.create(job["hydra"])
     cfg = OmegaConf.create(job["cfg"])
     cfg.share_equal = False  # decided by the first process
-    run(cfg, job["output"])
+    import_run().run(cfg, job["output"])
 
 
 if __name__ == "__main__":

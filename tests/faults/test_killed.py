@@ -25,12 +25,14 @@ TWELVE = (*LONG, "lr_policy=fix,tri", "seed=0,1,2,3,4,5")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed") / "sweep"
-    done = sweep(folder, "joblib", *TWELVE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(rows(folder)) == 12
-    return numbers(folder)
+def undisturbed(made_once):
+    def fill(folder):
+        done = sweep(folder / "sweep", "joblib", *TWELVE)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    found = numbers(made_once("undisturbed", fill) / "sweep")
+    assert len(found) == 12
+    return found
 
 
 def go_through(folder, launcher, jobs, kinds, seed):

@@ -52,7 +52,7 @@ def test_a_candidate_of_a_selection_may_fail(tmp_path):
     ("launcher", "package"),
     [
         ("basic", "torch"),
-        ("joblib", "joblib"),
+        pytest.param("joblib", "joblib", marks=pytest.mark.slow),
         pytest.param("submitit_local", "submitit", marks=pytest.mark.slow),
         pytest.param("ray", "ray", marks=pytest.mark.slow),
     ],

@@ -1,9 +1,10 @@
-"""Data as whole tensors: sources, loaders and the module that joins them."""
+"""Data modules, their loaders and the sources of images."""
 
 from lrbench_pl.workloads.data.folder import ImageFolderDataModule
 from lrbench_pl.workloads.data.loaders import Augment, EvalLoader, Normalise, TrainLoader
 from lrbench_pl.workloads.data.module import TensorDataModule
 from lrbench_pl.workloads.data.sources import DataError, Splits, digits, synthetic, torchvision_set
+from lrbench_pl.workloads.data.text import TextDataModule
 
 __all__ = [
     "Augment",
@@ -13,6 +14,7 @@ __all__ = [
     "Normalise",
     "Splits",
     "TensorDataModule",
+    "TextDataModule",
     "TrainLoader",
     "digits",
     "synthetic",

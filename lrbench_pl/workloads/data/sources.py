@@ -170,13 +170,16 @@ def held_out_samples(validation: int, check_on: str) -> int:
     return validation
 
 
-def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_split(
+    labels: Tensor, held_out: int, seed: int, name: str = "dataset.validation"
+) -> tuple[Tensor, Tensor]:
     """Indices of the samples to keep and of those to hold out: of each class its share, chosen by the seed.
 
     Args:
         labels: int64, of shape (N,).
         held_out: Samples to hold out in all.
-        seed: Of the choice.
+        seed: Seed of the choice.
+        name: Name of the setting, for the message.
 
     Returns:
         Two index tensors, each in ascending order.
@@ -203,7 +206,7 @@ def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, 
         smallest = int(sizes.min())
         raise DataError(
             f"a hold-out of {held_out} samples leaves nothing of a class to train on ({n} samples, the smallest class "
-            f"has {smallest}); lower dataset.validation"
+            f"has {smallest}); lower {name}"
         )
     starts = sizes.cumsum(0) - sizes
     out = torch.cat([order[s : s + q] for s, q in zip(starts.tolist(), quota.tolist(), strict=True)])

@@ -4,6 +4,7 @@ from lrbench_pl.workloads.data.folder import ImageFolderDataModule
 from lrbench_pl.workloads.data.loaders import Augment, EvalLoader, Normalise, TrainLoader
 from lrbench_pl.workloads.data.module import TensorDataModule
 from lrbench_pl.workloads.data.sources import DataError, Splits, digits, synthetic, torchvision_set
+from lrbench_pl.workloads.data.table import TableDataModule
 from lrbench_pl.workloads.data.text import TextDataModule
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ImageFolderDataModule",
     "Normalise",
     "Splits",
+    "TableDataModule",
     "TensorDataModule",
     "TextDataModule",
     "TrainLoader",

@@ -248,7 +248,5 @@ def held_out_part(name: str, value: object, samples: int) -> int:
     """
     number: object = max(1, round(value * samples)) if isinstance(value, float) and 0 < value < 1 else value
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number < samples:
-        raise DataError(
-            f"{name} must be a share between 0 and 1 or a number of samples below {samples}, got {value!r}"
-        )
+        raise DataError(f"{name} must be a share between 0 and 1 or a number of samples below {samples}, got {value!r}")
     return number

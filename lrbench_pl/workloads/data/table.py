@@ -219,7 +219,9 @@ class TableDataModule(DeviceDataModule):
             parts = self._parts(len(table), None)
             mean, std = float(values[parts[0]].mean()), float(values[parts[0]].std())
             if std == 0:
-                raise DataError(f"{self.path}: the target {self.target!r} is {mean:g} in every row of the training part")
+                raise DataError(
+                    f"{self.path}: the target {self.target!r} is {mean:g} in every row of the training part"
+                )
             labels, classes = torch.from_numpy((values - mean) / std).float(), ()
         else:
             mean, std = 0.0, 1.0
@@ -293,7 +295,9 @@ class TableDataModule(DeviceDataModule):
                     f"training rows, too many for categories; leave it out with dataset.drop=[{column.name}]"
                 )
             ensure_memory(
-                len(inputs) * len(categories), torch.device("cpu"), f"leave out the column {column.name!r}: dataset.drop"
+                len(inputs) * len(categories),
+                torch.device("cpu"),
+                f"leave out the column {column.name!r}: dataset.drop",
             )
             columns.append(texts[:, None] == categories)
             names += [f"{column.name}={category}" for category in categories]
@@ -356,7 +360,9 @@ def _finite(path: Path, column: polars.Series) -> np.ndarray[Any, np.dtype[np.fl
     values = column.cast(_polars().Float64).to_numpy()
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise DataError(f"{path}: the column {column.name!r} must hold finite numbers, got {values[row]} in row {row + 1}")
+        raise DataError(
+            f"{path}: the column {column.name!r} must hold finite numbers, got {values[row]} in row {row + 1}"
+        )
     return values
 
 

@@ -138,6 +138,9 @@ def headline(row: RunResult, with_seed: bool = False) -> str:
         >>> print(headline(RunResult(run_id="a", policy="tri", status="missed", monitor="val/loss", mode="min",
         ...     target=0.04, max_steps=1, best_value=0.0475, test_accuracy=0.972)))
         tri: missed loss 0.04 within 1 step, best loss 0.0475, test accuracy 0.972
+        >>> print(headline(RunResult(run_id="a", policy="tri", status="reached", monitor="val/rmse", mode="min",
+        ...     target=3.0, steps_to_target=80, max_steps=100, best_value=2.81, test_value=2.954)))
+        tri: reached rmse 3 at step 80 of 100, best rmse 2.81, test rmse 2.954
     """
     name = label(row, with_seed)
     monitor = row.monitor or _MONITOR
@@ -155,6 +158,8 @@ def headline(row: RunResult, with_seed: bool = False) -> str:
         words = f"{row.status}: {row.message}"
     if row.best_value is not None:
         words += f", best {metric}{metric_value(monitor, row.best_value)}"
+    if metric and row.test_value is not None:
+        words += f", test {metric}{metric_value(monitor, row.test_value)}"
     if row.test_accuracy is not None:
         words += f", test {'accuracy ' if metric else ''}{row.test_accuracy:.3f}"
     return f"{name}: {words}"

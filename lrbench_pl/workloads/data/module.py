@@ -41,11 +41,12 @@ class DeviceDataModule(pl.LightningDataModule):
         self.batch_size, self.seed, self.root = batch_size, seed, root
         self.check_on, self.device = check_on, device
 
-    def _check_batch(self, samples: int, what: str = "the training set", remedy: str = "lower batch_size") -> None:
+    def _check_batch(self, samples: int, what: str | None = None, remedy: str = "lower batch_size") -> None:
         """Refuse a batch that is larger than the training set."""
         batch = self.batch_size * self._world[1]
         if batch > samples:
-            raise DataError(f"a batch of {batch} samples is larger than {what} of {samples}; {remedy}")
+            what = f"the training set of {samples}" if what is None else what
+            raise DataError(f"a batch of {batch} samples is larger than {what}; {remedy}")
 
     def _place(self, *tensors: Tensor) -> list[Tensor]:
         """Return the tensors on the training device."""

@@ -324,16 +324,23 @@ def _read_table(path: Path, modified: int, separator: str, header: bool, null_va
     try:
         if path.suffix.lower() in _PARQUET:
             return polars.read_parquet(path)
-        return polars.read_csv(
+        table = polars.read_csv(
             path,
             separator=separator,
             has_header=header,
             null_values=list(null_values),
             infer_schema_length=None,
         )
+        # polars counts the columns without names from 0 or from 1, depending on its version
+        return table if header else table.rename(dict(zip(table.columns, _numbered(len(table.columns)), strict=True)))
     except (polars.exceptions.PolarsError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{path} cannot be read as a table ({reason}); expected a CSV or Parquet file") from error
+
+
+def _numbered(columns: int) -> list[str]:
+    """Return names of columns that have none."""
+    return [f"column_{number}" for number in range(1, columns + 1)]
 
 
 def _check_complete(path: Path, table: polars.DataFrame) -> None:

@@ -191,10 +191,10 @@ class TextDataModule(DeviceDataModule):
         test = held_out_part("dataset.test", self.test, n)
         validation = 0 if self.check_on == "test" else held_out_part("dataset.validation", self.validation, n - test)
         train = n - validation - test
-        windows_of_training = WindowStream(train, self.context, self.seed).samples
+        samples = WindowStream(train, self.context, self.seed).samples
         self._check_batch(
-            windows_of_training,
-            f"the training part of {train:,} characters in windows of {self.context}, a set",
+            samples,
+            f"the training part of {train:,} characters, {samples} windows of {self.context}",
             "lower batch_size or dataset.context",
         )
         if short := [name for name, size in (("validation", validation), ("test", test)) if size == 1]:
@@ -263,6 +263,8 @@ def read_text(path: Path) -> tuple[str, Tensor]:
 @functools.lru_cache(maxsize=2)  # the jobs of a sweep in one process share it
 def _read_text(path: Path, modified: int) -> tuple[str, Tensor]:
     text = path.read_bytes().decode("utf-8-sig")
+    if not text:
+        raise DataError(f"{path} is empty; give another dataset.file=PATH")
     symbols, index = np.unique(np.frombuffer(text.encode("utf-32-le"), np.uint32), return_inverse=True)
     kind = np.uint8 if len(symbols) <= 256 else np.int32
     return "".join(map(chr, symbols.tolist())), torch.from_numpy(index.astype(kind))

@@ -107,8 +107,8 @@ def _columns(ranking: pl.DataFrame, monitor: str | None) -> list[_Column]:
     else:
         shown.append(one("runs", "runs"))
         if "loss_difference" not in names:
-            main = next(name for name in ("accuracy", "test_value_low", "best_value") if name in names)
-            main = main.removesuffix("_low")
+            ranked = ("accuracy", "test_value", "best_value")
+            main = next(name for name in ranked if f"{name}_low" in names)
             titles = {"accuracy": "accuracy", "test_value": tested, "best_value": best}
             shown.append(spread(titles[main], main, main))
             shown.append(one(best, "best_value", need=2) if main != "best_value" else None)

@@ -90,7 +90,7 @@ def test_categories_are_those_of_the_training_part_and_others_are_zeros(tmp_path
 
 
 def test_a_column_that_is_constant_in_the_training_part_is_zero(tmp_path):
-    path = written(tmp_path, "a,b,y\n" + rows_of(30, lambda i: f"7.5,{i},{i % 2}"))
+    path = written(tmp_path, "a,b,y\n" + rows_of(30, lambda i: f"0.1,{i},{i % 2}"))
     assert not module(path, "y").encoded.features[:, 0].any()
 
 

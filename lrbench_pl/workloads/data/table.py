@@ -131,7 +131,7 @@ class TableDataModule(DeviceDataModule):
         self.validation, self.test = validation, test
         self.separator, self.header, self.null_values = separator, header, tuple(null_values)
         self.eval_batch_size, self.train_eval = eval_batch_size, train_eval
-        self._placed: list[Tensor] | None = None
+        self._placed: tuple[Tensor, Tensor] | None = None
 
     @property
     def module_class(self) -> type[pl.LightningModule]:
@@ -167,22 +167,25 @@ class TableDataModule(DeviceDataModule):
         """Read and encode the table and place it on the device."""
         if self._placed is None:
             self._check_batch(len(self.encoded.train))
-            self._placed = self._place(self.encoded.features, self.encoded.target)
+            features, target = self._place(self.encoded.features, self.encoded.target)
+            self._placed = (features, target)
 
     @property
-    def _ready(self) -> list[Tensor]:
+    def _ready(self) -> tuple[Tensor, Tensor]:
         self.setup()
         assert self._placed is not None
         return self._placed
 
     def train_dataloader(self) -> TrainLoader:
         """Return the endless stream of training batches."""
+        features, target = self._ready
         rank, world_size = self._world
         return TrainLoader(
-            *self._ready,
-            index=self.encoded.train,
-            batch_size=self.batch_size,
-            seed=self.seed,
+            features,
+            target,
+            self.encoded.train,
+            self.batch_size,
+            self.seed,
             normalise=None,
             rank=rank,
             world_size=world_size,
@@ -202,7 +205,8 @@ class TableDataModule(DeviceDataModule):
         return self._evaluate(self.encoded.train[order[: self.train_eval]])
 
     def _evaluate(self, index: Tensor) -> EvalLoader:
-        return EvalLoader(*self._ready, index, self.eval_batch_size, None, *self._world)
+        features, target = self._ready
+        return EvalLoader(features, target, index, self.eval_batch_size, None, *self._world)
 
     # -- from a table to numbers ------------------------------------------------------------------------------
 
@@ -217,18 +221,19 @@ class TableDataModule(DeviceDataModule):
         if self.task == "regression":
             values = self._numbers(target)
             parts = self._parts(len(table), None)
-            mean, std = float(values[parts[0]].mean()), float(values[parts[0]].std())
+            mean, std = _moments(values[parts[0]])
             if std == 0:
                 raise DataError(
                     f"{self.path}: the target {self.target!r} is {mean:g} in every row of the training part"
                 )
-            labels, classes = torch.from_numpy((values - mean) / std).float(), ()
+            labels, classes = torch.from_numpy((values - mean) / std).float(), tuple[Any, ...]()
         else:
             mean, std = 0.0, 1.0
             labels, classes = self._classes(target)
             parts = self._parts(len(table), labels)
-        features, names = self._features(inputs, parts[0].numpy())
-        return Encoded(features, labels, *parts, tuple(names), classes, mean, std)
+        train, validation, test = parts
+        features, names = self._features(inputs, train.numpy())
+        return Encoded(features, labels, train, validation, test, tuple(names), classes, mean, std)
 
     def _check_column(self, table: polars.DataFrame, column: str | None, option: str) -> None:
         """Refuse a column that the table does not have."""
@@ -241,15 +246,15 @@ class TableDataModule(DeviceDataModule):
             f"{option} must name a column of {self.path}, got {column!r}; there are {_listed(table.columns)}{hint}"
         )
 
-    def _parts(self, rows: int, labels: Tensor | None) -> list[Tensor]:
+    def _parts(self, rows: int, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the rows of training, validation and test, each in ascending order."""
         split = functools.partial(_split, labels)
         rest, test = split(torch.arange(rows), held_out_part("dataset.test", self.test, rows), self.seed, "test")
         if self.check_on == "test":
-            return [rest, rest[:0], test]
+            return rest, rest[:0], test
         held_out = held_out_part("dataset.validation", self.validation, len(rest))
         train, validation = split(rest, held_out, self.seed, "validation")
-        return [train, validation, test]
+        return train, validation, test
 
     def _numbers(self, target: polars.Series) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return the target of a regression."""
@@ -283,8 +288,8 @@ class TableDataModule(DeviceDataModule):
             number = column.dtype.is_numeric() and column.name not in self.categorical
             if number or column.dtype.base_type() in _booleans():
                 values = _finite(self.path, column)
-                std = values[train].std()
-                columns.append(((values - values[train].mean()) / (std if std > 0 else 1.0))[:, None])
+                mean, std = _moments(values[train])
+                columns.append(((values - mean) / (std or 1.0))[:, None])
                 names.append(column.name)
                 continue
             texts = _plain(self.path, column)
@@ -364,7 +369,7 @@ def _check_complete(path: Path, table: polars.DataFrame) -> None:
 
 def _finite(path: Path, column: polars.Series) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return a column of numbers, each finite."""
-    values = column.cast(_polars().Float64).to_numpy()
+    values: np.ndarray[Any, np.dtype[np.float64]] = column.cast(_polars().Float64).to_numpy()
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values))[0])
         raise DataError(
@@ -373,14 +378,22 @@ def _finite(path: Path, column: polars.Series) -> np.ndarray[Any, np.dtype[np.fl
     return values
 
 
+def _moments(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
+    """Return mean and standard deviation, which is 0 for equal numbers whatever the rounding."""
+    if values.max() == values.min():
+        return float(values[0]), 0.0
+    return float(values.mean()), float(values.std())
+
+
 def _plain(path: Path, column: polars.Series) -> np.ndarray[Any, Any]:
     """Return a column of categories: as integers, or as texts."""
     kind, polars = column.dtype, _polars()
     if kind.is_numeric():
-        values = column.to_numpy()
+        values: np.ndarray[Any, Any] = column.to_numpy()
         return values.astype(np.int64) if bool((values == np.round(values)).all()) else values
     if kind.base_type() in (*_booleans(), polars.String, polars.Categorical, polars.Enum):
-        return column.cast(polars.String).to_numpy().astype(str)
+        texts: np.ndarray[Any, Any] = column.cast(polars.String).to_numpy()
+        return texts.astype(str)
     raise DataError(
         f"{path}: a table holds numbers, texts and booleans, but the column {column.name!r} is {kind}; convert it, or "
         f"leave it out with dataset.drop=[{column.name}]"

@@ -28,7 +28,8 @@ class DecoderBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, width) to (B, T, width)."""
         x = x + self.projection(self._attend(self.qkv(self.norm1(x))))
-        return x + self.contract(self.gelu(self.expand(self.norm2(x))))
+        added: Tensor = self.contract(self.gelu(self.expand(self.norm2(x))))
+        return x + added
 
     def _attend(self, qkv: Tensor) -> Tensor:
         batch, length, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3

@@ -148,10 +148,11 @@ class TrueLabel(pl.Callback):
 
 def _completed(cfg: DictConfig, data: pl.LightningDataModule) -> DictConfig:
     """Return the configuration with what only the data knows: null keys of ``dataset`` that describe it."""
-    cfg = copy.deepcopy(cfg)
-    with read_write(cfg), open_dict(cfg):
-        for key in DESCRIBES_DATA:
-            if key in cfg.dataset and cfg.dataset[key] is None:
+    unknown = [key for key in DESCRIBES_DATA if key in cfg.dataset and cfg.dataset[key] is None]
+    if unknown:
+        cfg = copy.deepcopy(cfg)
+        with read_write(cfg), open_dict(cfg):
+            for key in unknown:
                 value = getattr(data, key, None)
                 cfg.dataset[key] = list(value) if isinstance(value, tuple) else value
     return cfg

@@ -62,6 +62,17 @@ def metric_title(monitor: str | None) -> str:
     return "acc." if is_accuracy(monitor) else metric_name(monitor)
 
 
+def in_test(monitor: str) -> str:
+    """Return the name under which a module logs the monitored metric on the test set.
+
+    Example:
+        >>> [in_test(name) for name in ("val/accuracy", "val_loss", "valid/f1", "score")]
+        ['test/accuracy', 'test_loss', 'test/f1', 'test/score']
+    """
+    stage = _STAGE.match(monitor)
+    return f"test/{monitor}" if stage is None else f"test{monitor[stage.end(1) :]}"
+
+
 def metric_value(monitor: str | None, value: float, digits: int = 3) -> str:
     """Format a value of the monitor: accuracies with decimals, others with digits.
 

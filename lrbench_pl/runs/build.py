@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,13 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pytorch_lightning.loggers import Logger
 
 from lrbench_pl.callbacks.checkpoints import Checkpoints
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
 from lrbench_pl.callbacks.progress import progress
-from lrbench_pl.runs.config import build_data, build_policy, in_sweep, is_shown_by_launcher
+from lrbench_pl.runs.config import DESCRIBES_DATA, build_data, build_policy, in_sweep, is_shown_by_launcher
 from lrbench_pl.runs.options import UserError, check_milestones
 from lrbench_pl.runs.spec import RunSpec
 from lrbench_pl.workloads.classifier import Classifier
@@ -63,8 +64,9 @@ def _build_module(cfg: DictConfig, data: pl.LightningDataModule) -> pl.Lightning
     if cfg.workload is not None:
         module: pl.LightningModule = instantiate(cfg.workload)
         return module
-    return Classifier(
-        model=instantiate(cfg.model),
+    kind: Any = getattr(data, "module_class", Classifier)
+    return kind(  # type: ignore[no-any-return]
+        model=instantiate(_completed(cfg, data).model),
         optimizer=instantiate(cfg.optimizer),
         num_classes=_num_classes(cfg, data),
         param_groups=instantiate(cfg.param_groups, _convert_="all"),
@@ -168,6 +170,18 @@ class OptimizerNameCheck(pl.Callback):
                     f"the workload builds {type(built).__name__} with {key}={built.defaults[str(key)]!r}, but "
                     f"optimizer={self._name} has {value!r}, which the result would name; {other}"
                 )
+
+
+def _completed(cfg: DictConfig, data: pl.LightningDataModule) -> DictConfig:
+    """Return the configuration with what only the data knows: null keys of ``dataset`` that describe it."""
+    unknown = [key for key in DESCRIBES_DATA if key in cfg.dataset and cfg.dataset[key] is None]
+    if unknown:
+        cfg = copy.deepcopy(cfg)
+        with read_write(cfg), open_dict(cfg):
+            for key in unknown:
+                value = getattr(data, key, None)
+                cfg.dataset[key] = list(value) if isinstance(value, tuple) else value
+    return cfg
 
 
 def _num_classes(cfg: DictConfig, data: pl.LightningDataModule) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-_DESCRIBES_DATA = ("num_classes", "input_shape")
+DESCRIBES_DATA = ("num_classes", "input_shape")
 _LOOK_UP = "lrbench_pl.selection.best.best"
 
 
@@ -229,7 +229,7 @@ def build_data(cfg: DictConfig) -> Any:
         return instantiate(cfg)
     if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes.values()):
         return instantiate(cfg)
-    left_out = [name for name in _DESCRIBES_DATA if name in cfg and name not in takes]
+    left_out = [name for name in DESCRIBES_DATA if name in cfg and name not in takes]
     if not left_out:
         return instantiate(cfg)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)  # while the nodes that it refers to are there

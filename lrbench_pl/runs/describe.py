@@ -100,6 +100,9 @@ def headline(result: RunResult, with_seed: bool = False) -> str:
         >>> print(headline(RunResult(run_id="a", policy="tri", status="missed", monitor="val/loss", mode="min",
         ...     target=0.04, max_steps=1, best_value=0.0475, test_accuracy=0.972)))
         tri: missed loss 0.04 within 1 step, best loss 0.0475, test accuracy 0.972
+        >>> print(headline(RunResult(run_id="a", policy="tri", status="reached", monitor="val/rmse", mode="min",
+        ...     target=3.0, steps_to_target=80, max_steps=100, best_value=2.81, test_value=2.954)))
+        tri: reached rmse 3 at step 80 of 100, best rmse 2.81, test rmse 2.954
     """
     name = label(result, with_seed)
     monitor = result.monitor or _MONITOR
@@ -117,6 +120,8 @@ def headline(result: RunResult, with_seed: bool = False) -> str:
         words = f"{result.status}: {result.message}"
     if result.best_value is not None:
         words += f", best {metric}{metric_value(monitor, result.best_value)}"
+    if metric and result.test_value is not None:
+        words += f", test {metric}{metric_value(monitor, result.test_value)}"
     if result.test_accuracy is not None:
         words += f", test {'accuracy ' if metric else ''}{result.test_accuracy:.3f}"
     return f"{name}: {words}"

@@ -45,6 +45,7 @@ class Outcome:
     best_value: float | None = None
     best_step: int | None = None
     final_value: float | None = None
+    test_value: float | None = None
     test_accuracy: float | None = None
     test_top5: float | None = None
     test_loss: float | None = None
@@ -119,7 +120,8 @@ class RunResult:
         best_value: Best checked value of the monitor.
         best_step: Step of the best check.
         final_value: Value at the last check.
-        test_accuracy: Top-1 accuracy on the test set, evaluated once at the end.
+        test_value: The monitored metric on the test set, evaluated once at the end.
+        test_accuracy: Top-1 accuracy on the test set.
         test_top5: Top-5 accuracy on the test set; None below six classes.
         test_loss: Mean loss on the test set.
         train_loss: Mean loss of the final weights on (a fixed part of) the training set.
@@ -175,6 +177,7 @@ class RunResult:
     best_value: float | None = None
     best_step: int | None = None
     final_value: float | None = None
+    test_value: float | None = None
     test_accuracy: float | None = None
     test_top5: float | None = None
     test_loss: float | None = None

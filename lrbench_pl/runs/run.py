@@ -39,6 +39,7 @@ from lrbench_pl.runs.processes import further_processes, is_first_process
 from lrbench_pl.runs.result import Outcome, RunResult, Setup
 from lrbench_pl.runs.sharing import Pool
 from lrbench_pl.runs.spec import RunSpec, policy_name
+from lrbench_pl.words import in_test
 
 _BEFORE = "interrupted before the first step"
 
@@ -284,6 +285,7 @@ def _evaluate(parts: Parts) -> dict[str, Any]:
     if is_overridden("test_step", module) and is_overridden("test_dataloader", data, pl.LightningDataModule):
         tested = {name: plain_number(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
         metrics |= {field: tested.get(f"test/{name}") for field, name in _TESTED.items()}
+        metrics["test_value"] = tested.get(in_test(str(parts.verifier.monitor)))
     if hasattr(data, "train_eval_dataloader") and is_overridden("validation_step", module):
         loggers, trainer.loggers = trainer.loggers, []  # this is not a check: keep it out of the history
         trained = trainer.validate(module, data.train_eval_dataloader(), verbose=False)[0]

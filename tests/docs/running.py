@@ -37,7 +37,7 @@ NOT_RUN = {
 # its two commands, as they stand in the Makefile
 DEMO = ("python run.py --multirun experiment=demo hydra.sweep.dir=multirun/demo", "lrbench rank multirun/demo")
 _INSTEAD = (  # of what is not on this machine
-    (r"experiment=(mnist|cifar10|imagenet)\w*", "dataset=synthetic"),
+    (r"experiment=(mnist|cifar10|imagenet|kjv|letter)\w*", "dataset=synthetic"),
     (r"dataset\.download=true ?", ""),
     (r"hydra/launcher=submitit_slurm|hydra/launcher=ray", "hydra/launcher=basic"),
     (r"'?\+?hydra\.launcher\.[\w.]+=[^\s']+'? ?", ""),

@@ -47,7 +47,8 @@ from lrbench_pl.policies import (
 from lrbench_pl.runs import lint
 from lrbench_pl.runs.config import read_policy
 from lrbench_pl.runs.options import UserError, refuse_late_milestones
-from lrbench_pl.selection.database import PolicyDatabase, stored_run
+from lrbench_pl.selection.database import PolicyDatabase
+from lrbench_pl.selection.records import stored_run
 
 # -- a package of somebody else: what a new policy takes is these lines and a YAML ---------------------------------
 

@@ -20,7 +20,7 @@ from lrbench_pl.runs.config import compose
 from lrbench_pl.runs.folder import Record, differences
 from lrbench_pl.runs.result import RunResult
 from lrbench_pl.runs.spec import RunSpec, canonical, differing
-from lrbench_pl.selection.lookup import Question, distance
+from lrbench_pl.selection.distance import Query, UnsuitableError, distance
 from tests.runs.test_run import run as train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -225,7 +225,7 @@ def test_other_settings_are_not_pooled(tmp_path, override, key, values):
     assert sorted(zip(table["runs"], table["median_steps"], strict=True)) == [(3, 100.0), (3, 200.0)]
     if values is not None:
         assert sorted(str(value) for value in table[key]) == values
-    with pytest.raises(AnalysisError, match=rf"the runs differ in {key} \(.*--where {key}=VALUE"):
+    with pytest.raises(AnalysisError, match=rf"these differ in {key} \(.*--where {key}=VALUE"):
         verify(tmp_path, {"policy": "tri"})
     assert key in report(runs, ["policy", key])
 
@@ -291,10 +291,10 @@ def test_db_list_keeps_tasks_apart(tmp_path):
     rows = [write(tmp_path / str(n), f"seed={n}", *more).to_dict() for n, more in enumerate(changes)]
     table = listing([*rows, {**rows[0], "seed": 9}])
     assert sorted(table["runs"]) == [1, 1, 1, 2]
-    headings = [heading for heading, _ in sections(table)]
+    headings = [heading for heading, _, _ in sections(table)]
     assert len(set(headings)) == 4
     assert any("optimizer.weight_decay=0.1" in heading for heading in headings)
-    assert any("2 checks in a row" in heading for heading in headings)
+    assert any("2 consecutive checks" in heading for heading in headings)
     assert any("smaller is better" in heading for heading in headings)
     assert "settings" in table.columns
     assert isinstance(table, pl.DataFrame)
@@ -315,9 +315,13 @@ def test_db_list_keeps_tasks_apart(tmp_path):
     ],
 )
 def test_the_look_up_sees_the_whole_task(tmp_path, override, expected):
-    question = Question.from_task(spec().task)
-    assert distance(question, write(tmp_path, override)) == expected
-    assert distance(replace(question, settings=None), write(tmp_path, "optimizer.weight_decay=0.1")) == (0.0, ())
+    query = Query.from_task(spec().task)
+    if isinstance(expected, str):
+        with pytest.raises(UnsuitableError, match=expected):
+            distance(query, write(tmp_path, override))
+    else:
+        assert distance(query, write(tmp_path, override)) == expected
+    assert distance(replace(query, settings=None), write(tmp_path, "optimizer.weight_decay=0.1")) == (0.0, ())
 
 
 KEYS = ["compile", "model.a", "optimizer.b", "lr_policy.c"]

@@ -158,11 +158,15 @@ def test_a_check_of_averaged_weights_is_not_the_runs_own(tmp_path):
 
 BROKEN = {
     "no metrics.csv; train with logger=csv": lambda folder: (folder / "metrics.csv").unlink(),
-    "metrics.csv must have the columns step and 'val/accuracy', got check/seconds": lambda folder: history(folder, monitor="val/other"),
+    "metrics.csv must have the columns step and 'val/accuracy', got check/seconds": lambda folder: history(
+        folder, monitor="val/other"
+    ),
     "metrics.csv is not numeric": lambda folder: history(folder, [(20, "high")]),
     "metrics.csv is not": lambda folder: (folder / "metrics.csv").write_text(""),
     "metrics.csv ends at step 60 with 0.96, but final_value is 0.98: incomplete": cut,
-    "metrics.csv reaches 0.95 at step 60, its result at step 40": lambda folder: history(folder, [CHECKS[2], CHECKS[4]]),
+    "metrics.csv reaches 0.95 at step 60, its result at step 40": lambda folder: history(
+        folder, [CHECKS[2], CHECKS[4]]
+    ),
     "metrics.csv has no check, but": lambda folder: history(folder, []),
     "metrics.csv cannot be read": lambda folder: [(folder / "metrics.csv").unlink(), (folder / "metrics.csv").mkdir()],
     "tuning.json cannot be read": lambda folder: (folder / "tuning.json").write_text("[{}]"),
@@ -184,7 +188,9 @@ def test_a_history_that_cannot_be_believed_is_skipped_with_the_reason(tmp_path, 
 
 def test_a_row_that_does_not_say_its_monitor(tmp_path):
     run(tmp_path, monitor=None)
-    with pytest.raises(AnalysisError, match=r"--target 0.9 needs a run with a usable history, got none; the first: .*monitor"):
+    with pytest.raises(
+        AnalysisError, match=r"--target 0.9 needs a run with a usable history, got none; the first: .*monitor"
+    ):
         at_target(load_runs([tmp_path]), 0.9)
 
 

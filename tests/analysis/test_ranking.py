@@ -251,9 +251,7 @@ def test_the_same_seed_of_two_sweeps_is_said(tmp_path):
         five(tmp_path / sweep, "a", 100)
     runs = load_runs([tmp_path / "one", tmp_path / "two"])
     said = [line for line in notes(rank(runs.table), runs) if "repeat" in line]
-    assert said == [
-        "5 runs repeat policy and seed of others and are counted again: use new seeds, or leave one out"
-    ]
+    assert said == ["5 runs repeat policy and seed of others and are counted again: use new seeds, or leave one out"]
     runs = load_runs([tmp_path / "one"])
     assert not [line for line in notes(rank(runs.table), runs) if "repeat" in line]
 
@@ -345,7 +343,10 @@ def test_utility_and_robustness(tmp_path):
     ("arguments", "message"),
     [
         ({"metric": "speed"}, "--metric must be cost, utility or robustness, got 'speed'"),
-        ({"metric": "utility", "baseline": "a"}, "--baseline needs --metric cost, got utility: only steps are compared"),
+        (
+            {"metric": "utility", "baseline": "a"},
+            "--baseline needs --metric cost, got utility: only steps are compared",
+        ),
         ({"metric": "robustness"}, "--metric robustness needs runs with loss_difference, got none"),
         ({"baseline": "b"}, "--baseline must name one of a, got 'b'"),
         ({"by": ["policy", "policy"]}, "--by must name each column once, got 'policy' twice"),

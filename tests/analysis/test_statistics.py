@@ -381,7 +381,10 @@ ONE = ([100], [True])
         (lambda: st.median([]), "at least one number and no NaN"),
         (lambda: st.median([1, math.nan]), r"no NaN, got \[1.0, nan\]"),
         (lambda: st.speed_up([0], [True], *ONE, rng=0), "expected steps above 0"),
-        (lambda: st.speed_up([1, 2], [True] * 2, *ONE, rng=0, paired=True), "as many runs of the baseline as of the policy, got 2 and 1"),
+        (
+            lambda: st.speed_up([1, 2], [True] * 2, *ONE, rng=0, paired=True),
+            "as many runs of the baseline as of the policy, got 2 and 1",
+        ),
         (lambda: st.seeds_needed(1.0, 0), "got 0, 1 and 0.8"),
         (lambda: st.seeds_needed(1.0, 5, comparisons=0), "got 5, 0 and 0.8"),
         (lambda: st.seeds_needed(1.0, 5, power=1.0), "got 5, 1 and 1.0"),

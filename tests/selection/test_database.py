@@ -170,7 +170,11 @@ def test_an_export_is_read_back_as_it_was(tmp_path, form):
     [
         ({}, EVIL, "policy: _target_ must be lrbench_pl.policies.X .* got 'os.system'"),
         ({}, {"_target_": "lrbench_pl.policies.Constant", "lr": 0.2}, "policy_id must be .* for this policy, got "),
-        ({"status": "failed", "message": "disk full"}, None, r"expected a run that ended, got one that failed \(disk full\)"),
+        (
+            {"status": "failed", "message": "disk full"},
+            None,
+            r"expected a run that ended, got one that failed \(disk full\)",
+        ),
         ({"status": "stopped"}, None, "expected a run that ended, got one that was stopped"),
         ({"seed": None}, None, "seed is missing; a record must contain the task"),
         ({"max_steps": 10**9}, None, "max_steps must lie in 1 to 10000000, got 1000000000"),

@@ -18,7 +18,9 @@ def formula(job, needed=NEEDED, limit=0.3):
     lr = job.candidate.lr
     if job.kind == "range":
         rates = [lr / 100 * 10_000 ** (t / (job.horizon - 1)) for t in range(job.horizon)]
-        return TrialResult("missed", job.horizon, losses=tuple(2 - math.tanh(5 * r) if r < limit else math.inf for r in rates))
+        return TrialResult(
+            "missed", job.horizon, losses=tuple(2 - math.tanh(5 * r) if r < limit else math.inf for r in rates)
+        )
     if lr > limit:
         return TrialResult("diverged", 5, message="the training loss became non-finite at step 5", seconds=0.5)
     steps = needed[job.candidate.policy] * (1 + abs(math.log(lr / 0.1)))
@@ -207,7 +209,9 @@ def test_an_answer_that_could_not_be_confirmed_says_so():
     assert (found.status, found.winner.policy, found.confirmed, found.asked) == ("reached", "cosine", 0, 0)
     assert found.steps_to_confirmed is None
     assert kinds(batches)[-1] == "rung"
-    assert any("confirming cosine at 0.1 (sgd) on 2 more seeds: beyond the tuning budget" in words for words in found.avoided)
+    assert any(
+        "confirming cosine at 0.1 (sgd) on 2 more seeds: beyond the tuning budget" in words for words in found.avoided
+    )
 
 
 def test_the_answer_names_the_optimizer():

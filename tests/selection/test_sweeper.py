@@ -223,12 +223,16 @@ def test_a_mistake_is_one_line_before_any_job(tmp_path, override, message):
 
 
 def test_failing_jobs_are_told(tmp_path):
-    with pytest.raises(SelectionError, match=r"every trial failed; the first: cosine at 0\.1 \(momentum\): out of luck"):
+    with pytest.raises(
+        SelectionError, match=r"every trial failed; the first: cosine at 0\.1 \(momentum\): out of luck"
+    ):
         sweep(tmp_path, task=Formula(status="failed"))
     with pytest.raises(SelectionError, match=r"cosine at 0\.1 \(momentum\): it left no row"):
         sweep(tmp_path / "2", task=Formula(row=False))
     hydras_own = "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-    with pytest.raises(SelectionError, match=r"30-steps/cosine-momentum-0\.1-seed-0: the trial wrote no result \(None\)"):
+    with pytest.raises(
+        SelectionError, match=r"30-steps/cosine-momentum-0\.1-seed-0: the trial wrote no result \(None\)"
+    ):
         sweep(tmp_path / "3", hydras_own, task=Formula(row=False))
 
 
@@ -314,7 +318,9 @@ def test_what_the_policy_database_knows_is_tried_first_and_stays_when_it_learns_
     given = ("optimizer=momentum,adam", f"hydra.sweeper.db={tmp_path}/runs.db", "lr_policy=fix")
     with pytest.raises(SystemExit):
         sweep(tmp_path / "sweep", *given, task=Formula(stop_at=4))
-    assert "selection: the policy database recommends known reached the target in 1 of 1 seed" in capsys.readouterr().out
+    assert (
+        "selection: the policy database recommends known reached the target in 1 of 1 seed" in capsys.readouterr().out
+    )
     learn(Polynomial(0.4, 1000))
     found = sweep(tmp_path / "sweep", *given)
     assert str(found.winner) == "1-momentum (momentum)"

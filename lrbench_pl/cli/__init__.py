@@ -54,7 +54,7 @@ def run_command(context: typer.Context) -> None:
     main(context.args)
 
 
-_Folders = Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sweeps or runs.")]
+_Folders = Annotated[list[Path], typer.Argument(metavar="DIR", help="Folders of sweeps or runs.")]
 _By = Annotated[
     str, typer.Option(help="Columns or settings that group the runs, such as policy,optimizer.weight_decay.")
 ]
@@ -78,8 +78,9 @@ def rank_command(
 ) -> None:
     """Rank policies, with 95 % intervals and tiers.
 
-    Policies are ordered by the share of runs that reached the target, then median steps to it, then best value. No
-    policy in a tier is significantly worse than the tier's first.
+    Ordered by the share of runs that reached the target, then median steps to it, then best value.
+
+    No policy in a tier is significantly worse than the tier's first.
     """
     from lrbench_pl.analysis.notes import notes
     from lrbench_pl.analysis.ranking import rank
@@ -137,7 +138,7 @@ def _keys(by: str) -> list[str] | None:
 
 _Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE...", help="Overrides as for lrbench run; several values give several runs."),
+    typer.Argument(metavar="KEY=VALUE", help="Overrides as for lrbench run; several values give several runs."),
 ]
 _ConfigDir = Annotated[
     Path | None, typer.Option("--config-dir", metavar="DIR", help="Folder of your own YAML files, as for lrbench run.")

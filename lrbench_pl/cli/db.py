@@ -28,7 +28,7 @@ _Database = Annotated[
 ]
 _Filters = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Select runs, such as dataset=mnist optimizer=adam."),
+    typer.Argument(metavar="KEY=VALUE", help="Select runs, such as dataset=mnist optimizer=adam."),
 ]
 _Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file instead of standard output.")]
 
@@ -36,7 +36,7 @@ _Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write to t
 @app.command("add")
 def add_command(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders of runs or sweeps, or files of `lrbench db export`.")
+        list[Path], typer.Argument(metavar="DIR", help="Folders of runs or sweeps, or files of `lrbench db export`.")
     ],
     db: _Database = None,
 ) -> None:
@@ -59,7 +59,7 @@ def add_command(
 def best_command(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="As for lrbench run: experiment=mnist_lenet max_steps=5000 …"),
+        typer.Argument(metavar="KEY=VALUE", help="As for lrbench run: experiment=mnist_lenet max_steps=5000 …"),
     ] = None,
     db: _Database = None,
     output: _Output = None,

@@ -96,19 +96,8 @@ def best(
     else:
         query = None
         if target is not None:
-            query = Query(
-                dataset=dataset,
-                model=workload or model,
-                optimizer=optimizer,
-                batch_size=batch_size * accumulate,
-                max_steps=max_steps,
-                target=target,
-                monitor=monitor,
-                mode=mode,
-                check_on=check_on,
-                confirmations=confirmations,
-                settings=settings,
-            )
+            task = (dataset, workload or model, optimizer, batch_size * accumulate, max_steps, target, monitor, mode)
+            query = Query(*task, check_on=check_on, confirmations=confirmations, settings=settings)
         found, reason = _first(query, db, max_distance)
         _print(f"best: {reason}; falls back to {_name(otherwise)}" if found is None else f"best: {found}")
         if path is not None and _is_first_process():

@@ -94,15 +94,8 @@ def read_request(
     files += [(path, name) for path in pool.get("lr_policy_file", ()) for name in names]
     policies = {path: read_policy(path) for path in dict.fromkeys(path for path, _ in files)}
     selection_options = _options(options, pool)
-    task = SelectionTask(
-        max_steps=int(base.max_steps),
-        interval=int(base.check_every),
-        optimizers={name: float(cfg.lr) for name, cfg in zip(names, configs, strict=True)},
-        seeds=tuple(_numbers("seed", pool["seed"], int)) if "seed" in pool else (int(base.seed),),
-        mode=base.mode,
-        files=tuple(files),
-        rates=tuple(_numbers("lr", pool.get("lr", ()), float)),
-    )
+    optimizers = {name: float(cfg.lr) for name, cfg in zip(names, configs, strict=True)}
+    task = _task(base, pool, optimizers, files)
     _check_shapes(selection_options, compose)
     return Request(
         options=selection_options,
@@ -170,6 +163,23 @@ def _values(override: Override) -> list[str]:
 def _options(options: Mapping[str, Any], pool: Mapping[str, Sequence[str]]) -> SelectionOptions:
     own = {key: value for key, value in options.items() if key not in _OTHER_OPTIONS}
     return SelectionOptions(**{**own, **({"shapes": tuple(pool["lr_policy"])} if "lr_policy" in pool else {})})
+
+
+def _task(
+    base: DictConfig,
+    pool: Mapping[str, Sequence[str]],
+    optimizers: Mapping[str, float],
+    files: Sequence[tuple[str, str]],
+) -> SelectionTask:
+    return SelectionTask(
+        max_steps=int(base.max_steps),
+        interval=int(base.check_every),
+        optimizers=optimizers,
+        seeds=tuple(_numbers("seed", pool["seed"], int)) if "seed" in pool else (int(base.seed),),
+        mode=base.mode,
+        files=tuple(files),
+        rates=tuple(_numbers("lr", pool.get("lr", ()), float)),
+    )
 
 
 def _check_shapes(options: SelectionOptions, compose: _Compose) -> None:

@@ -270,10 +270,11 @@ def test_one_yaml_and_it_can_be_previewed_and_linted(tmp_path):
     (tmp_path / "lr_policy" / "rex.yaml").write_text(
         f"_target_: {__name__}.Rex\ninit_lr: ${{lr}}\ndecay_steps: ${{steps:0.5}}\n"
     )
-    (job,) = preview.jobs([f"hydra.searchpath=['file://{tmp_path}']", "lr_policy=rex", "lr=0.4", "max_steps=200"])
-    assert job.plan.policy == Rex(0.4, 100)
-    assert preview.curve(job).policy_id == policy_id(Rex(0.4, 100), 200)
-    assert [finding.rule for finding in lint.lint(job.plan)] == ["horizon"]
+    own = f"hydra.searchpath=['file://{tmp_path}']"
+    (run,) = preview.planned_runs([own, "lr_policy=rex", "lr=0.4", "max_steps=200"])
+    assert run.plan.policy == Rex(0.4, 100)
+    assert preview.curve(run).policy_id == policy_id(Rex(0.4, 100), 200)
+    assert [finding.rule for finding in lint.lint(run.plan)] == ["horizon"]
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------

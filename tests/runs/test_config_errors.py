@@ -151,7 +151,7 @@ def test_a_wrong_choice_in_a_file_of_the_users_lists_the_others(tmp_path):
     text = "# @package _global_\ndefaults:\n  - override /trainer: gpus\n"
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match="trainer has no choice 'gpus'; did you mean gpu"):
-        preview.jobs([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine"])
+        preview.planned_runs([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine"])
 
 
 def test_what_is_no_mistake_of_a_configuration_is_not_explained():

@@ -244,7 +244,7 @@ def test_verify_takes_a_setting(tmp_path):
 def test_verify_looks_at_the_whole_task(tmp_path, override):
     write(tmp_path / "a", "seed=0")
     write(tmp_path / "b", "seed=1", override)
-    with pytest.raises(AnalysisError, match=f"the runs differ in {override.partition('=')[0]} "):
+    with pytest.raises(AnalysisError, match=f"these differ in {override.partition('=')[0]} "):
         verify(tmp_path, {})
 
 

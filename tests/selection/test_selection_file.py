@@ -55,7 +55,7 @@ def test_what_is_no_selection_is_refused(tmp_path, text):
     (tmp_path / SELECTION_FILE).write_text(text)
     with pytest.raises(ResultError, match=r"selection.json: "):
         read_asked(tmp_path)
-    with pytest.raises(SelectionError, match="give another hydra.sweep.dir"):
+    with pytest.raises(SelectionError, match=r"give another hydra\.sweep\.dir"):
         sweep(tmp_path)
 
 

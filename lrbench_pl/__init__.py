@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lrbench_pl import policies
+    from lrbench_pl.analysis.curves import curves
     from lrbench_pl.analysis.load import load_runs
     from lrbench_pl.analysis.ranking import rank
     from lrbench_pl.analysis.report import report, write_report
@@ -28,6 +29,7 @@ __all__ = [
     "RunResult",
     "Verdict",
     "__version__",
+    "curves",
     "load_runs",
     "policies",
     "policy_callback",
@@ -43,6 +45,7 @@ _HOMES = {
     "LRPolicyError": "callbacks.lr_policy",
     "RunResult": "runs.result",
     "Verdict": "verdict",
+    "curves": "analysis.curves",
     "load_runs": "analysis.load",
     "policy_callback": "runs.projects",
     "rank": "analysis.ranking",

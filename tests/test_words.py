@@ -148,7 +148,7 @@ def test_two_policies_under_one_name_are_reported(tmp_path, monkeypatch, capsys)
     write(tmp_path, "warm", 40, 0, policy_id="x")
     write(tmp_path, "warm", 60, 1, policy_id="y")
     _, _, error = call(monkeypatch, capsys, "rank", tmp_path)
-    assert "warm: 2 policies under one name are ranked as one; separate them with --by policy,policy_id" in error
+    assert "warm: 2 policies of this name are ranked as one; separate them with --by policy,policy_id" in error
 
 
 def test_a_sweep_of_one_job(tmp_path, capsys):

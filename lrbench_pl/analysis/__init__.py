@@ -1,1 +1,1 @@
-"""From the rows of finished runs to rankings, figures and reports; imports no Lightning."""
+"""Statistics, rankings, figures and reports from the results of runs; imports no Lightning."""

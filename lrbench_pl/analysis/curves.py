@@ -1,4 +1,4 @@
-"""From the histories of runs to curves: checks and rates over steps."""
+"""Curves of runs over their optimizer steps: checks and learning rates."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ import numpy as np
 import polars as pl
 
 from lrbench_pl.analysis import history
-from lrbench_pl.analysis.load import METRICS_FILE
+from lrbench_pl.analysis.load import METRICS_FILE, Source, as_table
+
+_RUN = ("folder", "dataset", "model", "optimizer", "policy", "lr", "seed", "monitor")
 
 
 @dataclass(frozen=True)
-class History:
-    """What a run's ``metrics.csv`` says of its way.
+class RunCurves:
+    """The checks and learning rates of one run.
 
     Args:
         steps: Optimizer steps before each check.
-        values: The monitor there.
-        rate_steps: Steps whose rate was kept.
-        rates: The learning rate there.
+        values: Monitored metric at each check.
+        rate_steps: Steps at which the learning rate was logged.
+        rates: Learning rate at these steps.
     """
 
     steps: tuple[int, ...]
@@ -35,14 +37,14 @@ class History:
 
 @dataclass(frozen=True)
 class Band:
-    """Several runs at each check.
+    """Summary of several runs at each check.
 
     Args:
         steps: Optimizer steps of the checks.
-        median: Median of the runs there.
-        low: Lower quartile; the least of fewer than four runs.
-        high: Upper quartile; the largest of fewer than four runs.
-        runs: How many there are in all.
+        median: Median of the runs.
+        low: Lower quartile; the minimum of fewer than four runs.
+        high: Upper quartile; the maximum of fewer than four runs.
+        runs: Number of runs.
     """
 
     steps: tuple[int, ...]
@@ -52,30 +54,53 @@ class Band:
     runs: int
 
 
-def read_history(folder: str | Path, monitor: str) -> History | None:
-    """The history of a run, as far as it is written; None if there is none or it cannot be read.
+def curves(runs: Source) -> pl.DataFrame:
+    """Read the checks of every run; runs without a readable history are left out.
 
-    Its checks are those by which a target is judged: of a composition neither those of its range test nor those of
-    averaged weights. Its rates are not those of a range test either, which go far beyond the others.
+    Args:
+        runs: One folder or several, or what :func:`~lrbench_pl.analysis.load.load_runs` returns, or its table.
+
+    Returns:
+        One row per check: ``folder``, ``dataset``, ``model``, ``optimizer``, ``policy``, ``lr``, ``seed`` and
+        ``monitor`` of the run, ``step`` and ``value``.
+
+    Raises:
+        AnalysisError: If a folder does not exist, or no run has a readable result.
+    """
+    table = as_table(runs)
+    schema: dict[str, Any] = {name: table.schema[name] for name in _RUN} | {"step": pl.Int64, "value": pl.Float64}
+    rows: list[tuple[Any, ...]] = []
+    for run in table.select(_RUN).rows(named=True):
+        found = None if run["monitor"] is None else read_curves(run["folder"], run["monitor"])
+        if found is not None:
+            rows += [(*run.values(), *check) for check in zip(found.steps, found.values, strict=True)]
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def read_curves(folder: str | Path, monitor: str) -> RunCurves | None:
+    """Read the curves of a run as far as they are written; None without a readable check.
+
+    Of a composition, checks in the range test and of averaged weights are left out, and so are rates of the range test.
 
     Args:
         folder: Folder of the run.
-        monitor: The metric that was checked.
+        monitor: Name of the monitored metric.
     """
     try:
-        judged = history.read_history(folder, monitor)
+        found = history.read_history(folder, monitor)
         table = pl.read_csv(Path(folder) / METRICS_FILE, infer_schema=False, truncate_ragged_lines=True)
     except (OSError, history.HistoryError, pl.exceptions.PolarsError):
         return None
     rates = _numbers(table, "step", "lr")
-    for leg in read_tuning(folder) or ():
-        if leg["kind"] == "range":
-            rates = rates[(rates[:, 0] < leg["spent"]) | (rates[:, 0] >= leg["spent"] + leg["steps"])]
-    checks = {step: value for step, value in zip(judged.steps, judged.values, strict=True) if math.isfinite(value)}
+    for segment in read_tuning(folder) or ():
+        if segment["kind"] == "range":
+            end = segment["spent"] + segment["steps"]
+            rates = rates[(rates[:, 0] < segment["spent"]) | (rates[:, 0] >= end)]
+    checks = {step: value for step, value in zip(found.steps, found.values, strict=True) if math.isfinite(value)}
     if not checks:
         return None
     steps = sorted(checks)  # a resumed run repeats some
-    return History(
+    return RunCurves(
         tuple(steps),
         tuple(checks[step] for step in steps),
         tuple(int(step) for step in rates[:, 0]),
@@ -84,7 +109,7 @@ def read_history(folder: str | Path, monitor: str) -> History | None:
 
 
 def _numbers(table: pl.DataFrame, *columns: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The rows in which all these columns are finite numbers, by the first; a column that is not there has none."""
+    """Return the rows in which all columns are finite numbers, sorted by the first; none if a column is missing."""
     if not set(columns) <= set(table.columns):
         return np.empty((0, len(columns)))
     numbers = table.select(pl.col(columns).cast(pl.Float64, strict=False)).drop_nulls()
@@ -92,35 +117,34 @@ def _numbers(table: pl.DataFrame, *columns: str) -> np.ndarray[Any, np.dtype[np.
     return finite.unique(columns[0], keep="last").sort(columns[0]).to_numpy()  # a resumed run repeats some steps
 
 
-def band(histories: Sequence[History]) -> Band:
-    """Median and quartiles over runs at each check that any of them made.
+def band(runs: Sequence[RunCurves]) -> Band:
+    """Compute median and quartiles over runs at each check of any of them.
 
-    A run that ended before others (it was stopped at its target, or diverged) keeps its last value, so that no curve
-    changes because its best run is missing.
+    A run that ended before the others, at its target or by divergence, keeps its last value.
 
     Raises:
-        ValueError: If there is no history.
+        ValueError: If there is no run.
 
     Example:
-        >>> band([History((10, 20), (0.5, 0.9)), History((10,), (0.7,))]).median
+        >>> band([RunCurves((10, 20), (0.5, 0.9)), RunCurves((10,), (0.7,))]).median
         (0.6, 0.8)
     """
-    if not histories:
-        raise ValueError("expected at least one history, got none")
-    steps = sorted({step for one in histories for step in one.steps})
-    values = np.full((len(histories), len(steps)), math.nan)
-    for row, one in enumerate(histories):
+    if not runs:
+        raise ValueError("expected at least one run, got none")
+    steps = sorted({step for one in runs for step in one.steps})
+    values = np.full((len(runs), len(steps)), math.nan)
+    for row, one in enumerate(runs):
         at = np.searchsorted(one.steps, steps, side="right") - 1
         known = at >= 0
         values[row, known] = np.asarray(one.values)[at[known]]
-    edges = (0.0, 1.0) if len(histories) < 4 else (0.25, 0.75)
+    edges = (0.0, 1.0) if len(runs) < 4 else (0.25, 0.75)
     low, median, high = np.nanquantile(values, [edges[0], 0.5, edges[1]], axis=0)
     middle, least, most = (tuple(np.round(each, 6).tolist()) for each in (median, low, high))
-    return Band(tuple(steps), middle, least, most, len(histories))
+    return Band(tuple(steps), middle, least, most, len(runs))
 
 
 def thin(steps: Sequence[int], values: Sequence[float], most: int = 300) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """At most so many points of a curve, the first and the last among them.
+    """Reduce a curve to at most ``most`` points; the first and the last one are kept.
 
     Example:
         >>> thin(range(1000), [0.0] * 1000, most=3)[0]
@@ -133,12 +157,14 @@ def thin(steps: Sequence[int], values: Sequence[float], most: int = 300) -> tupl
 
 
 def read_tuning(folder: str | Path) -> list[dict[str, Any]] | None:
-    """The legs of a composition, as its run wrote them; None if there are none or they cannot be read."""
+    """Read the segments of a composition; None if there are none or they cannot be read."""
     try:
         records = json.loads((Path(folder) / history.TUNING_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     needed = {"kind", "spent", "steps", "rates"}
-    if not isinstance(records, list) or not all(isinstance(leg, Mapping) and needed <= leg.keys() for leg in records):
+    if not isinstance(records, list):
         return None
-    return [dict(leg) for leg in records] or None
+    if not all(isinstance(each, Mapping) and needed <= each.keys() for each in records):
+        return None
+    return [dict(segment) for segment in records] or None

@@ -1,4 +1,4 @@
-"""The same runs at another target: read from their histories, without training again."""
+"""Read the checks of a run, and judge finished runs at another target without training again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TUNING_FILE = "tuning.json"
 
 
 class HistoryError(ValueError):
-    """A history that cannot answer; the message says why."""
+    """Raised if a history cannot be read or does not match its result; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -30,141 +30,154 @@ class History:
 
     Args:
         steps: Optimizer steps before each check.
-        values: The monitored metric there.
-        seconds: Training seconds there, None where the history does not say.
-        again: Indices of checks with which checks in a row begin anew, for the training went back before.
-        apart: Indices of checks that cannot meet a target, those of a leg that diverged.
+        values: Monitored metric at each check.
+        seconds: Training seconds before each check; None where the history does not contain them.
+        resets: Indices of checks at which counting confirmations starts again, since training went back.
+        diverged: Indices of checks of a diverged segment, which cannot reach a target.
     """
 
     steps: tuple[int, ...]
     values: tuple[float, ...]
     seconds: tuple[float | None, ...]
-    again: frozenset[int] = field(default_factory=frozenset)
-    apart: frozenset[int] = field(default_factory=frozenset)
+    resets: frozenset[int] = field(default_factory=frozenset)
+    diverged: frozenset[int] = field(default_factory=frozenset)
 
     def first_confirmed(self, target: float, mode: str = "max", confirmations: int = 1) -> int | None:
-        """Index of the first check of the first ``confirmations`` in a row that meet the target, or None.
+        """Return the index of the first of ``confirmations`` consecutive checks that meet the target, or None.
 
         Example:
             >>> history = History((100, 200, 300), (0.96, 0.98, 0.97), (1.0, 2.0, 3.0))
             >>> history.first_confirmed(0.97), history.first_confirmed(0.97, confirmations=3)
             (1, None)
         """
-        row: list[int] = []
+        consecutive: list[int] = []
         for index, value in enumerate(self.values):
-            if index in self.again:
-                row = []
-            met = index not in self.apart and (value >= target if mode == "max" else value <= target)
-            row = [*row, index] if met else []
-            if len(row) == confirmations:
-                return row[0]
+            if index in self.resets:
+                consecutive = []
+            met = index not in self.diverged and (value >= target if mode == "max" else value <= target)
+            consecutive = [*consecutive, index] if met else []
+            if len(consecutive) == confirmations:
+                return consecutive[0]
         return None
 
 
 def read_history(folder: str | Path, monitor: str) -> History:
-    """The checks in a run's ``metrics.csv``.
+    """Read the checks in the ``metrics.csv`` of a run.
 
-    Lightning numbers the row of a check one step too low (``global_step - 1``): the step is that of the column
-    ``check/step`` where there is one, else that of ``step`` plus 1. A last line that is not ended is left out. So are
-    checks of a composed policy that were none of its own: in its range test, and of averaged weights.
+    Lightning logs a check with ``global_step - 1``. The step is that of the column ``check/step``, or ``step + 1``
+    without it. An incomplete last line is left out. Of a composition, checks in the range test and of averaged weights
+    are left out.
 
     Args:
         folder: Folder of the run.
-        monitor: The metric that was checked.
+        monitor: Name of the monitored metric.
 
     Raises:
-        HistoryError: If there is no such file or column, or it is no table of numbers.
+        HistoryError: If the file or column is missing, or not numeric.
     """
-    path = os.path.join(folder, METRICS_FILE)
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except FileNotFoundError:
-        raise HistoryError(f"no {METRICS_FILE}; train with logger=csv for answers at other targets") from None
-    except OSError as error:
-        raise HistoryError(f"{METRICS_FILE} cannot be read ({error})") from error
-    data = data[: data.rfind(b"\n") + 1]
-    try:
-        table = pl.read_csv(io.BytesIO(data), infer_schema=False, truncate_ragged_lines=True)
-        if monitor not in table.columns or "step" not in table.columns:
-            raise HistoryError(f"{METRICS_FILE} has no column {monitor!r} or none that says the step")
-        names = ("check/step", "check/seconds", "check/averaged", "step", monitor)
-        wanted = [name for name in names if name in table.columns]
-        table = table.select(pl.col(wanted).cast(pl.Float64)).filter(pl.col(monitor).is_not_null())
-    except pl.exceptions.PolarsError as error:
-        raise HistoryError(f"{METRICS_FILE} is no table of numbers ({' '.join(str(error).split())[:80]})") from error
-    counted = pl.col("step") + 1
-    exact, seconds, averaged = (
-        pl.col(name) if name in wanted else pl.lit(None, pl.Float64)
-        for name in ("check/step", "check/seconds", "check/averaged")
-    )
-    table = table.select(
-        exact.fill_null(counted).cast(pl.Int64).alias("at"),
-        pl.col(monitor).alias("value"),
-        seconds.alias("seconds"),
-        (averaged.fill_null(0.0) > 0).alias("averaged"),
-    )
+    table = _checks(_read_metrics(folder), monitor)
     steps = table["at"].to_list()
     if any(step is None for step in steps):
         raise HistoryError(f"{METRICS_FILE} has a check without its step")
-    # seven digits are what float32 can tell apart, as in the callback: 19 of 20 right is 0.95, not 0.949999988
+    # the precision of float32, as in the callback: 19 of 20 correct is 0.95, not 0.949999988
     values = [float(f"{value:.7g}") for value in table["value"].to_list()]
     forecasts = set(table.with_row_index("row").filter("averaged")["row"].to_list())
-    again, apart, left_out = _legs(folder, steps)
-    again |= {index + 1 for index in forecasts}  # they break a row of checks
-    kept = [index for index in range(len(steps)) if index not in left_out | forecasts]
+    resets, diverged, range_test = _segments(folder, steps)
+    resets |= {index + 1 for index in forecasts}
+    kept = [index for index in range(len(steps)) if index not in range_test | forecasts]
     return History(
         tuple(steps[index] for index in kept),
         tuple(values[index] for index in kept),
         tuple(table["seconds"][index] for index in kept),
-        frozenset(place for place, index in enumerate(kept) if index in again),
-        frozenset(place for place, index in enumerate(kept) if index in apart),
+        frozenset(number for number, index in enumerate(kept) if index in resets),
+        frozenset(number for number, index in enumerate(kept) if index in diverged),
     )
 
 
-def _legs(folder: str | Path, steps: Sequence[int]) -> tuple[set[int], set[int], set[int]]:
-    """Of a policy composed while it trained: checks that begin anew, that diverged, and that were in a range test."""
-    again: set[int] = set()
-    apart: set[int] = set()
-    left_out: set[int] = set()
+def _read_metrics(folder: str | Path) -> bytes:
+    """Read the complete lines of the ``metrics.csv`` of a run."""
+    try:
+        with open(os.path.join(folder, METRICS_FILE), "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        raise HistoryError(f"no {METRICS_FILE}; train with logger=csv to analyse other targets") from None
+    except OSError as error:
+        raise HistoryError(f"{METRICS_FILE} cannot be read ({error})") from error
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _checks(data: bytes, monitor: str) -> pl.DataFrame:
+    """Return the checks in a ``metrics.csv``: columns ``at``, ``value``, ``seconds`` and ``averaged``."""
+    try:
+        table = pl.read_csv(io.BytesIO(data), infer_schema=False, truncate_ragged_lines=True)
+        if monitor not in table.columns or "step" not in table.columns:
+            raise HistoryError(f"{METRICS_FILE} must have the columns step and {monitor!r}, got {_names(table)}")
+        names = ("check/step", "check/seconds", "check/averaged", "step", monitor)
+        wanted = [name for name in names if name in table.columns]
+        table = table.select(pl.col(wanted).cast(pl.Float64)).filter(pl.col(monitor).is_not_null())
+    except pl.exceptions.PolarsError as error:
+        raise HistoryError(f"{METRICS_FILE} is not numeric ({' '.join(str(error).split())[:80]})") from error
+    exact, seconds, averaged = (
+        pl.col(name) if name in wanted else pl.lit(None, pl.Float64)
+        for name in ("check/step", "check/seconds", "check/averaged")
+    )
+    return table.select(
+        exact.fill_null(pl.col("step") + 1).cast(pl.Int64).alias("at"),
+        pl.col(monitor).alias("value"),
+        seconds.alias("seconds"),
+        (averaged.fill_null(0.0) > 0).alias("averaged"),
+    )
+
+
+def _names(table: pl.DataFrame) -> str:
+    return ", ".join(table.columns[:8]) + (", …" if table.width > 8 else "")
+
+
+def _segments(folder: str | Path, steps: Sequence[int]) -> tuple[set[int], set[int], set[int]]:
+    """Return the indices of checks that reset confirmations, that diverged, and that were made in a range test.
+
+    All are empty for a policy that was not composed while training.
+    """
+    resets: set[int] = set()
+    diverged: set[int] = set()
+    range_test: set[int] = set()
     try:
         with open(os.path.join(folder, TUNING_FILE), encoding="utf-8") as file:
-            legs = json.load(file)
+            segments = json.load(file)
         at = 0
-        for leg in legs:
-            begin, end = leg["spent"], leg["spent"] + leg["steps"]
+        for segment in segments:
+            begin, end = segment["spent"], segment["spent"] + segment["steps"]
             inside = [index for index, step in enumerate(steps) if begin < step <= end]
-            if leg["policy_step"] != at:
-                again.update(inside[:1])
-            at = leg["policy_step"] + leg["steps"]
-            if leg["kind"] == "range" or leg.get("averaged"):
-                left_out.update(inside)
-            elif leg["why"] == "diverged":
-                apart.update(index for index in inside if steps[index] == end)
+            if segment["policy_step"] != at:
+                resets.update(inside[:1])
+            at = segment["policy_step"] + segment["steps"]
+            if segment["kind"] == "range" or segment.get("averaged"):
+                range_test.update(inside)
+            elif segment["why"] == "diverged":
+                diverged.update(index for index in inside if steps[index] == end)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise HistoryError(f"{TUNING_FILE} cannot be read ({error!r})") from error
-    return again, apart, left_out
+    return resets, diverged, range_test
 
 
 def at_target(runs: Runs, target: float) -> Runs:
-    """The runs as if ``target`` had been theirs, from the checks in their histories.
+    """Judge the runs at another target, from the checks in their histories.
 
-    Monitor, mode and confirmations are each run's own; the steps of ``lr_policy=auto`` are all it took, dead ends
-    included. A run that had stopped at its own target, before the budget, cannot answer a harder one beyond its end: it
-    is ``missed`` with ``open`` true, and watched up to ``steps_run`` only. A history that does not lead to its run's
-    own row is not believed.
+    Monitor, mode and confirmations are those of each run. The steps of ``lr_policy=auto`` include abandoned branches. A
+    run that stopped at its own target, before the budget, cannot answer a harder one: it is ``missed`` with ``open``
+    true, observed for ``steps_run`` steps. A history that does not reproduce the result of its run is not used.
 
     Args:
         runs: From :func:`lrbench_pl.analysis.load.load_runs`.
         target: The other target, in units of the monitor.
 
     Returns:
-        The same columns and ``open``; runs without a history they can be judged by are among ``skipped``.
+        The runs with the column ``open``. Runs without a usable history are in ``skipped``.
 
     Raises:
-        AnalysisError: If ``target`` is none that a run's monitor can reach, or no run has a history.
+        AnalysisError: If a monitor cannot reach ``target``, or no run has a usable history.
     """
     for monitor, mode in runs.table.select("monitor", "mode").unique(maintain_order=True).rows():
         try:
@@ -178,22 +191,22 @@ def at_target(runs: Runs, target: float) -> Runs:
             rows.append({**row, "target": target, "open": False})
             continue
         try:
-            rows.append(_judged(row, target))
+            rows.append(_at_target(row, target))
         except HistoryError as error:
             skipped.append(Skipped(Path(row["folder"]), str(error)))
     if not any(row["status"] not in ("failed", "stopped") for row in rows):
         why = f"; the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
-        raise AnalysisError(f"no run has a history that answers --target {target:g}{why}")
+        raise AnalysisError(f"--target {target:g} needs a run with a usable history, got none{why}")
     table = pl.DataFrame(rows, schema={**runs.table.schema, "open": pl.Boolean}, orient="row")
     return Runs(table, (*runs.skipped, *skipped))
 
 
-def _judged(row: Mapping[str, Any], target: float) -> dict[str, Any]:
+def _at_target(row: Mapping[str, Any], target: float) -> dict[str, Any]:
     if row["monitor"] is None:
-        raise HistoryError("its row does not say what was monitored")
+        raise HistoryError("its result does not contain the monitor")
     history = read_history(row["folder"], row["monitor"])
     rule = (row["mode"] or "max", row["confirmations"] or 1)
-    _check_own(row, history, rule)
+    _check_history(row, history, rule)
     hit = history.first_confirmed(target, *rule)
     judged = {**row, "target": target, "open": False, "steps_to_target": None, "seconds_to_target": None}
     if hit is not None:
@@ -206,22 +219,22 @@ def _judged(row: Mapping[str, Any], target: float) -> dict[str, Any]:
     return {**judged, "status": "missed", "open": stopped, "message": message}
 
 
-def _check_own(row: Mapping[str, Any], history: History, rule: tuple[str, int]) -> None:
-    """Refuse a history that is cut off or another run's: it must lead to what the row says."""
-    # a row knows no NaN: such a check is missing there
+def _check_history(row: Mapping[str, Any], history: History, rule: tuple[str, int]) -> None:
+    """Require that a history reproduces the result of its run; it may be incomplete or of another run."""
+    # a result has no NaN: such a check is missing there
     last = history.values[-1] if history.values and math.isfinite(history.values[-1]) else None
-    own = row["final_value"]
-    if (last is None) != (own is None) or (last is not None and not math.isclose(last, own, rel_tol=1e-6)):
+    final = row["final_value"]
+    if (last is None) != (final is None) or (last is not None and not math.isclose(last, final, rel_tol=1e-6)):
         end = f"ends at step {history.steps[-1]} with {history.values[-1]:g}" if history.values else "has no check"
-        said = "none" if own is None else f"{own:g}"
-        raise HistoryError(f"{METRICS_FILE} {end}, but the last check of its row is {said}: cut off, or another run's")
+        stored = "None" if final is None else f"{final:g}"
+        raise HistoryError(f"{METRICS_FILE} {end}, but final_value is {stored}: incomplete, or of another run")
     if row["target"] is None:
         return
     hit = history.first_confirmed(row["target"], *rule)
     step = None if hit is None else history.steps[hit]
     if step != row["steps_to_target"]:
         own = f"{METRICS_FILE} reaches {row['target']:g} at {_at(step)}"
-        raise HistoryError(f"{own}, its row at {_at(row['steps_to_target'])}")
+        raise HistoryError(f"{own}, its result at {_at(row['steps_to_target'])}")
 
 
 def _at(step: int | None) -> str:

@@ -1,4 +1,4 @@
-"""What a policy database knows, as a table: one row for each policy on each workload."""
+"""Summarise a policy database as a table: one row per policy and task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lrbench_pl.analysis.ranking import rank
 from lrbench_pl.runs.spec import UNSET, canonical, differing, of_task, shown
 from lrbench_pl.words import counted
 
-_WHAT = {
+_TASK = {
     "dataset": pl.String,
     "model": pl.String,
     "optimizer": pl.String,
@@ -26,7 +26,7 @@ _WHAT = {
     "settings": pl.String,
 }
 
-_OUTCOME = {
+_RUN = {
     "policy": pl.String,
     "policy_id": pl.String,
     "lr": pl.Float64,
@@ -39,30 +39,31 @@ _OUTCOME = {
 }
 
 
-def listing(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
-    """One row for each policy on each task, the best first; a seed counts once.
+def listing(results: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
+    """Rank the policies of each task; a seed counts once.
 
     Args:
-        rows: Rows as :meth:`lrbench_pl.runs.result.RunResult.to_dict` gives them.
+        results: Results as :meth:`lrbench_pl.runs.result.RunResult.to_dict` returns them.
 
     Returns:
-        Columns of the task, ``policy``, ``lr``, and those of :func:`lrbench_pl.analysis.ranking.rank`; the rank is that
-        among the policies of its task. Of the settings only those that tell tasks apart which are alike in all else.
+        One row per policy and task, with the columns of the task, ``policy``, ``lr`` and those of
+        :func:`lrbench_pl.analysis.ranking.rank`. Ranks are within the task. ``settings`` contains only settings that
+        distinguish tasks which are equal otherwise.
 
     Example:
-        >>> row = {"dataset": "digits", "model": "mlp", "optimizer": "momentum", "batch_size": 64, "max_steps": 100,
+        >>> result = {"dataset": "digits", "model": "mlp", "optimizer": "momentum", "batch_size": 64, "max_steps": 100,
         ...     "target": 0.9, "policy": "tri", "status": "reached", "seed": 0, "steps_to_target": 40}
-        >>> table = listing([row, {**row, "seed": 1, "steps_to_target": 60}, row])
+        >>> table = listing([result, {**result, "seed": 1, "steps_to_target": 60}, result])
         >>> table.select("policy", "runs", "median_steps").rows()
         [('tri', 2, 50.0)]
     """
-    schema = _WHAT | _OUTCOME
-    known = [{**row, "settings": _text(row.get("settings"))} for row in rows]
-    table = pl.DataFrame([{name: row.get(name) for name in schema} for row in known], schema=schema)
-    table = table.with_columns(pl.col("mode").fill_null("max"))  # rows of before it was kept
-    keys = [*_WHAT, "policy", "lr", "policy_id"]
+    schema = _TASK | _RUN
+    rows = [{**result, "settings": _text(result.get("settings"))} for result in results]
+    table = pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
+    table = table.with_columns(pl.col("mode").fill_null("max"))  # results of earlier versions do not contain it
+    keys = [*_TASK, "policy", "lr", "policy_id"]
     ranked = rank(table.unique([*keys, "seed"], maintain_order=True, keep="first"), by=keys)
-    return _with_differences(ranked).sort([*_WHAT, "rank"], nulls_last=True, maintain_order=True).drop("policy_id")
+    return _with_differences(ranked).sort([*_TASK, "rank"], nulls_last=True, maintain_order=True).drop("policy_id")
 
 
 def _text(settings: Mapping[str, Any] | None) -> str | None:
@@ -70,36 +71,37 @@ def _text(settings: Mapping[str, Any] | None) -> str | None:
 
 
 def _with_differences(table: pl.DataFrame) -> pl.DataFrame:
-    """Of the settings only those that tell tasks apart which are alike in all else."""
-    others = [name for name in _WHAT if name != "settings"]
+    """Reduce the settings to those that distinguish tasks which are equal otherwise."""
+    others = [name for name in _TASK if name != "settings"]
     parts = table.with_row_index("row").partition_by(others, maintain_order=True)
-    said: dict[int, str | None] = {}
+    words: dict[int, str | None] = {}
     for part in parts:
         texts = part["settings"].to_list()
         known = {text: json.loads(text) for text in texts if text is not None}
         keys = list(differing(known.values()))
         for row, text in zip(part["row"].to_list(), texts, strict=True):
-            words = [f"{key}={shown(known[text].get(key, UNSET))}" for key in keys] if text is not None else []
-            said[row] = ", ".join(words) or (None if text is not None or not known else "settings unknown")
-    return table.with_columns(pl.Series("settings", [said[row] for row in range(table.height)], pl.String))
+            own = [f"{key}={shown(known[text].get(key, UNSET))}" for key in keys] if text is not None else []
+            words[row] = ", ".join(own) or (None if text is not None or not known else "settings unknown")
+    return table.with_columns(pl.Series("settings", [words[row] for row in range(table.height)], pl.String))
 
 
-def sections(table: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    """The table of :func:`listing` cut by workload and budget: a heading and the policies of each.
+def sections(table: pl.DataFrame) -> Iterator[tuple[str, str, pl.DataFrame]]:
+    """Split the table of :func:`listing` by task; yield a heading, the monitor and the policies of each.
 
     Example:
-        >>> row = {"dataset": "digits", "model": "mlp", "optimizer": "momentum", "batch_size": 64, "max_steps": 100,
+        >>> result = {"dataset": "digits", "model": "mlp", "optimizer": "momentum", "batch_size": 64, "max_steps": 100,
         ...     "target": 0.9, "policy": "tri", "status": "missed", "seed": 0, "monitor": "val/accuracy"}
-        >>> [heading for heading, rows in sections(listing([row]))]
+        >>> [heading for heading, monitor, rows in sections(listing([result]))]
         ['digits, mlp, momentum, batch 64: val/accuracy 0.9 within 100 steps']
     """
-    for rows in table.partition_by(list(_WHAT), maintain_order=True):
-        at = rows.row(0, named=True)
-        target = "no target" if at["target"] is None else f"{at['target']:g}"
-        on = " (test)" if at["check_on"] == "test" else ""
-        where = f"{at['dataset']}, {at['model']}, {at['optimizer']}, batch {at['batch_size']}"
-        where += f", {at['settings']}" if at["settings"] else ""
-        low = " (smaller is better)" if at["mode"] == "min" else ""
-        row = f" at {at['confirmations']} checks in a row" if (at["confirmations"] or 1) > 1 else ""
-        within = f"within {counted(at['max_steps'] or 0, 'step')}{low}"
-        yield f"{where}: {at['monitor']}{on} {target}{row} {within}", rows.drop(list(_WHAT))
+    for rows in table.partition_by(list(_TASK), maintain_order=True):
+        task = rows.row(0, named=True)
+        target = "no target" if task["target"] is None else f"{task['target']:g}"
+        on = " (test)" if task["check_on"] == "test" else ""
+        where = f"{task['dataset']}, {task['model']}, {task['optimizer']}, batch {task['batch_size']}"
+        where += f", {task['settings']}" if task["settings"] else ""
+        low = " (smaller is better)" if task["mode"] == "min" else ""
+        confirmed = f" at {task['confirmations']} consecutive checks" if (task["confirmations"] or 1) > 1 else ""
+        within = f"within {counted(task['max_steps'] or 0, 'step')}{low}"
+        heading = f"{where}: {task['monitor']}{on} {target}{confirmed} {within}"
+        yield heading, task["monitor"], rows.drop(list(_TASK))

@@ -1,12 +1,12 @@
-"""One page that shows a sweep: no network, no server, every figure and the numbers behind it."""
+"""Write a report of a sweep: one self-contained page with the ranking and all figures."""
 
 from __future__ import annotations
 
 import html
 import math
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from importlib import resources
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,64 +14,52 @@ import plotly.graph_objects as go
 import polars as pl
 
 from lrbench_pl.analysis import curves, plots
-from lrbench_pl.analysis.load import Runs
-from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank, with_settings
+from lrbench_pl.analysis.columns import MISSING, more_seeds
+from lrbench_pl.analysis.comparable import with_settings
+from lrbench_pl.analysis.load import Folders, Runs, load_runs
+from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank
 from lrbench_pl.analysis.show import the_monitor
+from lrbench_pl.analysis.web_page import Section, page
 from lrbench_pl.files import write_atomically
 from lrbench_pl.words import counted, is_accuracy, metric_name, metric_title
 
 _MOST_COMPOSITIONS = 8
+_MOST_COMMANDS = 20
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the page.
-
-    Args:
-        title: Its heading, as text.
-        note: What to know to read it, as text.
-        figures: Its figures, each with a heading or an empty one.
-        body: More of it, as HTML.
-    """
-
-    title: str
-    note: str = ""
-    figures: tuple[tuple[str, go.Figure], ...] = ()
-    body: str = ""
-
-
-def report(runs: Runs, by: Sequence[str] | None = None, baseline: str | None = None) -> str:
-    """The page, as HTML; parts without data are left out.
+def report(runs: Runs | Folders, by: Sequence[str] | None = None, baseline: str | None = None) -> str:
+    """Return the report as HTML; sections without data are left out.
 
     Args:
-        runs: What :func:`lrbench_pl.analysis.load.load_runs` found.
-        by: Columns that make a row of the ranking; by default those that vary.
-        baseline: Policy that the others are compared with in the table, as :func:`lrbench_pl.analysis.ranking.rank`
-            takes it.
+        runs: One folder or several, or what :func:`lrbench_pl.analysis.load.load_runs` returns.
+        by: Columns that group the runs; by default those that vary.
+        baseline: Policy to compare the others with in the table, see :func:`lrbench_pl.analysis.ranking.rank`.
 
     Raises:
         AnalysisError: If the runs cannot be ranked together.
     """
+    runs = runs if isinstance(runs, Runs) else load_runs(runs)
     table = runs.table
     keys = list(by) if by is not None else default_keys(table)
     ranking = rank(table, keys, baseline=baseline)
-    table = with_settings(table, keys)
-    runs = replace(runs, table=table)
-    return page(_title(table), _lead(runs), sections(runs, ranking, keys))
+    runs = replace(runs, table=with_settings(table, keys))
+    return page(_title(table), _lead(table), sections(runs, ranking, keys))
 
 
-def write_report(runs: Runs, path: str | Path, by: Sequence[str] | None = None, baseline: str | None = None) -> Path:
-    """Write :func:`report` at one stroke."""
+def write_report(
+    runs: Runs | Folders, path: str | Path, by: Sequence[str] | None = None, baseline: str | None = None
+) -> Path:
+    """Write :func:`report` to a file, atomically."""
     return write_atomically(path, report(runs, by, baseline))
 
 
 def figures(runs: pl.DataFrame, ranking: pl.DataFrame, keys: Sequence[str]) -> dict[str, go.Figure]:
-    """The figures for which there is data, by name.
+    """Return the figures for which there is data, by name.
 
     Args:
         runs: The table of runs.
         ranking: Its ranking by cost.
-        keys: The columns that make a row of it.
+        keys: Columns that group the runs.
     """
     grouped = plots.groups(runs, ranking, keys)
     if not grouped:
@@ -81,8 +69,8 @@ def figures(runs: pl.DataFrame, ranking: pl.DataFrame, keys: Sequence[str]) -> d
     budget = float(counts["max_steps"].max() or 1)  # type: ignore[arg-type]
     made: dict[str, go.Figure] = {}
     order = [group.name for group in grouped]
-    if target is not None and (places := plots.ranking_info(ranking, keys, budget, target)):
-        made["ranking"] = plots.ranking_figure(places)
+    if target is not None and (info := plots.ranking_info(ranking, keys, budget)):
+        made["ranking"] = plots.ranking_figure(info)
     if course := plots.course_info(grouped, target, monitor, _only(counts, "mode") or "max"):
         made["course"] = plots.course_figure(course)
     if arrivals := plots.arrivals_info(grouped, target):
@@ -98,25 +86,27 @@ _WORDS = {
     "ranking": (
         "Ranking",
         "Dots are medians, whiskers 95 % intervals (none below 5 runs, for ranks below 3); × is a median of misses. "
-        "Nothing within a tier can be told apart from its first.",
+        "No policy in a tier is significantly worse than the tier's first.",
     ),
     "course": (
         "{metric} and learning rate",
-        "Medians over the runs with their quartiles, the rate below. The best are in colour: click the legend to "
-        "hide, a row of the table to highlight any other. A run that ended keeps its last value.",
+        "Medians over the runs with quartiles, and the learning rate below. The best policies are in colour. Click the "
+        "legend to hide a curve, a row of the table to highlight one. A run that ended keeps its last value.",
     ),
-    "arrivals": ("Who has arrived", "Kaplan-Meier: the share of runs at the target by step; a miss is censored."),
+    "arrivals": (
+        "Runs at the target",
+        "Kaplan-Meier estimate of the share of runs at the target by step; misses are censored.",
+    ),
     "heat": ("Policy and optimizer", "Mean steps to the target, a miss counted as the whole budget; (reached/runs)."),
     "sensitivity": (
-        "Sensitivity to the rate",
-        "The width is the range of rates that stays within 1.5 times the best cost; "
-        "≥: it reaches the edge of those tried.",
+        "Sensitivity to the learning rate",
+        "The width is the range of rates with at most 1.5 times the best cost; ≥: it ends at the edge of those tried.",
     ),
 }
 
 
 def sections(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str]) -> list[Section]:
-    """The parts of the page for which there is data."""
+    """Return the sections of the report for which there is data."""
     made = figures(runs.table, ranking, keys)
     metric = metric_name(the_monitor(runs.table))
     found = []
@@ -129,78 +119,35 @@ def sections(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str]) -> list[Sec
         body=_table(ranking, keys, the_monitor(runs.table)),
     )
     found.insert(1 if "ranking" in made else 0, table)
-    drawn = _compositions(runs.table)
-    if drawn:
+    if drawn := _compositions(runs.table):
         more = runs.table.filter(pl.col("policy") == "auto").height - len(drawn)
         note = (
-            "Above, the check at the end of each stretch (diamonds: averaged weights, a forecast); below, its rates."
+            "Above, the check at the end of each segment (diamonds: averaged weights, a forecast); below, its rates."
             + (f" {more} more {'is' if more == 1 else 'are'} not drawn." if more > 0 else "")
         )
         found.append(Section("Composed while training", note, tuple(drawn)))
-    found.append(Section("What was run", body=_provenance(runs)))
+    found.append(Section("Runs", body=_provenance(runs)))
     return found
 
 
 def _compositions(runs: pl.DataFrame) -> list[tuple[str, go.Figure]]:
     drawn: list[tuple[str, go.Figure]] = []
-    for row in runs.to_dicts():
-        if len(drawn) < _MOST_COMPOSITIONS and (records := curves.read_tuning(row["folder"])) is not None:
-            title = f"{row['policy']}, {row['optimizer']}, seed {row['seed']}: {row['status']}"
-            info = plots.tuning_info(records, title, row["target"], row["monitor"] or "val/accuracy")
+    for run in runs.to_dicts():
+        if len(drawn) < _MOST_COMPOSITIONS and (records := curves.read_tuning(run["folder"])) is not None:
+            title = f"{run['policy']}, {run['optimizer']}, seed {run['seed']}: {run['status']}"
+            info = plots.tuning_info(records, title, run["target"], run["monitor"] or "val/accuracy")
             drawn.append((title, plots.tuning_figure(info)))
     return drawn
 
 
 def write_preview(shown: Sequence[Any], path: str | Path) -> Path:
-    """Write curves of :mod:`lrbench_pl.cli.preview` as a page."""
+    """Write the curves of :mod:`lrbench_pl.cli.preview` as a page."""
     figure = plots.rates_figure([each.name for each in shown], [each.rates for each in shown])
     names = ", ".join(each.name for each in shown)
     return write_atomically(path, page("Learning rates", names, [Section("Over the budget", figures=(("", figure),))]))
 
 
-# -- the page -----------------------------------------------------------------------------------------------------
-
-
-def page(title: str, lead: str, parts: Sequence[Section]) -> str:
-    """A page that needs nothing but itself.
-
-    Args:
-        title: Its heading, as text.
-        lead: What it is about, as text.
-        parts: Its sections.
-    """
-    from plotly.offline import get_plotlyjs
-
-    blocks: list[str] = []
-    specs: list[str] = []
-    for number, part in enumerate(parts):
-        drawn = []
-        for heading, figure in part.figures:
-            name = f"spec-{len(specs)}"
-            specs.append(f'<script type="application/json" id="{name}">{_json(figure)}</script>')
-            head = f"<h3>{html.escape(heading)}</h3>" if heading else ""
-            drawn.append(f'<figure>{head}<div class="plot" data-spec="{name}"></div></figure>')
-        note = f'<p class="note">{html.escape(part.note)}</p>' if part.note else ""
-        blocks.append(
-            f'<section id="s{number}"><h2>{html.escape(part.title)}</h2>{note}{"".join(drawn)}{part.body}</section>'
-        )
-    links = "".join(f'<a href="#s{number}">{html.escape(part.title)}</a>' for number, part in enumerate(parts))
-    files = resources.files("lrbench_pl.analysis") / "page"
-    css, script = ((files / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{html.escape(title)}</title><style>{css}</style></head>\n<body><main><h1>{html.escape(title)}</h1>"
-        f'<p class="lead">{html.escape(lead)}</p><nav>{links}</nav>\n{chr(10).join(blocks)}</main>\n'
-        f"{chr(10).join(specs)}\n<script>{get_plotlyjs()}</script>\n<script>{script}</script></body></html>\n"
-    )
-
-
-def _json(figure: go.Figure) -> str:
-    """A figure as JSON that cannot end the script element around it."""
-    text: str = figure.to_json()
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
+# -- the table ----------------------------------------------------------------------------------------------------
 
 _COLUMNS = {
     "rank": "rank",
@@ -211,10 +158,9 @@ _COLUMNS = {
     "median_steps": "median steps",
     "median_low": "low",
     "median_high": "high",
-    "speed_up": "times sooner",
-    "speed_up_low": "at least",
-    "speed_up_high": "at most",
-    "mean_steps": "mean steps",
+    "speed_up": "speed-up",
+    "speed_up_low": "low",
+    "speed_up_high": "high",
     "best_value": "best acc.",
     "test_value": "test",
     "test_accuracy": "test acc.",
@@ -252,17 +198,20 @@ def _table(ranking: pl.DataFrame, keys: Sequence[str], monitor: str | None) -> s
 def _cell(name: str, row: dict[str, Any], is_text: bool) -> str:
     value = row[name]
     if is_text:
-        return f'<td class="text">{html.escape("–" if value is None else str(value))}</td>'
+        return f'<td class="text">{html.escape(MISSING if value is None else str(value))}</td>'
     if value is None:
-        return '<td data-value="">–</td>'
+        return f'<td data-value="">{MISSING}</td>'
     shown = "∞" if value == math.inf else f"{value:.4f}" if name.endswith("accuracy") else f"{value:.4g}"
     shown = str(value) if isinstance(value, int) else shown
-    shown = f"{value}/{row['runs']}" if name == "reached" else shown
-    return f'<td data-value="{"Infinity" if value == math.inf else value}">{shown}</td>'
+    shown = f"{value}/{row['runs']}" if name == "reached" else more_seeds(value) if name == "more_seeds" else shown
+    return f'<td data-value="{"Infinity" if value == math.inf else value}">{html.escape(shown)}</td>'
+
+
+# -- words about the runs -----------------------------------------------------------------------------------------
 
 
 def _only(runs: pl.DataFrame, column: str) -> Any:
-    """The value on which all runs agree, or None."""
+    """Return the value that all runs share, or None."""
     values = runs[column].unique().to_list()
     return values[0] if len(values) == 1 else None
 
@@ -272,61 +221,69 @@ def _title(runs: pl.DataFrame) -> str:
     return f"Learning-rate policies: {' on '.join(map(str, where))}" if all(where) else "Learning-rate policies"
 
 
-def _lead(runs: Runs) -> str:
-    table = runs.table
-    words = f"{counted(table.height, 'run')} of {counted(table['policy'].n_unique(), 'policy')}"
-    if (n := table["optimizer"].n_unique()) > 1:
+def _lead(runs: pl.DataFrame) -> str:
+    words = f"{counted(runs.height, 'run')} of {counted(runs['policy'].n_unique(), 'policy')}"
+    if (n := runs["optimizer"].n_unique()) > 1:
         words += f" with {counted(n, 'optimizer')}"
-    if (target := _only(table, "target")) is not None:
-        words += f", to {target:g} {_only(table, 'monitor') or ''}".rstrip()
-    if (budget := _only(table, "max_steps")) is not None:
+    if (target := _only(runs, "target")) is not None:
+        words += f", to {target:g} {_only(runs, 'monitor') or ''}".rstrip()
+    if (budget := _only(runs, "max_steps")) is not None:
         words += f" within {counted(budget, 'step')}"
     return words + "."
 
 
 def _provenance(runs: Runs) -> str:
-    """The commands, the configuration of the first run, and what could not be shown."""
+    """Return the commands, notes on the runs, and the configuration of the first run."""
     folders = [Path(folder) for folder in runs.table["folder"].to_list()]
-    commands: dict[str, None] = {}
-    for folder in dict.fromkeys(folder.parent for folder in folders):
-        if (command := _command(folder / "multirun.yaml", many=True)) is not None:
-            commands[command] = None
-    if not commands:
-        for folder in folders[:20]:
-            if (command := _command(folder / ".hydra" / "hydra.yaml", many=False)) is not None:
-                commands[command] = None
-    body = "".join(f"<pre>{html.escape(command)}</pre>" for command in commands)
-    told = [
+    body = "".join(f"<pre>{html.escape(command)}</pre>" for command in _commands(folders))
+    if found := _notes(runs):
+        body += f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in found)}</ul>"
+    return body + _first_configuration(folders)
+
+
+def _commands(folders: Sequence[Path]) -> list[str]:
+    """Return the commands of the sweeps, or else of the first runs."""
+    sweeps = [_command(folder / "multirun.yaml", many=True) for folder in dict.fromkeys(at.parent for at in folders)]
+    found = [command for command in sweeps if command is not None]
+    if not found:
+        runs = [_command(folder / ".hydra" / "hydra.yaml", many=False) for folder in folders[:_MOST_COMMANDS]]
+        found = [command for command in runs if command is not None]
+    return list(dict.fromkeys(found))
+
+
+def _notes(runs: Runs) -> list[str]:
+    table = runs.table
+    found = [
         f"{row['status']}: {row['policy']} (seed {row['seed']}): {row['message']}"
-        for row in runs.table.filter(pl.col("status").cast(pl.String).is_in(["failed", "stopped"])).to_dicts()
+        for row in table.filter(pl.col("status").cast(pl.String).is_in(["failed", "stopped"])).to_dicts()
     ]
-    told += [f"unreadable: {skipped.path}: {skipped.reason}" for skipped in runs.skipped]
-    told += [f"the same policy over this budget: {', '.join(names)}" for names in equal_policies(runs.table)]
-    if (shared := runs.table["shared_with"].drop_nulls().len()) > 0:
+    found += [f"unreadable: {skipped.path}: {skipped.reason}" for skipped in runs.skipped]
+    found += [f"the same policy over this budget: {', '.join(names)}" for names in equal_policies(table)]
+    if (shared := table["shared_with"].drop_nulls().len()) > 0:
         repeat = "repeats" if shared == 1 else "repeat"
-        told.append(f"{counted(shared, 'row')} {repeat} the outcome of a run with the same rates")
+        found.append(f"{counted(shared, 'result')} {repeat} the outcome of a run with the same rates")
     for column, label in (("device", "device"), ("precision", "precision"), ("git_sha", "commit")):
-        if values := runs.table[column].drop_nulls().unique().sort().to_list():
-            told.append(f"{label}: {', '.join(values)}")
-    body += f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in told)}</ul>" if told else ""
+        if values := table[column].drop_nulls().unique().sort().to_list():
+            found.append(f"{label}: {', '.join(values)}")
+    return found
+
+
+def _first_configuration(folders: Sequence[Path]) -> str:
     for folder in folders:
         try:
             config = (folder / ".hydra" / "config.yaml").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             continue
-        body += f"<details><summary>Configuration of the first run</summary><pre>{html.escape(config)}</pre></details>"
-        break
-    return body
+        return f"<details><summary>Configuration of the first run</summary><pre>{html.escape(config)}</pre></details>"
+    return ""
 
 
 def _command(path: Path, many: bool) -> str | None:
-    """The command that Hydra noted down, or None."""
-    import shlex
-
+    """Return the command that Hydra stored, or None."""
     from omegaconf import OmegaConf
 
     try:
         task = OmegaConf.to_container(OmegaConf.load(path), resolve=False)["hydra"]["overrides"]["task"]  # type: ignore[index,call-overload]
-    except Exception:  # missing, half-written or not Hydra's: then there is no command to show
+    except Exception:  # missing, incomplete, or not written by Hydra
         return None
     return shlex.join(["lrbench", "run", *(["-m"] if many else []), *map(str, task)])

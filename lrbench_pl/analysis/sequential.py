@@ -1,4 +1,4 @@
-"""How many seeds it takes to be sure: a test of a share that may be looked at after every seed."""
+"""Sequential test of the share of seeds that reach a target, valid after every seed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Literal
 from scipy.special import betaln
 from scipy.stats import beta
 
-MOST_SEEDS = 1_000_000  # more to confirm a share is refused
-_A = _B = 0.5  # Jeffreys' prior, restricted to the side that is betted on
+MOST_SEEDS = 1_000_000  # a share that takes more to confirm is refused
+_A = _B = 0.5  # Jeffreys' prior, restricted to one side
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is known of the share of seeds that reach the target.
+    """Decision about the share of seeds that reach the target.
 
     Args:
-        verdict: ``confirmed``: it is at least the share asked for; ``refuted``: it is below; ``undecided``.
-        seeds: Seeds looked at until then.
-        reached: Those of them that reached the target.
+        verdict: ``confirmed`` if it is at least the given share, ``refuted`` if it is below, or ``undecided``.
+        seeds: Number of seeds used.
+        reached: Number of these that reached the target.
     """
 
     verdict: Literal["confirmed", "refuted", "undecided"]
@@ -31,23 +31,22 @@ class Decision:
 
 
 def evidence(reached: int, seeds: int, share: float) -> tuple[float, float]:
-    """Logarithms of the evidence that the probability of a success lies above ``share``, and that it lies below.
+    """Compute the log evidence that the probability of a success is above ``share``, and that it is below.
 
-    Each is the fortune of a gambler who starts with 1 and bets that way against the hypothesis of the other side, which
-    makes the bets fair or worse: the likelihood, averaged over the probabilities of that side (Beta(1/2, 1/2)), over
-    that of ``share``. If the hypothesis betted against is true, the chance that the fortune *ever* reaches ``x`` is at
-    most ``1 / x`` (Ville 1939), however often one looks and whenever one stops.
+    Each is a test martingale: the likelihood averaged over the probabilities on one side of ``share`` (Beta(1/2, 1/2)),
+    over the likelihood at ``share``. If the probability lies on the other side, the evidence *ever* reaches ``x`` with
+    probability at most ``1 / x`` (Ville 1939), for any number of looks and any stopping rule.
 
     Args:
-        reached: Successes.
-        seeds: Trials.
-        share: The probability in question, in (0, 1).
+        reached: Number of successes.
+        seeds: Number of trials.
+        share: The probability to compare with, in (0, 1).
 
     Example:
         >>> [round(value, 2) for value in evidence(reached=0, seeds=0, share=0.8)]
         [0.0, 0.0]
-        >>> for_it, against_it = evidence(reached=17, seeds=17, share=0.8)
-        >>> for_it > math.log(20), against_it < 0
+        >>> above, below = evidence(reached=17, seeds=17, share=0.8)
+        >>> above > math.log(20), below < 0
         (True, True)
 
     Source: Robbins 1970, Ann. Math. Stat. 41, 1397 (mixtures); Howard, Ramdas, McAuliffe & Sekhon 2021, arXiv
@@ -62,17 +61,17 @@ def evidence(reached: int, seeds: int, share: float) -> tuple[float, float]:
 
 
 def decide(outcomes: Iterable[bool], share: float = 0.8, confidence: float = 0.95) -> Decision:
-    """Look at one seed after the other until it is decided whether at least ``share`` of all seeds reach the target.
+    """Decide whether at least ``share`` of all seeds reach the target, from as few seeds as possible.
 
-    The chance of a wrong decision is at most ``1 - confidence``, though one looks after every seed.
+    The probability of a wrong decision is at most ``1 - confidence``, although the test looks after every seed.
 
     Args:
-        outcomes: Whether each seed reached the target, in an order that does not depend on them.
-        share: The share in question, in (0, 1).
-        confidence: In (0, 1).
+        outcomes: Whether each seed reached the target, in an order that does not depend on the outcomes.
+        share: The share to decide about, in (0, 1).
+        confidence: Confidence of the decision, in (0, 1).
 
     Raises:
-        ValueError: If ``share`` or ``confidence`` is out of its range.
+        ValueError: If ``share`` or ``confidence`` is outside of (0, 1).
 
     Example:
         >>> decide([True] * 30)
@@ -97,12 +96,12 @@ def decide(outcomes: Iterable[bool], share: float = 0.8, confidence: float = 0.9
 
 
 def seeds_to_confirm(reached: int, seeds: int, share: float = 0.8, confidence: float = 0.95) -> int:
-    """How many more seeds would confirm it if all of them reached the target.
+    """Return the number of further seeds that confirm the share if all of them reach the target.
 
     Each success raises the evidence, so the number is found by bisection.
 
     Raises:
-        ValueError: If it takes more than a million (``MOST_SEEDS``).
+        ValueError: If it is above ``MOST_SEEDS``.
 
     Example:
         >>> seeds_to_confirm(0, 0), seeds_to_confirm(4, 5)

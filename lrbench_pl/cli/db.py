@@ -1,4 +1,4 @@
-"""``lrbench db``: the policy database on the command line."""
+"""``lrbench db``: fill, query and export the policy database."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import typer
 from lrbench_pl.words import counted
 
 if TYPE_CHECKING:
-    from lrbench_pl.selection.database import Refused, StoredRun
+    from lrbench_pl.selection.records import Refused, StoredRun
 
 NOTHING_SUITABLE = 3
 
 app = typer.Typer(
     name="db",
-    help="The policy database: runs of many sweeps, asked for the policy that worked.",
+    help="Policy database: store runs of many sweeps and look up the policy that worked.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -28,29 +28,30 @@ _Database = Annotated[
 ]
 _Filters = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Which runs, such as dataset=mnist optimizer=adam."),
+    typer.Argument(metavar="KEY=VALUE", help="Select runs, such as dataset=mnist optimizer=adam."),
 ]
-_Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of standard output.")]
+_Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file instead of standard output.")]
 
 
 @app.command("add")
 def add_command(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders of runs or sweeps; files of `lrbench db export`.")
+        list[Path], typer.Argument(metavar="DIR", help="Folders of runs or sweeps, or files of `lrbench db export`.")
     ],
     db: _Database = None,
 ) -> None:
-    """Add finished runs; those already there are left as they are, bad ones refused with the reason."""
-    from lrbench_pl.selection.database import DatabaseError, PolicyDatabase, read_sources
+    """Add finished runs. Runs already stored are not changed; invalid ones are refused with the reason."""
+    from lrbench_pl.selection.database import DatabaseError, PolicyDatabase
+    from lrbench_pl.selection.exchange import read_sources
 
     found = read_sources(sources)
-    _say_refused(found.refused)
+    _print_refused(found.refused)
     if not found.runs:
         raise DatabaseError(f"nothing to add: all {counted(len(found.refused), 'run')} refused")
     with PolicyDatabase(db, create=True) as database:
         new = database.add(found.runs)
         name = database.name
-    counts = [f"{new} added", f"{len(found.runs) - new} already there", f"{len(found.refused)} refused"]
+    counts = [f"{new} added", f"{len(found.runs) - new} already stored", f"{len(found.refused)} refused"]
     print(f"{name}: {', '.join(counts)}")
 
 
@@ -58,28 +59,29 @@ def add_command(
 def best_command(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="As for lrbench run: experiment=mnist_lenet max_steps=5000 …"),
+        typer.Argument(metavar="KEY=VALUE", help="As for lrbench run: experiment=mnist_lenet max_steps=5000 …"),
     ] = None,
     db: _Database = None,
     output: _Output = None,
 ) -> None:
-    """The policy that `lrbench run lr_policy=best …` would run, as YAML; exit code 3 if nothing is suitable."""
+    """Print the policy that `lrbench run lr_policy=best …` would use, as YAML. Exit code 3 without a suitable one."""
     from omegaconf import OmegaConf
 
     from lrbench_pl.files import write_atomically
     from lrbench_pl.policies import to_config
     from lrbench_pl.runs.config import compose
     from lrbench_pl.runs.spec import RunSpec
-    from lrbench_pl.selection.lookup import Question, ask
+    from lrbench_pl.selection.distance import Query
+    from lrbench_pl.selection.lookup import look_up
 
     cfg = compose(["lr_policy=best", *(overrides or [])])
-    asked: Any = OmegaConf.to_container(cfg.lr_policy, resolve=True)
-    question = Question.from_task(RunSpec.from_config(cfg).task)
-    answer, why = ask(question, db or asked["db"], asked["max_distance"], say=_say)
-    if answer is None or not answer.recommendations:
-        _say(f"{why}; lr_policy=auto composes one")
+    options: Any = OmegaConf.to_container(cfg.lr_policy, resolve=True)
+    query = Query.from_task(RunSpec.from_config(cfg).task)
+    found, reason = look_up(query, db or options["db"], options["max_distance"], report=_print)
+    if not found:
+        _print(f"{reason}; lr_policy=auto composes a policy while training")
         raise typer.Exit(NOTHING_SUITABLE)
-    first, *others = answer.recommendations
+    first, *others = found
     text = f"# {first}\n{OmegaConf.to_yaml(OmegaConf.create(to_config(first.policy)))}"
     if output is None:
         print(text, end="")
@@ -87,7 +89,7 @@ def best_command(
         write_atomically(output, text)
         print(f"{first}\nwritten to {output}: lrbench run lr_policy_file={output} …")
     for other in others[:4]:
-        _say(f"next: {other}")
+        _print(f"next: {other}")
 
 
 @app.command("list")
@@ -96,33 +98,38 @@ def list_command(
     db: _Database = None,
     form: Annotated[str, typer.Option("--format", help="table, csv, json or markdown.")] = "table",
 ) -> None:
-    """What is known: seeds, share reached and median steps of every policy on every workload."""
+    """List the stored policies by task, with seeds, share reached and median steps."""
     from lrbench_pl.analysis.listing import listing, sections
     from lrbench_pl.analysis.load import AnalysisError
-    from lrbench_pl.analysis.show import render
+    from lrbench_pl.analysis.show import FORMATS, left_out_note, render, render_table
 
-    if form not in ("table", "csv", "json", "markdown"):
-        raise AnalysisError(f"--format must be table, csv, json or markdown, got {form!r}")
+    if form not in FORMATS:
+        raise AnalysisError(f"--format must be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {form!r}")
     runs = _read(db, filters)
     table = listing(run.result.to_dict() for run in runs)
     if form == "table":
-        for heading, rows in sections(table):
-            print(f"{heading}\n\n{render(rows, 'table')}\n")
+        left_out: dict[str, None] = {}
+        for heading, monitor, rows in sections(table):
+            text, titles = render_table(rows, monitor=monitor)
+            left_out |= dict.fromkeys(titles)
+            print(f"{heading}\n\n{text}\n")
+        if left_out:
+            print(f"{left_out_note(list(left_out))}\n")
     else:
-        print(render(table, form))  # type: ignore[arg-type]
-    _say(f"{counted(len(runs), 'run')}; ∞: half of the seeds or more missed")
+        print(render(table, form))
+    _print(f"{counted(len(runs), 'run')}; ∞: half of the seeds or more missed")
 
 
 @app.command("export")
 def export_command(
     filters: _Filters = None,
     db: _Database = None,
-    form: Annotated[str, typer.Option("--format", help="jsonl or csv; by default as the file is called.")] = "",
+    form: Annotated[str, typer.Option("--format", help="jsonl or csv; by default the suffix of the file.")] = "",
     output: _Output = None,
 ) -> None:
-    """Every run with its policy as JSON lines or CSV, which `lrbench db add` reads back."""
+    """Export runs with their policies as JSON lines or CSV, which `lrbench db add` reads."""
     from lrbench_pl.files import write_atomically
-    from lrbench_pl.selection.database import export
+    from lrbench_pl.selection.exchange import export
 
     by_name = "csv" if output is not None and output.suffix == ".csv" else "jsonl"
     text = export(_read(db, filters), form or by_name)  # type: ignore[arg-type]
@@ -143,17 +150,18 @@ def _read(db: str | None, filters: list[str] | None) -> tuple[StoredRun, ...]:
         where[name] = value
     with PolicyDatabase(db) as database:
         found = database.read(**where)
-        at = database.name
-    _say_refused(found.refused)
+        where_from = database.name
+    _print_refused(found.refused)
     if not found.runs:
-        raise DatabaseError(f"{at}: no run" + (f" with {' '.join(filters)}" if filters else ""))
+        raise DatabaseError(f"{where_from}: no run" + (f" with {' '.join(filters)}" if filters else ""))
     return found.runs
 
 
-def _say_refused(refused: tuple[Refused, ...]) -> None:
+def _print_refused(refused: tuple[Refused, ...]) -> None:
     for each in refused:
-        _say(f"refused: {each.source}: {each.reason}")
+        _print(f"refused: {each.source}: {each.reason}")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
+    """Print a message, apart from the output proper."""
     print(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Policies before any training: from overrides to curves, and curves as text."""
+"""``lrbench preview``: compute and draw the rates of policies without training."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lrbench_pl.policies import AdaptivePolicy, policy_id, table
+from lrbench_pl.policies import AdaptivePolicy, Policy, policy_id, table
 from lrbench_pl.runs.config import build_policy, compose, expand
 from lrbench_pl.runs.lint import TrainingPlan, training_plan
 from lrbench_pl.runs.options import UserError
 from lrbench_pl.words import policy_file_name
 
-_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # of a Braille sign: column by row
+_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # of a Braille character, by column and row
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run that has not begun.
+class PlannedRun:
+    """A run that has not started.
 
     Args:
-        name: What tells it from the others.
-        plan: What it is going to do.
+        name: Its name, from the overrides that distinguish it from the other runs.
+        plan: Its policy and budget.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Curve:
     """The rates of a policy over its budget.
 
     Args:
-        name: Whose they are.
+        name: Name of the run.
         rates: One per optimizer step.
-        policy_id: Equal for equal curves; None if the policy adapts, and the curve is only how it begins.
+        policy_id: Equal for equal curves; None for an adaptive policy, whose rates depend on the training.
     """
 
     name: str
@@ -46,14 +46,14 @@ class Curve:
     policy_id: str | None
 
 
-def jobs(overrides: Sequence[str]) -> list[Job]:
-    """Every run that ``lrbench run -m OVERRIDES`` would begin.
+def planned_runs(overrides: Sequence[str]) -> list[PlannedRun]:
+    """Return every run that ``lrbench run -m OVERRIDES`` would start.
 
     Raises:
-        UserError: If a configuration cannot be composed, or names something that has no rates before it trains.
+        UserError: If a configuration cannot be composed, or its policy has no rates before training.
 
     Example:
-        >>> [job.name for job in jobs(["lr_policy=tri,cos", "max_steps=100,200"])]
+        >>> [run.name for run in planned_runs(["lr_policy=tri,cos", "max_steps=100,200"])]
         ['tri, max_steps=100', 'tri, max_steps=200', 'cos, max_steps=100', 'cos, max_steps=200']
     """
     from lrbench_pl.runs.config_errors import explain
@@ -64,41 +64,45 @@ def jobs(overrides: Sequence[str]) -> list[Job]:
     for each in expanded:
         try:
             cfg = compose(each)
-            policy = build_policy(cfg)
-            if isinstance(policy, (Mapping, DictConfig)):
-                raise UserError(
-                    f"lr_policy={cfg.names.policy}: expected a YAML with _target_, such as "
-                    f"lrbench_pl.policies.Constant, got {', '.join(map(str, policy)) or 'nothing'}"
-                )
-            if not callable(policy):
-                raise UserError(f"lr_policy={cfg.names.policy} finds its rates while it trains; there are none before")
-            told_apart = [part for part, varies in zip(each, vary, strict=True) if varies]
-            named = [part.removeprefix("lr_policy=") for part in told_apart]
-            own = str(cfg.names.policy) if cfg.lr_policy_file is None else policy_file_name(cfg.lr_policy_file)
-            found.append(Job(", ".join(named) or own, training_plan(cfg, policy)))
+            name = str(cfg.names.policy) if cfg.lr_policy_file is None else policy_file_name(cfg.lr_policy_file)
+            varying = [part.removeprefix("lr_policy=") for part, varies in zip(each, vary, strict=True) if varies]
+            found.append(PlannedRun(", ".join(varying) or name, training_plan(cfg, _policy(cfg))))
         except Exception as error:
-            if (words := explain(error)) is None:
+            if (message := explain(error)) is None:
                 raise
-            raise UserError(words) from error
+            raise UserError(message) from error
     return found
 
 
-def curve(job: Job) -> Curve:
-    """The rates that a run would apply.
+def _policy(cfg: DictConfig) -> Policy:
+    """Build the policy of a configuration, which must have rates before training."""
+    policy = build_policy(cfg)
+    if isinstance(policy, (Mapping, DictConfig)):
+        raise UserError(
+            f"lr_policy={cfg.names.policy}: expected a YAML with _target_, such as lrbench_pl.policies.Constant, got "
+            f"{', '.join(map(str, policy)) or 'nothing'}"
+        )
+    if not callable(policy):
+        raise UserError(f"lr_policy={cfg.names.policy} has no rates before training; preview and lint need a policy")
+    found: Policy = policy
+    return found
+
+
+def curve(run: PlannedRun) -> Curve:
+    """Return the rates that a run would apply.
 
     Example:
         >>> from lrbench_pl.policies import Step
-        >>> curve(Job("step", TrainingPlan(Step(1.0, 0.5, 2), max_steps=4))).rates
+        >>> curve(PlannedRun("step", TrainingPlan(Step(1.0, 0.5, 2), max_steps=4))).rates
         (1.0, 1.0, 0.5, 0.5)
     """
-    policy, n = job.plan.policy, job.plan.max_steps
-    return Curve(
-        job.name, tuple(table(policy, n)), None if isinstance(policy, AdaptivePolicy) else policy_id(policy, n)
-    )
+    policy, n = run.plan.policy, run.plan.max_steps
+    identity = None if isinstance(policy, AdaptivePolicy) else policy_id(policy, n)
+    return Curve(run.name, tuple(table(policy, n)), identity)
 
 
 def equal_curves(curves: Sequence[Curve]) -> list[list[str]]:
-    """Groups of names with the same rates over the same budget.
+    """Return groups of names with the same rates over the same budget.
 
     Example:
         >>> equal_curves([Curve("fix", (0.1,), "a"), Curve("step", (0.1,), "a"), Curve("tri", (0.2,), "b")])
@@ -112,12 +116,12 @@ def equal_curves(curves: Sequence[Curve]) -> list[list[str]]:
 
 
 def draw(curves: Sequence[Curve], width: int = 80, height: int | None = None) -> str:
-    """The curves one below the other in Braille signs, all on the same scale.
+    """Draw the curves below each other in Braille characters, on one scale.
 
     Args:
-        curves: At least one.
+        curves: At least one curve.
         width: Characters per line, at least 20.
-        height: Lines per curve; by default fewer the more curves there are.
+        height: Lines per curve; by default fewer for many curves.
 
     Example:
         >>> print(draw([Curve("linear", tuple(1 - t / 100 for t in range(100)), "a")], width=30, height=2))
@@ -143,7 +147,7 @@ def draw(curves: Sequence[Curve], width: int = 80, height: int | None = None) ->
 
 
 def _braille(rates: Sequence[float], top: float, columns: int, height: int) -> list[str]:
-    """A line through the rates: 2 x 4 dots to a sign."""
+    """Return the lines of a curve; a character has 2 x 4 dots."""
     across, down = 2 * columns, 4 * height
     cells = [[0] * columns for _ in range(height)]
     for x in range(across):
@@ -156,7 +160,7 @@ def _braille(rates: Sequence[float], top: float, columns: int, height: int) -> l
 
 
 def write_png(curves: Sequence[Curve], path: str | Path) -> Path:
-    """The curves as a picture; needs matplotlib.
+    """Write the curves as a PNG; needs matplotlib.
 
     Raises:
         UserError: If matplotlib is not installed.
@@ -164,7 +168,7 @@ def write_png(curves: Sequence[Curve], path: str | Path) -> Path:
     try:
         import matplotlib
     except ImportError as error:
-        raise UserError("a PNG needs matplotlib: pip install 'lrbench_pl[png]', or ask for .html") from error
+        raise UserError("a PNG needs matplotlib: pip install 'lrbench_pl[png]', or write .html") from error
     matplotlib.use("agg")
     from matplotlib import pyplot
 

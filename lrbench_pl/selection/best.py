@@ -1,4 +1,4 @@
-"""``lr_policy=best``: the policy that worked here before, applied and verified like any other."""
+"""``lr_policy=best``: apply and verify the policy that the policy database recommends."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from lrbench_pl.callbacks.composer import LRPolicyComposer
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
-from lrbench_pl.files import write_atomically
+from lrbench_pl.files import FORMAT, check_format, version, write_atomically
 from lrbench_pl.policies import Policy, from_config, to_config
 from lrbench_pl.runs.options import UserError, one_line
-from lrbench_pl.selection.lookup import Question, Recommendation, ask
+from lrbench_pl.selection.distance import Query
+from lrbench_pl.selection.lookup import MAX_DISTANCE, Recommendation, look_up
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 
 class LookedUp(LRPolicyCallback):
-    """Applies a policy that was looked up. Under several processes it is that of the first, whatever the others found.
+    """Applies a policy that was looked up. All processes apply that of the first one.
 
     Args:
-        recommendation: What was found.
+        recommendation: The recommendation of the database.
         **arguments: Those of :class:`~lrbench_pl.callbacks.lr_policy.LRPolicyCallback`.
     """
 
@@ -34,7 +35,7 @@ class LookedUp(LRPolicyCallback):
         self.recommendation = recommendation
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Agree on one policy."""
+        """Broadcast the policy of the first process."""
         self.policy = trainer.strategy.broadcast(self.policy)
         super().on_train_start(trainer, pl_module)
 
@@ -53,15 +54,15 @@ def best(
     accumulate: int = 1,
     workload: str | None = None,
     db: str | None = None,
-    max_distance: float = 4.0,
+    max_distance: float = MAX_DISTANCE,
     confirmations: int = 1,
     stop: bool = True,
     kept_in: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Policy | LRPolicyCallback:
-    """What the policy database recommends, as the callback that verifies it; says in one line what it found.
+    """Return the recommended policy as the callback that verifies it, or the fallback; print which in one line.
 
-    A run that is started again goes on with what it began with, whatever the database says by then.
+    A run that is started again keeps its first policy, whatever the database contains by then.
 
     Args:
         dataset: Name of the data set, as in ``result.json``.
@@ -69,76 +70,74 @@ def best(
         optimizer: Name of the optimizer.
         batch_size: Samples per batch and process.
         max_steps: The budget, in optimizer steps.
-        target: The target; None: there is nothing to look a policy up by.
-        monitor: The metric that is compared with the target.
+        target: The target; without one the fallback is used.
+        monitor: Name of the monitored metric.
         mode: Whether a larger (``max``) or a smaller (``min``) value is better.
-        check_on: ``validation`` or ``test``; None: either.
-        otherwise: What is run instead if nothing is suitable.
+        check_on: ``validation`` or ``test``; None for either.
+        otherwise: The fallback, used without a suitable policy.
         accumulate: Batches per optimizer step.
-        workload: Name of a whole workload, which stands for the model.
-        db: The database, see :class:`~lrbench_pl.selection.database.PolicyDatabase`. One that is not there holds
-            nothing suitable.
-        max_distance: Runs further away are not suitable, see :func:`~lrbench_pl.selection.lookup.distance`.
-        confirmations: Checks in a row that must meet the target.
+        workload: Name of a workload that replaces the model.
+        db: The database, see :class:`~lrbench_pl.selection.database.PolicyDatabase`. One that does not exist contains
+            no suitable policy.
+        max_distance: Runs at a larger distance are unsuitable, see :func:`~lrbench_pl.selection.distance.distance`.
+        confirmations: Consecutive checks that must meet the target.
         stop: Whether to stop training once the target is confirmed.
-        kept_in: File in which the answer is kept; if it is there, it is the answer.
-        settings: Everything else that can change the numbers, see :class:`lrbench_pl.runs.spec.Task`; None: unknown.
+        kept_in: File that keeps the recommendation; if it exists, it is used instead of the database.
+        settings: Settings of the task, see :class:`lrbench_pl.runs.spec.Task`; None if unknown.
 
     Raises:
         DatabaseError: If the database cannot be read.
         UserError: If the file cannot be read.
     """
-    kept = None if kept_in is None else Path(kept_in)
-    if kept is not None and kept.exists():
-        found = _read(kept)
-        _say(f"best: as it began: {_named(otherwise) if found is None else found}")
+    path = None if kept_in is None else Path(kept_in)
+    if path is not None and path.exists():
+        found = _read(path)
+        _print(f"best: as at the first start: {_name(otherwise) if found is None else found}")
     else:
-        why, answer = "there is no target to look a policy up by", None
+        query = None
         if target is not None:
-            question = Question(
-                dataset=dataset,
-                model=workload or model,
-                optimizer=optimizer,
-                batch_size=batch_size * accumulate,
-                max_steps=max_steps,
-                target=target,
-                monitor=monitor,
-                mode=mode,
-                check_on=check_on,
-                confirmations=confirmations,
-                settings=settings,
-            )
-            answer, why = ask(question, db, max_distance, say=_say)
-        found = answer.recommendations[0] if answer is not None and answer.recommendations else None
-        _say(f"best: {why}; falls back to {_named(otherwise)}" if found is None else f"best: {found}")
-        if kept is not None and _is_first_process():
-            _write(kept, found, why)
+            task = (dataset, workload or model, optimizer, batch_size * accumulate, max_steps, target, monitor, mode)
+            query = Query(*task, check_on=check_on, confirmations=confirmations, settings=settings)
+        found, reason = _first(query, db, max_distance)
+        _print(f"best: {reason}; falls back to {_name(otherwise)}" if found is None else f"best: {found}")
+        if path is not None and _is_first_process():
+            _write(path, found, reason)
     if found is None:
         return otherwise
     return LookedUp(found, target=target, monitor=monitor, mode=mode, confirmations=confirmations, stop=stop)
 
 
-def _write(path: Path, found: Recommendation | None, why: str) -> None:
-    content = {"policy": None, "why": why} if found is None else {**asdict(found), "policy": to_config(found.policy)}
+def _first(query: Query | None, db: str | None, max_distance: float) -> tuple[Recommendation | None, str]:
+    """Return the best recommendation, or why there is none."""
+    if query is None:
+        return None, "there is no target to look a policy up by"
+    recommendations, reason = look_up(query, db, max_distance, report=_print)
+    return (recommendations[0] if recommendations else None), reason
+
+
+def _write(path: Path, found: Recommendation | None, reason: str) -> None:
+    content = {"policy": None, "why": reason} if found is None else {**asdict(found), "policy": to_config(found.policy)}
+    content |= {"format": FORMAT, "version": version()}
     write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def _read(path: Path) -> Recommendation | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        check_format(content.pop("format", 1), content.pop("version", None))
         if content["policy"] is None:
             return None
         lists = {name: tuple(content[name]) for name in ("differences", "run_ids")}
         return Recommendation(**{**content, **lists, "policy": from_config(content["policy"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: {one_line(error)}; remove it to look a policy up anew") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: {one_line(error)}; remove it to look a policy up again") from error
 
 
-def _named(policy: object) -> str:
+def _name(policy: object) -> str:
     return "auto" if isinstance(policy, LRPolicyComposer) else repr(policy)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     if _is_first_process():
         print(line, flush=True)
 

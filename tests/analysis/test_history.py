@@ -134,10 +134,10 @@ def test_the_checks_of_a_composed_policy(tmp_path):
     (folder / "tuning.json").write_text(json.dumps(legs))
     read = read_history(folder, "val/accuracy")
     # the range test does not count, and a branch begins to confirm anew; dead ends are in the steps
-    assert (read.steps, read.apart, read.again) == ((40, 60, 80, 100), set(), {0, 2})
+    assert (read.steps, read.diverged, read.resets) == ((40, 60, 80, 100), set(), {0, 2})
     assert only(tmp_path, 0.95)["steps_to_target"] == 80
     (folder / "tuning.json").write_text(json.dumps([{**legs[0], "kind": "trunk", "why": "diverged"}]))
-    assert read_history(folder, "val/accuracy").apart == {0}
+    assert read_history(folder, "val/accuracy").diverged == {0}
 
 
 def cut(folder):
@@ -152,17 +152,21 @@ def test_a_check_of_averaged_weights_is_not_the_runs_own(tmp_path):
     marked = [f"check/averaged,{lines[0]}", *(f"{1.0 if ',40.0,' in line else 0.0},{line}" for line in lines[1:])]
     (folder / "metrics.csv").write_text("\n".join(marked) + "\n")
     assert read_history(folder, "val/accuracy").steps == (20, 60, 80)
-    assert read_history(folder, "val/accuracy").again == {1}
+    assert read_history(folder, "val/accuracy").resets == {1}
     assert read_history(folder, "val/accuracy").first_confirmed(0.95, confirmations=2) == 1
 
 
 BROKEN = {
     "no metrics.csv; train with logger=csv": lambda folder: (folder / "metrics.csv").unlink(),
-    "metrics.csv has no column 'val/accuracy'": lambda folder: history(folder, monitor="val/other"),
-    "metrics.csv is no table of numbers": lambda folder: history(folder, [(20, "high")]),
-    "metrics.csv is no table": lambda folder: (folder / "metrics.csv").write_text(""),
-    "metrics.csv ends at step 60 with 0.96, but the last check of its row is 0.98: cut off": cut,
-    "metrics.csv reaches 0.95 at step 60, its row at step 40": lambda folder: history(folder, [CHECKS[2], CHECKS[4]]),
+    "metrics.csv must have the columns step and 'val/accuracy', got check/seconds": lambda folder: history(
+        folder, monitor="val/other"
+    ),
+    "metrics.csv is not numeric": lambda folder: history(folder, [(20, "high")]),
+    "metrics.csv is not": lambda folder: (folder / "metrics.csv").write_text(""),
+    "metrics.csv ends at step 60 with 0.96, but final_value is 0.98: incomplete": cut,
+    "metrics.csv reaches 0.95 at step 60, its result at step 40": lambda folder: history(
+        folder, [CHECKS[2], CHECKS[4]]
+    ),
     "metrics.csv has no check, but": lambda folder: history(folder, []),
     "metrics.csv cannot be read": lambda folder: [(folder / "metrics.csv").unlink(), (folder / "metrics.csv").mkdir()],
     "tuning.json cannot be read": lambda folder: (folder / "tuning.json").write_text("[{}]"),
@@ -184,7 +188,9 @@ def test_a_history_that_cannot_be_believed_is_skipped_with_the_reason(tmp_path, 
 
 def test_a_row_that_does_not_say_its_monitor(tmp_path):
     run(tmp_path, monitor=None)
-    with pytest.raises(AnalysisError, match=r"no run has a history that answers --target 0.9; the first: .*monitored"):
+    with pytest.raises(
+        AnalysisError, match=r"--target 0.9 needs a run with a usable history, got none; the first: .*monitor"
+    ):
         at_target(load_runs([tmp_path]), 0.9)
 
 

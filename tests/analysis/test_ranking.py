@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from lrbench_pl.analysis.load import AnalysisError, load_runs
+from lrbench_pl.analysis.notes import notes
 from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank
-from lrbench_pl.analysis.show import remarks, render
+from lrbench_pl.analysis.show import render
 from lrbench_pl.runs.result import RunResult
 
 COMMON = {
@@ -231,7 +232,7 @@ def test_one_run_has_no_interval_and_says_so(tmp_path):
     write(tmp_path, "a", 100)
     table = ranked(tmp_path)
     assert table.select("rank", "rank_low", "tier", "median_steps", "median_low").rows() == [(1, None, 1, 100, None)]
-    said = remarks(table, load_runs([tmp_path]))
+    said = notes(table, load_runs([tmp_path]))
     assert said[0] == "1 run; steps to 0.97, medians; ∞: half of the runs or more missed"
     assert said[1].startswith("1 run each: no interval;")
 
@@ -240,8 +241,8 @@ def test_unequal_numbers_of_runs_are_said(tmp_path):
     five(tmp_path, "a", 100)
     for seed in range(3):
         write(tmp_path, "b", 200, seed)
-    said = remarks(ranked(tmp_path), load_runs([tmp_path]))
-    assert "3 runs of some, 5 of others: no interval of the median below 5 runs" in said
+    said = notes(ranked(tmp_path), load_runs([tmp_path]))
+    assert "3 runs for some policies, 5 for others: no interval of the median below 5 runs" in said
     assert "unequal numbers of runs: 3 to 5 per policy" in said
 
 
@@ -249,17 +250,15 @@ def test_the_same_seed_of_two_sweeps_is_said(tmp_path):
     for sweep in ("one", "two"):
         five(tmp_path / sweep, "a", 100)
     runs = load_runs([tmp_path / "one", tmp_path / "two"])
-    said = [line for line in remarks(rank(runs.table), runs) if "repeat" in line]
-    assert said == [
-        "5 runs repeat the seeds of others with the same policy and count again: give fresh seeds, or leave one out"
-    ]
+    said = [line for line in notes(rank(runs.table), runs) if "repeat" in line]
+    assert said == ["5 runs repeat policy and seed of others and are counted again: use new seeds, or leave one out"]
     runs = load_runs([tmp_path / "one"])
-    assert not [line for line in remarks(rank(runs.table), runs) if "repeat" in line]
+    assert not [line for line in notes(rank(runs.table), runs) if "repeat" in line]
 
 
 def test_runs_without_a_target_are_said_to_miss(tmp_path):
     five(tmp_path, "a", None, target=None)
-    assert "no target was set" in remarks(ranked(tmp_path), load_runs([tmp_path]))[0]
+    assert "the runs have no target" in notes(ranked(tmp_path), load_runs([tmp_path]))[0]
 
 
 def test_a_smaller_value_is_better_where_the_mode_is_min(tmp_path):
@@ -344,8 +343,11 @@ def test_utility_and_robustness(tmp_path):
     ("arguments", "message"),
     [
         ({"metric": "speed"}, "--metric must be cost, utility or robustness, got 'speed'"),
-        ({"metric": "utility", "baseline": "a"}, "--baseline compares steps, which --metric utility does not rank"),
-        ({"metric": "robustness"}, "no run has loss_difference, which --metric robustness ranks by"),
+        (
+            {"metric": "utility", "baseline": "a"},
+            "--baseline needs --metric cost, got utility: only steps are compared",
+        ),
+        ({"metric": "robustness"}, "--metric robustness needs runs with loss_difference, got none"),
         ({"baseline": "b"}, "--baseline must name one of a, got 'b'"),
         ({"by": ["policy", "policy"]}, "--by must name each column once, got 'policy' twice"),
     ],
@@ -360,7 +362,7 @@ def test_more_rows_than_can_be_compared(tmp_path):
     write(tmp_path, "a", 100)
     runs = load_runs([tmp_path]).table
     many = pl.concat([runs] * 2001).with_columns(pl.int_range(pl.len()).alias("seed"))
-    with pytest.raises(AnalysisError, match="--by policy,seed makes 2001 rows, of which at most 2000 can be compared"):
+    with pytest.raises(AnalysisError, match="--by policy,seed must give at most 2000 groups, got 2001"):
         rank(many, by=["policy", "seed"])
 
 
@@ -368,7 +370,7 @@ def test_only_failed_runs_are_a_table_without_ranks(tmp_path):
     write(tmp_path, "a", None, status="failed", message="disk full")
     table = ranked(tmp_path)
     assert table.select("policy", "runs", "tier", "share", "failed").rows() == [("a", 0, None, None, 1)]
-    assert "failed: a (seed 0)" in remarks(table, load_runs([tmp_path]))[1]
+    assert "failed: a (seed 0)" in notes(table, load_runs([tmp_path]))[1]
 
 
 def test_a_history_without_its_row_is_named_and_a_row_without_history_is_ranked(tmp_path):
@@ -380,7 +382,7 @@ def test_a_history_without_its_row_is_named_and_a_row_without_history_is_ranked(
     assert [(skipped.path.name, skipped.reason) for skipped in runs.skipped] == [
         ("1", "no result.json: still running, or killed")
     ]
-    assert remarks(rank(runs.table), runs)[-1].startswith("skipped: ")
+    assert notes(rank(runs.table), runs)[-1].startswith("skipped: ")
 
 
 def test_a_row_that_vanishes_while_it_is_read(tmp_path, monkeypatch):

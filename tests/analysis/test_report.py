@@ -44,17 +44,17 @@ def grouped(runs, keys=("policy",)):
 
 
 def test_a_band_keeps_the_last_value_of_a_run_that_ended():
-    found = curves.band([curves.History((10, 20), (0.5, 0.9)), curves.History((10,), (0.7,))])
+    found = curves.band([curves.RunCurves((10, 20), (0.5, 0.9)), curves.RunCurves((10,), (0.7,))])
     assert (found.steps, found.median, found.low, found.high) == ((10, 20), (0.6, 0.8), (0.5, 0.7), (0.7, 0.9))
-    with pytest.raises(ValueError, match="expected at least one history, got none"):
+    with pytest.raises(ValueError, match="expected at least one run, got none"):
         curves.band([])
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "step,lr,check/step,val/accuracy\n1,0.1,,\n"])
 def test_a_history_without_checks_is_none(tmp_path, text):
-    assert curves.read_history(tmp_path, "val/accuracy") is None
+    assert curves.read_curves(tmp_path, "val/accuracy") is None
     (tmp_path / "metrics.csv").write_text(text)
-    assert curves.read_history(tmp_path, "val/accuracy") is None
+    assert curves.read_curves(tmp_path, "val/accuracy") is None
 
 
 def test_the_rates_of_a_range_test_are_left_out_of_a_history(tmp_path):
@@ -62,7 +62,7 @@ def test_the_rates_of_a_range_test_are_left_out_of_a_history(tmp_path):
     legs = [{**LEG, "kind": "range", "policy_step": 0, "spent": 0, "steps": 10, "why": "", "averaged": False}]
     legs += [{**LEG, "kind": "stable", "policy_step": 0, "spent": 10, "steps": 10, "why": "", "averaged": False}]
     (tmp_path / "tuning.json").write_text(json.dumps(legs))
-    found = curves.read_history(tmp_path, "val/accuracy")
+    found = curves.read_curves(tmp_path, "val/accuracy")
     assert (found.rate_steps, found.rates) == ((10,), (0.2,))
 
 
@@ -74,7 +74,7 @@ def test_a_segment_is_drawn_with_its_rates(tmp_path):
 
 def test_a_truncated_history_is_read_as_far_as_it_goes(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,lr,check/step,val/accuracy\n9,,10,0.5\n19,,20,nan\n29,,30,0.7\n39,,4")
-    found = curves.read_history(tmp_path, "val/accuracy")
+    found = curves.read_curves(tmp_path, "val/accuracy")
     assert (found.steps, found.values) == ((10, 30), (0.5, 0.7))
 
 
@@ -137,7 +137,7 @@ def test_parts_without_data_are_left_out(tmp_path):
     write(tmp_path, "a", None, target=None)
     page = report(load_runs([tmp_path]))
     assert "<h2>Table</h2>" in page
-    for absent in ("Ranking", "Accuracy and learning rate", "Who has arrived", "Policy and optimizer", "Composed"):
+    for absent in ("Ranking", "Accuracy and learning rate", "Runs at the target", "Policy and optimizer", "Composed"):
         assert f"<h2>{absent}" not in page
 
 
@@ -187,7 +187,7 @@ def look_at(page, profile, plots):
         assert len(drawn) == plots
         assert all(plot.find_elements(By.CSS_SELECTOR, ".main-svg .trace, .main-svg .hm") for plot in drawn)
         heads = driver.find_elements(By.CSS_SELECTOR, "th")
-        column = [head.text for head in heads].index("mean steps")
+        column = [head.text for head in heads].index("median steps")
 
         def values():
             rows = driver.find_elements(By.CSS_SELECTOR, "tbody tr")

@@ -13,7 +13,8 @@ from lrbench_pl.runs import run as experiment
 from lrbench_pl.runs.build import Classifier
 from lrbench_pl.runs.config import compose
 from lrbench_pl.runs.folder import Record, state_of
-from lrbench_pl.selection.database import PolicyDatabase, stored_run
+from lrbench_pl.selection.database import PolicyDatabase
+from lrbench_pl.selection.records import stored_run
 from tests.helpers import TinyModule, explode, script, tiny_trainer
 
 TIMES = ("seconds_to_target", "wall_time_s")

@@ -11,8 +11,9 @@ from lrbench_pl.cli import verify as module
 from lrbench_pl.cli.verify import stored_command, verify
 from lrbench_pl.runs.config import program_options, quoted
 from lrbench_pl.runs.result import RunResult
-from lrbench_pl.selection.select import Candidate, Selection
+from lrbench_pl.selection.request import Request
 from lrbench_pl.selection.sweeper import Race
+from lrbench_pl.selection.trials import Candidate, Selection, SelectionOptions, SelectionTask
 from tests.analysis.test_ranking import COMMON, write
 from tests.cli.test_cli import call
 
@@ -90,7 +91,8 @@ def test_the_line_to_run_a_selection_has_the_options_too(tmp_path, capsys):
     (run / "policy.yaml").write_text("_target_: lrbench_pl.policies.Constant\nlr: 0.1\n")
     config = OmegaConf.create({"hydra": {**hydra_node(tmp_path), "sweep": {"dir": str(folder)}}})
     race = Race(None, None, config)
-    race._asked = {"configuration": {"task": {"target": 0.9}}}
+    task = SelectionTask(max_steps=120, interval=10, optimizers={"sgd": 0.1})
+    race.request = Request(SelectionOptions(), task, {}, False, "null", {}, 0.9, {})
     race._end(Selection(candidate, 120, "reached"))
     words = shlex.split(capsys.readouterr().out.split("run it: lrbench run ")[1])
     assert words[:3] == OPTIONS
@@ -129,4 +131,4 @@ def test_a_share_that_no_number_of_seeds_confirms_is_refused_in_a_line(tmp_path,
     )
     code, out, _ = call(monkeypatch, capsys, "verify", tmp_path, "--share", "0.9999")
     assert code == 3
-    assert "more in a row would confirm it" in out
+    assert "further successes in a row confirm it" in out

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from lrbench_pl.policies import Polynomial, to_config
-from lrbench_pl.selection.database import PolicyDatabase, stored_run
+from lrbench_pl.selection.database import PolicyDatabase
+from lrbench_pl.selection.records import stored_run
 from tests.cli.test_cli import call
 
 ROW = {

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import lrbench_pl.runs.run  # noqa: F401 - Lightning sets environment variables when it is first imported
-from lrbench_pl.cli.preview import Curve, curve, draw, equal_curves, jobs, write_png
+from lrbench_pl.cli.preview import Curve, curve, draw, equal_curves, planned_runs, write_png
 from lrbench_pl.policies import table
 from lrbench_pl.runs.config import build_policy, compose
 from lrbench_pl.runs.options import UserError
@@ -15,7 +15,7 @@ from tests.cli.test_cli import call
 
 
 def curves(*overrides):
-    return [curve(job) for job in jobs(overrides)]
+    return [curve(run) for run in planned_runs(overrides)]
 
 
 def test_the_curve_is_that_of_the_object_that_trains():
@@ -26,9 +26,9 @@ def test_the_curve_is_that_of_the_object_that_trains():
 
 
 def test_a_run_is_named_by_what_tells_it_from_the_others():
-    assert [job.name for job in jobs(["lr_policy=tri,cos", "optimizer=sgd"])] == ["tri", "cos"]
-    assert [job.name for job in jobs(["lr_policy=tri", "lr=0.1,0.2"])] == ["lr=0.1", "lr=0.2"]
-    assert len(jobs(["lr_policy=glob(cos*)"])) == 7
+    assert [run.name for run in planned_runs(["lr_policy=tri,cos", "optimizer=sgd"])] == ["tri", "cos"]
+    assert [run.name for run in planned_runs(["lr_policy=tri", "lr=0.1,0.2"])] == ["lr=0.1", "lr=0.2"]
+    assert len(planned_runs(["lr_policy=glob(cos*)"])) == 7
 
 
 def test_a_policy_file_is_previewed(tmp_path):
@@ -47,7 +47,7 @@ def test_equal_curves_are_found_an_adaptive_one_is_never_equal():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["lr_policy=auto"], "lr_policy=auto finds its rates while it trains; there are none before"),
+        (["lr_policy=auto"], "lr_policy=auto has no rates before training; preview and lint need a policy"),
         (["lr_policy=nope"], "^lr_policy has no choice 'nope'; choose from auto, .*, wsd$"),
         (["lr_policy=="], "'lr_policy==' violates Hydra's grammar|Error parsing override 'lr_policy=='"),
         (["lr_policy=step", "lr_policy.gamma=2"], "lr_policy: gamma must lie in .0, 1., got 2"),
@@ -92,7 +92,7 @@ def test_without_matplotlib_there_is_a_hint(monkeypatch, tmp_path):
         return real(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=r"a PNG needs matplotlib: pip install 'lrbench_pl\[png\]', or ask for .html"):
+    with pytest.raises(UserError, match=r"a PNG needs matplotlib: pip install 'lrbench_pl\[png\]', or write .html"):
         write_png([Curve("a", (0.1,), "a")], tmp_path / "a.png")
 
 
@@ -125,7 +125,7 @@ def test_a_policy_of_ones_own(tmp_path, monkeypatch, capsys):
     assert (code, out.split("]")[0]) == (0, "late: warning [rises")
     assert call(monkeypatch, capsys, "lint", "--config-dir", "nowhere")[::2] == (
         2,
-        "error: --config-dir must be a folder, got 'nowhere', which is none\n",
+        "error: --config-dir must be a folder, got 'nowhere'\n",
     )
 
 
@@ -143,7 +143,7 @@ def test_lint_exits_for_ci(monkeypatch, capsys):
 def test_neither_needs_torch(monkeypatch, capsys):
     code = (
         "import sys; from lrbench_pl.cli import preview; from lrbench_pl.runs import lint; "
-        "print([lint.lint(job.plan) for job in preview.jobs(['lr_policy=tri'])], 'torch' in sys.modules)"
+        "print([lint.lint(run.plan) for run in preview.planned_runs(['lr_policy=tri'])], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[[]] False"

@@ -54,8 +54,8 @@ def test_further_seeds_are_trained_and_not_repeated(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"optimizer": "adam"}, "the runs differ in optimizer .* --where optimizer=VALUE"),
-        ({"policy_id": "other"}, "the runs differ in policy_id"),
+        ({"optimizer": "adam"}, "these differ in optimizer .* --where optimizer=VALUE"),
+        ({"policy_id": "other"}, "these differ in policy_id"),
     ],
 )
 def test_other_claims_are_refused(tmp_path, change, message):
@@ -67,14 +67,14 @@ def test_other_claims_are_refused(tmp_path, change, message):
 
 def test_what_cannot_be_verified_is_one_line(tmp_path):
     run = write(tmp_path, "tri", None, 0, target=None)
-    with pytest.raises(AnalysisError, match="the runs had no target"):
+    with pytest.raises(AnalysisError, match="verify needs runs with a target"):
         verify(tmp_path, {})
     with pytest.raises(AnalysisError, match="--where must name a column"):
         verify(tmp_path, {"color": "red"})
     with pytest.raises(AnalysisError, match="no finished run with policy=cos to verify"):
         verify(tmp_path, {"policy": "cos"})
-    with pytest.raises(AnalysisError, match="does not say how it was configured"):
+    with pytest.raises(AnalysisError, match="which cannot be read"):
         stored_command(run)
     configured(run, "/nowhere/at/all")
-    with pytest.raises(AnalysisError, match="which is gone"):
+    with pytest.raises(AnalysisError, match="which does not exist"):
         stored_command(run)

@@ -127,7 +127,7 @@ def _check_lrbench(arguments: list[str], folder: Path) -> None:
     given = context.params.get("overrides")
     if given and command.name in ("preview", "lint"):
         if context.params["config_dir"] is None:
-            preview.jobs(given)
+            preview.planned_runs(given)
         else:
             _check_run(["-m", "--config-dir", str(context.params["config_dir"]), *given], folder)
     elif given:

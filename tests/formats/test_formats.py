@@ -16,7 +16,8 @@ from lrbench_pl.runs.config import compose
 from lrbench_pl.runs.folder import Record, finished_result
 from lrbench_pl.runs.result import RunResult
 from lrbench_pl.runs.spec import RunSpec
-from lrbench_pl.selection.database import DatabaseError, PolicyDatabase, read_sources
+from lrbench_pl.selection.database import DatabaseError, PolicyDatabase
+from lrbench_pl.selection.exchange import read_sources
 from tests.cli.test_cli import call
 from tests.runs.test_run import run as train
 

@@ -151,7 +151,7 @@ def test_an_unknown_choice_in_a_file_lists_the_choices(tmp_path):
     text = "# @package _global_\ndefaults:\n  - override /trainer: gpus\n"
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match="trainer has no choice 'gpus'; did you mean gpu"):
-        preview.jobs([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine"])
+        preview.planned_runs([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine"])
 
 
 def test_other_errors_are_not_explained():

@@ -1,4 +1,4 @@
-"""The specification of a run and everything that is derived from it."""
+"""The specification of a run: what is part of the question, and everything that is derived from it."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from lrbench_pl.runs.config import compose
 from lrbench_pl.runs.folder import Record, differences
 from lrbench_pl.runs.result import RunResult
 from lrbench_pl.runs.spec import RunSpec, canonical, differing
-from lrbench_pl.selection.lookup import Question, distance
+from lrbench_pl.selection.distance import Query, UnsuitableError, distance
 from tests.runs.test_run import run as train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -31,7 +31,7 @@ def spec(*overrides):
 
 
 def write(folder, *overrides, steps=100, status="reached", **changes):
-    """Write a result as a run of this configuration would."""
+    """A result as a run of this configuration would leave it."""
     its = spec(*overrides)
     task = its.task
     result = RunResult(
@@ -54,7 +54,7 @@ def write(folder, *overrides, steps=100, status="reached", **changes):
     return result
 
 
-# -- parts of the specification --------------------------------------------------------------------------------------
+# -- what is part of it --------------------------------------------------------------------------------------
 
 
 @settings(max_examples=10, deadline=None)
@@ -122,27 +122,27 @@ OTHER = [
 
 
 @pytest.mark.parametrize("override", SAME)
-def test_settings_without_influence_are_not_part_of_it(override):
+def test_what_changes_no_number_is_no_part_of_it(override):
     base, changed = spec(), spec(override)
     assert changed == base or override == "names.policy=other"
     assert changed.run_id == base.run_id
 
 
 @pytest.mark.parametrize("override", OTHER)
-def test_settings_with_influence_make_another_task(override):
+def test_what_changes_the_numbers_is_another_task(override):
     base, changed = spec(), spec(override)
     assert changed.task != base.task
     assert changed.run_id != base.run_id
 
 
 @pytest.mark.parametrize("override", ["lr=0.2", "seed=1", "lr_policy=tri", "stop_at_target=false"])
-def test_policy_rate_and_seed_make_another_run_of_the_same_task(override):
+def test_the_rest_is_another_run_of_the_same_task(override):
     base, changed = spec(), spec(override)
     assert changed.task == base.task
     assert changed.run_id != base.run_id
 
 
-def test_settings_derived_from_the_rate_separate_runs_of_other_rates():
+def test_what_is_derived_from_the_rate_keeps_runs_of_other_rates_apart():
     """Equal rates of two policies are shared, but not where the task itself takes the rate."""
     halved, whole = spec("lr=0.1"), spec("lr=0.2")
     assert halved.but_for_rates == whole.but_for_rates
@@ -201,7 +201,7 @@ def test_the_record_holds_the_specification(tmp_path):
     assert differences(found.configuration, its.to_dict()) == []
 
 
-# -- pooling ------------------------------------------------------------------------------------------
+# -- what is pooled ------------------------------------------------------------------------------------------
 
 DIFFERENT = [
     ("optimizer.weight_decay=0.1", "optimizer.weight_decay", ["0.0", "0.1"]),
@@ -225,7 +225,7 @@ def test_other_settings_are_not_pooled(tmp_path, override, key, values):
     assert sorted(zip(table["runs"], table["median_steps"], strict=True)) == [(3, 100.0), (3, 200.0)]
     if values is not None:
         assert sorted(str(value) for value in table[key]) == values
-    with pytest.raises(AnalysisError, match=rf"the runs differ in {key} \(.*--where {key}=VALUE"):
+    with pytest.raises(AnalysisError, match=rf"these differ in {key} \(.*--where {key}=VALUE"):
         verify(tmp_path, {"policy": "tri"})
     assert key in report(runs, ["policy", key])
 
@@ -241,10 +241,10 @@ def test_verify_takes_a_setting(tmp_path):
 
 
 @pytest.mark.parametrize("override", ["mode=min", "confirmations=2"])
-def test_verify_compares_whole_tasks(tmp_path, override):
+def test_verify_looks_at_the_whole_task(tmp_path, override):
     write(tmp_path / "a", "seed=0")
     write(tmp_path / "b", "seed=1", override)
-    with pytest.raises(AnalysisError, match=f"the runs differ in {override.partition('=')[0]} "):
+    with pytest.raises(AnalysisError, match=f"these differ in {override.partition('=')[0]} "):
         verify(tmp_path, {})
 
 
@@ -271,7 +271,7 @@ def test_unknown_settings_are_compared_with_anything(tmp_path):
         rank(load_runs([tmp_path]).table, ["policy", "model.depth"])
 
 
-def test_models_are_ranked_separately(tmp_path):
+def test_each_model_has_its_own_ranks(tmp_path):
     for seed in range(3):
         for policy, steps in (("tri", 100), ("cosine", 200)):
             for hidden in (32, 64):
@@ -286,15 +286,15 @@ def test_models_are_ranked_separately(tmp_path):
     ]
 
 
-def test_db_list_separates_tasks(tmp_path):
+def test_db_list_keeps_tasks_apart(tmp_path):
     changes = [(), ("optimizer.weight_decay=0.1",), ("confirmations=2",), ("mode=min",)]
     rows = [write(tmp_path / str(n), f"seed={n}", *more).to_dict() for n, more in enumerate(changes)]
     table = listing([*rows, {**rows[0], "seed": 9}])
     assert sorted(table["runs"]) == [1, 1, 1, 2]
-    headings = [heading for heading, _ in sections(table)]
+    headings = [heading for heading, _, _ in sections(table)]
     assert len(set(headings)) == 4
     assert any("optimizer.weight_decay=0.1" in heading for heading in headings)
-    assert any("2 checks in a row" in heading for heading in headings)
+    assert any("2 consecutive checks" in heading for heading in headings)
     assert any("smaller is better" in heading for heading in headings)
     assert "settings" in table.columns
     assert isinstance(table, pl.DataFrame)
@@ -314,10 +314,14 @@ def test_db_list_separates_tasks(tmp_path):
         ("mode=min", "another mode"),
     ],
 )
-def test_the_look_up_compares_whole_tasks(tmp_path, override, expected):
-    question = Question.from_task(spec().task)
-    assert distance(question, write(tmp_path, override)) == expected
-    assert distance(replace(question, settings=None), write(tmp_path, "optimizer.weight_decay=0.1")) == (0.0, ())
+def test_the_look_up_sees_the_whole_task(tmp_path, override, expected):
+    query = Query.from_task(spec().task)
+    if isinstance(expected, str):
+        with pytest.raises(UnsuitableError, match=expected):
+            distance(query, write(tmp_path, override))
+    else:
+        assert distance(query, write(tmp_path, override)) == expected
+    assert distance(replace(query, settings=None), write(tmp_path, "optimizer.weight_decay=0.1")) == (0.0, ())
 
 
 KEYS = ["compile", "model.a", "optimizer.b", "lr_policy.c"]

@@ -19,14 +19,9 @@ import sqlalchemy as sa
 
 from lrbench_pl.policies import Constant, Polynomial, to_config
 from lrbench_pl.runs.result import RunResult
-from lrbench_pl.selection.database import (
-    DatabaseError,
-    MissingDatabaseError,
-    PolicyDatabase,
-    export,
-    read_sources,
-    stored_run,
-)
+from lrbench_pl.selection.database import DatabaseError, MissingDatabaseError, PolicyDatabase
+from lrbench_pl.selection.exchange import export, read_sources
+from lrbench_pl.selection.records import stored_run
 
 ROW = {
     "dataset": "digits",
@@ -126,7 +121,7 @@ class TestContract:
             assert sorted(each.result.seed for each in found.runs) == [0, 1, 2, 3]
             assert all(each in found.runs for each in runs)
             assert [each.result.seed for each in database.read(dataset="mnist").runs] == [2]
-            with pytest.raises(DatabaseError, match=r"runs can be asked by run_id, .*, got 'color'"):
+            with pytest.raises(DatabaseError, match=r"expected a filter by one of run_id, .*, got 'color'"):
                 database.read(color="red")
 
     def test_a_database_that_holds_nothing_is_missing(self, url):
@@ -174,10 +169,14 @@ def test_an_export_is_read_back_as_it_was(tmp_path, form):
     ("changes", "config", "reason"),
     [
         ({}, EVIL, "policy: _target_ must be lrbench_pl.policies.X .* got 'os.system'"),
-        ({}, {"_target_": "lrbench_pl.policies.Constant", "lr": 0.2}, "the policy is not the one that ran"),
-        ({"status": "failed", "message": "disk full"}, None, r"a run that failed says nothing .*\(disk full\)"),
-        ({"status": "stopped"}, None, "a run that stopped says nothing"),
-        ({"seed": None}, None, "seed is missing: a row must say what was trained"),
+        ({}, {"_target_": "lrbench_pl.policies.Constant", "lr": 0.2}, "policy_id must be .* for this policy, got "),
+        (
+            {"status": "failed", "message": "disk full"},
+            None,
+            r"expected a run that ended, got one that failed \(disk full\)",
+        ),
+        ({"status": "stopped"}, None, "expected a run that ended, got one that was stopped"),
+        ({"seed": None}, None, "seed is missing; a record must contain the task"),
         ({"max_steps": 10**9}, None, "max_steps must lie in 1 to 10000000, got 1000000000"),
         ({"batch_size": 0}, None, "batch_size must be at least 1, got 0"),
         ({"steps_to_target": 101}, None, r"steps_to_target must lie in 1 to max_steps \(100\), got 101"),
@@ -210,7 +209,7 @@ def test_what_is_no_source_is_refused(tmp_path):
     (tmp_path / "c.jsonl").write_text("{\n[]\n")
     assert len(read_sources([tmp_path / "c.jsonl"]).refused) == 2
     RunResult(run_id="a", policy="p", status="missed", seed=0, **ROW).write(tmp_path / "d")
-    assert "its policy is missing" in read_sources([tmp_path / "d"]).refused[0].reason
+    assert "the policy is missing" in read_sources([tmp_path / "d"]).refused[0].reason
     (tmp_path / "d" / "policy.yaml").write_text("a: [")
     assert "policy.yaml cannot be read" in read_sources([tmp_path / "d"]).refused[0].reason
 

@@ -3,8 +3,9 @@
 import pytest
 
 from lrbench_pl.cli.verify import read_seeds
-from lrbench_pl.selection.select import Candidate, Settings, Task, select
+from lrbench_pl.selection.select import select
 from lrbench_pl.selection.sweeper import _stem
+from lrbench_pl.selection.trials import Candidate, SelectionOptions, SelectionTask
 from tests.analysis.test_ranking import write
 
 GIVEN = 0.0123456789
@@ -19,8 +20,8 @@ GIVEN = 0.0123456789
     ],
 )
 def test_a_selection_trains_at_the_rate_that_was_given(rates, own, shares, expected):
-    settings = Settings(shapes=("cosine",), rates=shares, repeats=0)
-    batch = next(select(settings, Task(max_steps=320, interval=10, optimizers={"sgd": own}, rates=rates)))
+    options = SelectionOptions(shapes=("cosine",), rates=shares, repeats=0)
+    batch = next(select(options, SelectionTask(max_steps=320, interval=10, optimizers={"sgd": own}, rates=rates)))
     assert [job.candidate.lr for job in batch] == expected
 
 

@@ -1,4 +1,4 @@
-"""Which policy a look-up recommends, and lr_policy=best as a run."""
+"""Recommendations of the look-up, and a run with lr_policy=best."""
 
 import dataclasses
 
@@ -6,11 +6,13 @@ import pytest
 
 from lrbench_pl.policies import Constant, Polynomial, to_config
 from lrbench_pl.runs.result import RunResult
-from lrbench_pl.selection.database import PolicyDatabase, stored_run
-from lrbench_pl.selection.lookup import Question, distance, recommend
+from lrbench_pl.selection.database import PolicyDatabase
+from lrbench_pl.selection.distance import Query, UnsuitableError, distance
+from lrbench_pl.selection.lookup import recommend
+from lrbench_pl.selection.records import stored_run
 from tests.runs.test_run import run as train
 
-QUESTION = Question("digits", "mlp", "momentum", 64, 1000, 0.95)
+QUERY = Query("digits", "mlp", "momentum", 64, 1000, 0.95)
 
 
 def row(seed, steps, name="p", **changes):
@@ -20,8 +22,8 @@ def row(seed, steps, name="p", **changes):
     return RunResult(**{"run_id": f"{name}{seed}", "policy": name, "status": status, "seed": seed, **common, **changes})
 
 
-def names(runs, question=QUESTION):
-    return [each.name for each in recommend(question, runs).recommendations]
+def names(runs, query=QUERY):
+    return [each.name for each in recommend(query, runs).recommendations]
 
 
 def test_one_lucky_seed_does_not_beat_ten_good_ones():
@@ -40,7 +42,7 @@ def test_of_the_sure_ones_the_fastest_and_no_policy_that_mostly_missed():
 def test_an_exact_match_comes_first_and_misses_there_outweigh_luck_elsewhere():
     near = [(row(seed, 100, "near", max_steps=500), Polynomial(0.1, 500)) for seed in range(5)]
     exact = [(row(seed, 900, "exact"), Constant(0.1)) for seed in range(3)]
-    found = recommend(QUESTION, [*near, *exact]).recommendations
+    found = recommend(QUERY, [*near, *exact]).recommendations
     assert [each.name for each in found] == ["exact", "near"]
     assert (found[1].policy, found[1].median_steps, found[1].distance) == (Polynomial(0.1, 1000), 200, 1.0)
     missed = [(row(seed, None, "near"), Polynomial(0.1, 1000)) for seed in range(3)]
@@ -49,16 +51,16 @@ def test_an_exact_match_comes_first_and_misses_there_outweigh_luck_elsewhere():
 
 def test_an_easier_target_is_judged_by_the_checks_and_a_harder_one_is_at_a_distance():
     runs = [(row(seed, 300, best_value=0.96), Constant(0.1)) for seed in range(3)]
-    easier = recommend(dataclasses.replace(QUESTION, target=0.9), runs).recommendations[0]
-    harder = recommend(dataclasses.replace(QUESTION, target=0.975), runs).recommendations[0]
+    easier = recommend(dataclasses.replace(QUERY, target=0.9), runs).recommendations[0]
+    harder = recommend(dataclasses.replace(QUERY, target=0.975), runs).recommendations[0]
     assert (easier.distance, harder.distance) == pytest.approx((1.0, 1.0))
     assert harder.differences == ("target 0.95 instead of 0.975",)
     whole = [(dataclasses.replace(each, steps_run=1000), policy) for each, policy in runs]
-    assert names(whole, dataclasses.replace(QUESTION, target=0.975)) == []
+    assert names(whole, dataclasses.replace(QUERY, target=0.975)) == []
 
 
 def test_a_composed_policy_counts_from_its_own_start():
-    (found,) = recommend(QUESTION, [(row(0, 300, "auto", tuning_steps=120), Constant(0.1))]).recommendations
+    (found,) = recommend(QUERY, [(row(0, 300, "auto", tuning_steps=120), Constant(0.1))]).recommendations
     assert found.median_steps == 180
     assert names([(row(0, None, "auto", tuning_steps=120), Constant(0.1))]) == []
 
@@ -77,14 +79,17 @@ def test_a_composed_policy_counts_from_its_own_start():
     ],
 )
 def test_the_distance(change, expected):
-    found = distance(QUESTION, row(0, 100, **change))
-    assert (found if isinstance(found, str) else found[0]) == expected
+    if isinstance(expected, str):
+        with pytest.raises(UnsuitableError, match=f"^{expected}$"):
+            distance(QUERY, row(0, 100, **change))
+    else:
+        assert distance(QUERY, row(0, 100, **change))[0] == expected
 
 
 @pytest.mark.parametrize("change", [{"batch_size": 0}, {"max_steps": 1.5}, {"target": None}, {"mode": "up"}])
-def test_a_question_without_sense_is_refused(change):
+def test_an_invalid_query_is_refused(change):
     with pytest.raises(ValueError, match="must be"):
-        dataclasses.replace(QUESTION, **change)
+        dataclasses.replace(QUERY, **change)
 
 
 def test_best_runs_what_the_database_knows_else_auto(tmp_path, capsys):

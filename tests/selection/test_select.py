@@ -5,10 +5,11 @@ from collections import Counter
 
 import pytest
 
-from lrbench_pl.selection.select import Candidate, Row, Selection, Settings, Task, horizons, select
+from lrbench_pl.selection.select import horizons, select
+from lrbench_pl.selection.trials import Candidate, Selection, SelectionOptions, SelectionTask, TrialResult
 
-POOL = Settings(shapes=("fix", "linear", "cosine", "tri"), rates=(1.0, 0.5))
-TASK = Task(max_steps=1000, interval=10, optimizers={"sgd": 0.1})
+POOL = SelectionOptions(shapes=("fix", "linear", "cosine", "tri"), rates=(1.0, 0.5))
+TASK = SelectionTask(max_steps=1000, interval=10, optimizers={"sgd": 0.1})
 NEEDED = {"fix": 900, "linear": 210, "cosine": 130, "tri": 400}  # steps to the target at a rate of 0.1
 
 
@@ -17,23 +18,25 @@ def formula(job, needed=NEEDED, limit=0.3):
     lr = job.candidate.lr
     if job.kind == "range":
         rates = [lr / 100 * 10_000 ** (t / (job.horizon - 1)) for t in range(job.horizon)]
-        return Row("missed", job.horizon, losses=tuple(2 - math.tanh(5 * r) if r < limit else math.inf for r in rates))
+        return TrialResult(
+            "missed", job.horizon, losses=tuple(2 - math.tanh(5 * r) if r < limit else math.inf for r in rates)
+        )
     if lr > limit:
-        return Row("diverged", 5, message="the training loss became non-finite at step 5", seconds=0.5)
+        return TrialResult("diverged", 5, message="the training loss became non-finite at step 5", seconds=0.5)
     steps = needed[job.candidate.policy] * (1 + abs(math.log(lr / 0.1)))
     value = job.horizon / (job.horizon + steps)
     if job.horizon >= steps:
-        return Row("reached", job.horizon, job.horizon, value, 1.0)
-    return Row("missed", job.horizon, None, value, 1.0)
+        return TrialResult("reached", job.horizon, job.horizon, value, 1.0)
+    return TrialResult("missed", job.horizon, None, value, 1.0)
 
 
-def play(settings=POOL, task=TASK, training=formula):
+def play(options=POOL, task=TASK, training=formula):
     """Run the plan to its end: the batches that it asked for, and what it found."""
     found = Selection()
-    plan = select(settings, task, found)
+    plan = select(options, task, found)
     batches, jobs = [], next(plan)
     while jobs is not None:
-        assert found.steps + sum(job.horizon for job in jobs) <= settings.tuning_budget * task.max_steps
+        assert found.steps + sum(job.horizon for job in jobs) <= options.tuning_budget * task.max_steps
         batches.append(jobs)
         try:
             jobs = plan.send([training(job) for job in jobs])
@@ -42,8 +45,8 @@ def play(settings=POOL, task=TASK, training=formula):
     return batches, found
 
 
-def change(settings=POOL, **fields):
-    return Settings(**{**vars(settings), **fields})
+def change(options=POOL, **fields):
+    return SelectionOptions(**{**vars(options), **fields})
 
 
 def kinds(batches):
@@ -69,7 +72,7 @@ def test_rungs_are_complete_short_policies_of_which_the_better_half_goes_on():
 
 
 def test_all_candidates_of_a_rung_share_seeds_and_confirmation_takes_fresh_ones():
-    task = Task(1000, 10, {"sgd": 0.1}, seeds=(3, 5))
+    task = SelectionTask(1000, 10, {"sgd": 0.1}, seeds=(3, 5))
     batches, _ = play(change(repeats=0, tuning_budget=20.0), task)
     for jobs in batches:
         if jobs[0].kind == "rung":
@@ -79,7 +82,7 @@ def test_all_candidates_of_a_rung_share_seeds_and_confirmation_takes_fresh_ones(
             assert [job.seed for job in jobs] == [6, 7]
 
 
-def test_what_it_cost_is_counted_row_by_row():
+def test_the_cost_is_counted_per_trial():
     batches, found = play(change(repeats=0))
     jobs = [job for batch in batches for job in batch]
     assert found.steps == sum(job.horizon for job in jobs)
@@ -116,24 +119,24 @@ def test_a_rate_above_the_usable_ones_is_not_tried():
 
 def test_a_range_test_that_tells_nothing_leaves_the_own_rate():
     def training(job):
-        return Row("diverged", 1, losses=(math.nan,)) if job.kind == "range" else formula(job)
+        return TrialResult("diverged", 1, losses=(math.nan,)) if job.kind == "range" else formula(job)
 
     batches, found = play(training=training)
     assert {job.candidate.lr for job in batches[1]} == {0.1, 0.05}
     assert "the range test of sgd: the training diverged at a rate of 0.001" in found.avoided[0]
-    assert "its own rate 0.1 stands" in found.avoided[0]
+    assert "its own rate 0.1 is used" in found.avoided[0]
 
 
 @pytest.mark.parametrize(
-    ("settings", "task"),
+    ("options", "task"),
     [
-        pytest.param(POOL, Task(300, 10, {"sgd": 0.1}), id="budget-too-small-for-it"),
-        pytest.param(POOL, Task(1000, 10, {"sgd": 0.1}, rates=(0.1, 0.05)), id="rates-given"),
+        pytest.param(POOL, SelectionTask(300, 10, {"sgd": 0.1}), id="budget-too-small-for-it"),
+        pytest.param(POOL, SelectionTask(1000, 10, {"sgd": 0.1}, rates=(0.1, 0.05)), id="rates-given"),
         pytest.param(change(repeats=0), TASK, id="none-wanted"),
     ],
 )
-def test_without_a_range_test_the_rates_are_the_optimizers_or_those_given(settings, task):
-    batches, _ = play(settings, task)
+def test_without_a_range_test_the_rates_are_the_optimizers_or_those_given(options, task):
+    batches, _ = play(options, task)
     assert kinds(batches)[0] == "rung"
     assert {job.candidate.lr for job in batches[0]} == {0.1, 0.05}
 
@@ -166,12 +169,12 @@ def test_a_target_out_of_reach_ends_with_the_best_of_the_whole_budget():
 def test_the_tuning_budget_is_never_exceeded(share):
     """``play`` sees to it before each batch."""
     for seeds in ((0,), (0, 1)):
-        settings = change(tuning_budget=share)
+        options = change(tuning_budget=share)
         if share * 1000 < 30 * len(seeds):
             with pytest.raises(StopIteration):
-                play(settings, Task(1000, 10, {"sgd": 0.1}, seeds))
+                play(options, SelectionTask(1000, 10, {"sgd": 0.1}, seeds))
             continue
-        _, found = play(settings, Task(1000, 10, {"sgd": 0.1}, seeds))
+        _, found = play(options, SelectionTask(1000, 10, {"sgd": 0.1}, seeds))
         assert found.steps <= share * 1000
         if share < 1:
             assert any("the tuning budget of" in words for words in found.avoided)
@@ -195,7 +198,7 @@ def test_of_two_that_are_equally_unsure_the_shorter_is_the_answer():
     """Each reaches on its own seed and on one of two fresh ones."""
     _, found = play(
         change(repeats=0, tuning_budget=10.0),
-        training=lambda job: formula(job) if job.seed < 2 else Row("missed", job.horizon, None, 0.1),
+        training=lambda job: formula(job) if job.seed < 2 else TrialResult("missed", job.horizon, None, 0.1),
     )
     assert (found.winner.policy, found.horizon, found.confirmed, found.asked) == ("cosine", 250, 1, 2)
     assert sum("reached the target on 1 of 2 fresh seeds" in words for words in found.avoided) == 3  # 250, 500, 1000
@@ -206,11 +209,13 @@ def test_an_answer_that_could_not_be_confirmed_says_so():
     assert (found.status, found.winner.policy, found.confirmed, found.asked) == ("reached", "cosine", 0, 0)
     assert found.steps_to_confirmed is None
     assert kinds(batches)[-1] == "rung"
-    assert any("confirming cosine at 0.1 (sgd) on 2 more seeds: the tuning budget" in words for words in found.avoided)
+    assert any(
+        "confirming cosine at 0.1 (sgd) on 2 more seeds: beyond the tuning budget" in words for words in found.avoided
+    )
 
 
 def test_the_answer_names_the_optimizer():
-    task = Task(1000, 10, {"sgd": 0.1, "adam": 0.002}, rates=(0.1,))
+    task = SelectionTask(1000, 10, {"sgd": 0.1, "adam": 0.002}, rates=(0.1,))
 
     def training(job):
         return formula(job, NEEDED if job.candidate.optimizer == "adam" else {name: 2000 for name in NEEDED})
@@ -221,11 +226,11 @@ def test_the_answer_names_the_optimizer():
 
 
 def test_policies_from_files_come_first_and_bring_their_rates():
-    task = Task(1000, 10, {"sgd": 0.1}, files=(("a/policy.yaml", "sgd"),))
+    task = SelectionTask(1000, 10, {"sgd": 0.1}, files=(("a/policy.yaml", "sgd"),))
     batches, found = play(
         change(repeats=0),
         task,
-        lambda job: Row("reached", 20, 20, 0.9) if job.candidate.lr is None else formula(job),
+        lambda job: TrialResult("reached", 20, 20, 0.9) if job.candidate.lr is None else formula(job),
     )
     assert batches[0][0].candidate == Candidate("a/policy.yaml", "sgd")
     assert str(found.winner) == "a (sgd)"
@@ -233,8 +238,8 @@ def test_policies_from_files_come_first_and_bring_their_rates():
 
 def test_less_is_better_in_mode_min():
     """The values of the formula grow with the steps: as an error, the slowest is best."""
-    task = Task(1000, 10, {"sgd": 0.1}, mode="min")
-    _, found = play(change(repeats=0), task, lambda job: Row("missed", job.horizon, None, formula(job).value))
+    task = SelectionTask(1000, 10, {"sgd": 0.1}, mode="min")
+    _, found = play(change(repeats=0), task, lambda job: TrialResult("missed", job.horizon, None, formula(job).value))
     assert found.winner == Candidate("fix", "sgd", 0.05)
 
 
@@ -244,7 +249,7 @@ def test_without_confirmation_the_first_to_reach_is_taken():
     assert (found.status, found.horizon, found.asked) == ("reached", 250, 0)
 
 
-def test_the_plan_is_a_function_of_the_rows():
+def test_the_plan_is_a_function_of_the_results():
     first, again = play(), play()
     assert first[0] == again[0]
     assert first[1] == again[1]
@@ -252,7 +257,7 @@ def test_the_plan_is_a_function_of_the_rows():
 
 @pytest.mark.parametrize(("max_steps", "interval"), [(1000, 10), (1000, 1000), (997, 10), (100, 30), (70_000, 500)])
 def test_horizons_are_whole_intervals_that_grow_to_the_budget(max_steps, interval):
-    found = horizons(Settings(), max_steps, interval)
+    found = horizons(SelectionOptions(), max_steps, interval)
     assert all(steps % interval == 0 for steps in found)
     assert found == sorted(set(found))
     assert max_steps - interval < found[-1] <= max_steps
@@ -274,16 +279,16 @@ def test_horizons_are_whole_intervals_that_grow_to_the_budget(max_steps, interva
         ({"tuning_budget": 0}, "tuning_budget must be a finite number above 0, got 0"),
     ],
 )
-def test_a_setting_out_of_range_is_named(field, message):
+def test_an_option_out_of_range_is_named(field, message):
     with pytest.raises(ValueError, match=message):
-        Settings(**field)
+        SelectionOptions(**field)
 
 
 def test_a_budget_without_a_check_is_refused():
     with pytest.raises(ValueError, match=r"check_every must not exceed max_steps \(10\), got 20"):
-        Task(10, 20, {"sgd": 0.1})
+        SelectionTask(10, 20, {"sgd": 0.1})
 
 
 def test_a_rate_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r"lr must be finite numbers above 0, got -1\.0"):
-        Task(10, 5, {"sgd": 0.1}, rates=(0.1, -1.0))
+        SelectionTask(10, 5, {"sgd": 0.1}, rates=(0.1, -1.0))

@@ -24,8 +24,9 @@ from lrbench_pl.runs.build import build_verifier
 from lrbench_pl.runs.config import compose, conf_dir, read_policy, register_resolvers, use_own_launchers
 from lrbench_pl.runs.describe import run_id
 from lrbench_pl.runs.result import RunResult
-from lrbench_pl.selection.database import PolicyDatabase, stored_run
-from lrbench_pl.selection.sweeper import SelectionError
+from lrbench_pl.selection.database import PolicyDatabase
+from lrbench_pl.selection.records import stored_run
+from lrbench_pl.selection.request import SelectionError
 from tests import forks
 from tests.faults.sweeps import ENVIRONMENT, LIMIT_S, wait_for
 

@@ -1,6 +1,6 @@
-"""The figures of reports. What they show is computed by ``*_info`` functions; ``*_figure`` functions only draw it.
+"""Figures of reports: ``*_info`` functions compute, ``*_figure`` functions only draw.
 
-Colours of text, grid and background are left to the template, so that a page can change them for the dark.
+Colours of text, grid and background come from the template, so that a page can switch to a dark one.
 """
 
 from lrbench_pl.analysis.plots._course import (

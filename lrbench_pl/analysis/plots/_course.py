@@ -1,4 +1,4 @@
-"""The monitor and rates over steps, and who has arrived by when."""
+"""Figures over steps: monitor and learning rate, and the share of runs at the target."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lrbench_pl.analysis import curves, statistics
-from lrbench_pl.analysis.curves import Band, History
+from lrbench_pl.analysis.curves import Band, RunCurves
 from lrbench_pl.analysis.plots._shared import HIGHLIGHTED, Group, Line, add_lines, add_target, finished, steps_and_hits
 
 
 @dataclass(frozen=True)
 class CourseInfo:
-    """How the monitor and the rate went.
+    """Monitor and learning rate over steps.
 
     Args:
-        values: Median and band of the monitor, of each policy over the checks, in order of rank.
-        rate: The rate of each policy, of the run that went on longest, on the same steps.
+        values: Median and band of the monitor for each policy, in order of rank.
+        rate: Learning rate of each policy, from its longest run.
         target: The target, or None.
-        monitor: What was checked.
-        relative: Whether rates are shares of the peak, because the peaks differ.
-        unread: Runs whose history could not be read.
+        monitor: Name of the monitored metric.
+        relative: Whether rates are divided by their peak, since the peaks differ.
         mode: Whether a larger (``max``) or a smaller (``min``) value is better.
     """
 
@@ -33,29 +32,27 @@ class CourseInfo:
     target: float | None
     monitor: str
     relative: bool
-    unread: int
     mode: str = "max"
 
 
 def course_info(grouped: Sequence[Group], target: float | None, monitor: str, mode: str = "max") -> CourseInfo | None:
-    """Read the histories and summarise them; None if there are none."""
-    values, rate, unread = [], [], 0
+    """Read and summarise the curves of all runs; None if there are none."""
+    values, rate = [], []
     peaks = {lr for group in grouped for lr in group.runs["lr"].to_list()}
     relative = len(peaks) > 1
     for group in grouped:
-        read = [curves.read_history(folder, monitor) for folder in group.runs["folder"].to_list()]
-        histories = [history for history in read if history is not None]
-        unread += len(read) - len(histories)
-        if not histories:
+        read = [curves.read_curves(folder, monitor) for folder in group.runs["folder"].to_list()]
+        found = [each for each in read if each is not None]
+        if not found:
             continue
-        values.append(_band_line(group.name, curves.band(histories)))
-        longest = max(histories, key=lambda history: history.rate_steps[-1:] or (0,))
+        values.append(_band_line(group.name, curves.band(found)))
+        longest = max(found, key=lambda each: each.rate_steps[-1:] or (0,))
         peak = group.runs["lr"].to_list()[0] if relative else None
         rate.append(_rate_line(group.name, longest, peak))
     if not values:
         return None
     shown = tuple(line for line in rate if line.x)
-    return CourseInfo(tuple(values), shown, target, monitor, relative, unread, mode)
+    return CourseInfo(tuple(values), shown, target, monitor, relative, mode)
 
 
 def _band_line(name: str, band: Band) -> Line:
@@ -64,13 +61,13 @@ def _band_line(name: str, band: Band) -> Line:
     return Line(name, steps, median, *((low, high) if band.runs > 1 else (None, None)))
 
 
-def _rate_line(name: str, history: History, peak: float | None) -> Line:
-    steps, rates = curves.thin(history.rate_steps, history.rates)
+def _rate_line(name: str, run: RunCurves, peak: float | None) -> Line:
+    steps, rates = curves.thin(run.rate_steps, run.rates)
     return Line(name, steps, tuple(float(f"{rate / (peak or 1.0):.5g}") for rate in rates))
 
 
 def course_figure(info: CourseInfo) -> go.Figure:
-    """The monitor above, the learning rate below, on one axis of steps."""
+    """Draw the monitor above the learning rate, on one axis of steps."""
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.07, row_heights=[0.62, 0.38])
     add_lines(figure, info.values, info.monitor, row=1)
     add_lines(figure, info.rate, "rate", row=2, names=[line.name for line in info.values], legend=False)
@@ -85,7 +82,7 @@ def course_figure(info: CourseInfo) -> go.Figure:
 
 
 def _upper_range(info: CourseInfo) -> list[float] | None:
-    """Without the steep beginning, in which all are alike: what is worth seeing is near the best values."""
+    """Return the range of values after the steep beginning, where the policies differ."""
     last = max(line.x[-1] for line in info.values)
     later = [y for line in info.values for x, y in zip(line.x, line.y, strict=True) if x >= 0.06 * last]
     is_min = info.mode == "min"
@@ -94,7 +91,7 @@ def _upper_range(info: CourseInfo) -> list[float] | None:
     values = sorted([*later, *edges, *([info.target] if info.target is not None else [])])
     if len(values) < 3 or (not is_min and info.target is not None and values[-1] > 1):
         return None
-    cut = len(values) // 50  # the worst of policies that never learn may be cut
+    cut = len(values) // 50  # leaves out the worst values, of policies that do not learn
     low, high = (values[0], values[-1 - cut]) if is_min else (values[cut], values[-1])
     margin = 0.06 * (high - low) or 0.01
     return [low - margin, high + margin]
@@ -102,49 +99,47 @@ def _upper_range(info: CourseInfo) -> list[float] | None:
 
 @dataclass(frozen=True)
 class ArrivalsInfo:
-    """Share of runs that have reached the target, over steps.
+    """Share of runs at the target over steps.
 
     Args:
         lines: One per policy, with the Kaplan-Meier interval.
-        budget: Steps up to which runs were watched.
-        target: The target.
+        budget: Steps of a full run.
     """
 
     lines: tuple[Line, ...]
     budget: int
-    target: float
 
 
 def arrivals_info(grouped: Sequence[Group], target: float | None) -> ArrivalsInfo | None:
-    """The Kaplan-Meier curves, turned upwards; None without a target or a run that reached it."""
+    """Compute one minus the Kaplan-Meier curves; None without a target or a run that reached it."""
     if target is None or not any((group.runs["status"] == "reached").any() for group in grouped):
         return None
     budget = max(int(group.runs["max_steps"].max()) for group in grouped)  # type: ignore[arg-type]
     lines = []
     for group in grouped:
         curve = statistics.kaplan_meier(*steps_and_hits(group.runs))
-        steps, arrived = [0.0, *curve.steps], [0.0, *(1 - each for each in curve.survival)]
+        steps, share = [0.0, *curve.steps], [0.0, *(1 - each for each in curve.survival)]
         low, high = [0.0, *(1 - each for each in curve.high)], [0.0, *(1 - each for each in curve.low)]
         if steps[-1] < budget:
-            for values in (arrived, low, high):
+            for values in (share, low, high):
                 values.append(values[-1])
             steps.append(float(budget))
-        rounded = [tuple(round(each, 5) for each in values) for values in (arrived, low, high)]
+        rounded = [tuple(round(each, 5) for each in values) for values in (share, low, high)]
         lines.append(Line(group.name, tuple(steps), *rounded))
-    return ArrivalsInfo(tuple(lines), budget, target)
+    return ArrivalsInfo(tuple(lines), budget)
 
 
 def arrivals_figure(info: ArrivalsInfo) -> go.Figure:
-    """Stairs that rise as runs arrive."""
+    """Draw the share of runs at the target as step functions."""
     figure = go.Figure()
-    add_lines(figure, info.lines, "arrived", stairs=True)
+    add_lines(figure, info.lines, "at the target", stairs=True)
     figure.update_yaxes(title_text="share of runs at the target", range=[-0.02, 1.04], tickformat=".0%")
     figure.update_xaxes(title_text="optimizer steps", range=[0, info.budget])
     return finished(figure, 430, legend=True)
 
 
 def rates_figure(names: Sequence[str], tables: Sequence[Sequence[float]]) -> go.Figure:
-    """The rates of policies over their budgets."""
+    """Draw the learning rates of policies over their budgets."""
     lines = []
     for name, rates in zip(names, tables, strict=True):
         steps, values = curves.thin(range(len(rates)), rates, most=1000)

@@ -1,4 +1,4 @@
-"""What depends on what: policy by optimizer, cost by rate."""
+"""Figures of cost by policy and optimizer, and by learning rate."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lrbench_pl.analysis.plots._shared import Line, add_lines, finished, plain_t
 
 @dataclass(frozen=True)
 class HeatInfo:
-    """Mean steps of each policy with each optimizer, a miss counted as the whole budget.
+    """Mean steps by policy and optimizer; a miss counts as the whole budget.
 
     Args:
-        policies: Rows, the best first.
-        optimizers: Columns, the best first.
-        steps: Restricted mean; None where nothing ran.
-        words: What each cell says.
+        policies: Rows, best first.
+        optimizers: Columns, best first.
+        steps: Mean steps; None without a run.
+        words: Text of each cell.
     """
 
     policies: tuple[str, ...]
@@ -31,7 +31,7 @@ class HeatInfo:
 
 
 def heat_info(runs: pl.DataFrame) -> HeatInfo | None:
-    """Restricted mean steps by policy and optimizer; None for one optimizer, one policy or no target."""
+    """Compute mean steps by policy and optimizer; None with one optimizer, one policy or no target."""
     counts = runs.filter(~pl.col("status").cast(pl.String).is_in(["failed", "stopped"]))
     counts = counts.drop_nulls(["policy", "optimizer", "max_steps", "target"])
     if counts["policy"].n_unique() < 2 or counts["optimizer"].n_unique() < 2:
@@ -57,7 +57,7 @@ def heat_info(runs: pl.DataFrame) -> HeatInfo | None:
 
 
 def heat_figure(info: HeatInfo) -> go.Figure:
-    """Dark is fast; the number and the runs that reached the target stand in each cell."""
+    """Draw a heat map, dark is fast; each cell contains the mean steps and the runs that reached the target."""
     figure = go.Figure(
         go.Heatmap(
             z=info.steps,
@@ -79,26 +79,24 @@ def heat_figure(info: HeatInfo) -> go.Figure:
 
 @dataclass(frozen=True)
 class SensitivityInfo:
-    """Steps to the target over the peak rate.
+    """Mean steps to the target over the peak learning rate.
 
     Args:
-        lines: One per shape: ``x`` the rates, ``y`` the mean steps, a miss counted as the whole budget.
-        octaves: For each line the width in which it stays within ``factor`` of its best, in words.
-        factor: That factor.
+        lines: One per policy: ``x`` the rates, ``y`` the mean steps; a miss counts as the whole budget.
+        octaves: For each line, the width of the range of rates near its best cost, in words.
     """
 
     lines: tuple[Line, ...]
     octaves: tuple[str, ...]
-    factor: float
 
 
 def sensitivity_info(runs: pl.DataFrame, order: Sequence[str] = (), factor: float = 1.5) -> SensitivityInfo | None:
-    """Mean steps by rate for each policy (and optimizer, where several) with three rates or more; None without any.
+    """Compute mean steps by rate for policies with three rates or more, per optimizer; None without any.
 
     Args:
-        runs: The table of runs.
-        order: Names of policies in the order in which lines shall come; others follow.
-        factor: Costs up to this times the best count as near it.
+        runs: Table of runs.
+        order: Names of policies in the order of the lines; others follow.
+        factor: Costs up to this times the best are near it.
     """
     counts = runs.filter(~pl.col("status").cast(pl.String).is_in(["failed", "stopped"]))
     counts = counts.drop_nulls(["policy", "lr", "max_steps", "target"])
@@ -120,7 +118,7 @@ def sensitivity_info(runs: pl.DataFrame, order: Sequence[str] = (), factor: floa
         return None
     rank = {name: place for place, name in enumerate(order)}
     found.sort(key=lambda item: rank.get(item[0].name, len(rank)))
-    return SensitivityInfo(tuple(line for line, _ in found), tuple(words for _, words in found), factor)
+    return SensitivityInfo(tuple(line for line, _ in found), tuple(words for _, words in found))
 
 
 def _octaves(width: statistics.Sensitivity | None) -> str:
@@ -131,7 +129,7 @@ def _octaves(width: statistics.Sensitivity | None) -> str:
 
 
 def sensitivity_figure(info: SensitivityInfo) -> go.Figure:
-    """Cost over the logarithm of the rate: a wide valley forgives a wrong rate."""
+    """Draw cost over the logarithm of the rate."""
     named = [
         Line(f"{line.name}: {words}", line.x, line.y) for line, words in zip(info.lines, info.octaves, strict=True)
     ]

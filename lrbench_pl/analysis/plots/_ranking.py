@@ -1,4 +1,4 @@
-"""Steps to the target with their intervals, in order of rank."""
+"""Figure of a ranking: steps to the target and ranks, with intervals."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from plotly.subplots import make_subplots
 
 from lrbench_pl.analysis.plots._shared import COLOURS, finished, name_of, plain_text
 
+_WHISKER = {"type": "data", "thickness": 2, "width": 3}
+
 
 @dataclass(frozen=True)
 class Place:
-    """One row of the ranking. What the runs do not say is None.
+    """One row of the ranking; missing values are None.
 
     Args:
-        name: The policy.
+        name: Name of the policy.
         steps: Median steps to the target, infinite if half of the runs or more missed.
         low: Lower end of its interval.
-        high: Upper end, may be infinite.
-        reached: Runs that reached the target.
-        runs: Runs that count.
-        rank: Its rank.
-        rank_low: The best rank that the runs allow.
-        rank_high: The worst.
-        tier: Its tier, from 1.
+        high: Upper end of its interval, possibly infinite.
+        reached: Number of runs that reached the target.
+        runs: Number of runs.
+        rank: Rank.
+        rank_low: Lower end of the rank interval.
+        rank_high: Upper end of the rank interval.
+        tier: Tier, from 1.
     """
 
     name: str
@@ -50,22 +52,19 @@ class RankingInfo:
     Args:
         places: Its rows.
         budget: Steps at which a miss is drawn.
-        target: The target, or None if there was none: then steps say nothing.
     """
 
     places: tuple[Place, ...]
     budget: float
-    target: float | None
 
 
-def ranking_info(ranking: pl.DataFrame, keys: Sequence[str], budget: float, target: float | None) -> RankingInfo | None:
-    """What the figure of a ranking by cost shows; None without a row that counts.
+def ranking_info(ranking: pl.DataFrame, keys: Sequence[str], budget: float) -> RankingInfo | None:
+    """Return the rows of a ranking by cost; None if all runs failed or stopped.
 
     Args:
         ranking: From :func:`lrbench_pl.analysis.ranking.rank`.
-        keys: The columns that make its rows.
-        budget: Steps up to which runs were watched.
-        target: The target.
+        keys: Columns that group the runs.
+        budget: Steps of a full run.
     """
     places = tuple(
         Place(
@@ -83,11 +82,11 @@ def ranking_info(ranking: pl.DataFrame, keys: Sequence[str], budget: float, targ
         for row in ranking.to_dicts()
         if row["runs"]
     )
-    return RankingInfo(places, budget, target) if places else None
+    return RankingInfo(places, budget) if places else None
 
 
 def ranking_figure(info: RankingInfo) -> go.Figure:
-    """Steps with their interval on the left, the rank with its on the right; a colour and a line for each tier."""
+    """Draw median steps on the left and ranks on the right, with intervals and one colour per tier."""
     figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.04, column_widths=[0.62, 0.38])
     tiers = list(dict.fromkeys(place.tier or 0 for place in info.places))
     for tier in tiers:
@@ -134,10 +133,10 @@ def _add_intervals(
     words: Sequence[str],
     column: int,
 ) -> None:
-    """Dots with whiskers; what is infinite is an open mark at ``edge``."""
+    """Add dots with whiskers; an infinite value is an open mark at ``edge``."""
     x: list[float] = []
     y: list[str] = []
-    symbols, above, below, said = [], [], [], []
+    symbols, above, below, hover = [], [], [], []
     for name, (value, low, high), word in zip(names, estimates, words, strict=True):
         if value is None:
             continue
@@ -147,22 +146,14 @@ def _add_intervals(
         symbols.append("circle" if math.isfinite(value) else "x-thin-open")
         above.append(0.0 if high is None else max(0.0, min(high, edge) - dot))
         below.append(0.0 if low is None else max(0.0, dot - min(low, edge)))
-        said.append([f"{value:g}" if math.isfinite(value) else "∞", _interval(low, high), word])
+        hover.append([f"{value:g}" if math.isfinite(value) else "∞", _interval(low, high), word])
     figure.add_scatter(
         x=x,
         y=y,
         mode="markers",
         marker={"color": colour, "size": 9, "symbol": symbols},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": above,
-            "arrayminus": below,
-            "color": colour,
-            "thickness": 2,
-            "width": 3,
-        },
-        customdata=said,
+        error_x={"symmetric": False, "array": above, "arrayminus": below, **_WHISKER, "color": colour},
+        customdata=hover,
         hovertemplate="%{y}: %{customdata[0]}%{customdata[1]}, %{customdata[2]}<extra></extra>",
         name=label,
         legendgroup=label,

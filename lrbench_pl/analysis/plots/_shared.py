@@ -1,4 +1,4 @@
-"""What the figures share: groups of runs, curves, colours, the finish."""
+"""Shared parts of the figures: groups of runs, curves, colours, layout."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 import polars as pl
 
-COLOURS = ("#3576c4", "#d9822b", "#23936b", "#c9466b", "#8455c9", "#1797ad")  # on white and on dark
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")  # told apart without colour too
+COLOURS = ("#3576c4", "#d9822b", "#23936b", "#c9466b", "#8455c9", "#1797ad")  # readable on white and on dark
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")  # distinguishable without colour
 GREY = "rgba(128,128,128,0.38)"
-HIGHLIGHTED = len(COLOURS)  # curves with a colour; the others are grey until asked for
+HIGHLIGHTED = len(COLOURS)  # curves with a colour; the others are grey until highlighted
 _BAND = 0.16
 
 
@@ -21,8 +21,8 @@ class Group:
     """The runs of one row of the ranking.
 
     Args:
-        name: What tells it from the others, such as ``tri, adam``.
-        runs: The rows of its runs that count.
+        name: Its name, such as ``tri, adam``.
+        runs: Table of its runs, without failed and stopped ones.
     """
 
     name: str
@@ -31,14 +31,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Line:
-    """One curve.
+    """A curve.
 
     Args:
-        name: Whose it is.
-        x: Optimizer steps.
-        y: Its values.
-        low: Lower edge of a band around it.
-        high: Upper edge.
+        name: Name of the group or policy.
+        x: Optimizer steps, or learning rates.
+        y: Values.
+        low: Lower edge of the band around the curve.
+        high: Upper edge of the band.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Line:
 
 
 def groups(runs: pl.DataFrame, ranking: pl.DataFrame, keys: Sequence[str]) -> list[Group]:
-    """The groups of a ranking in its order, those without a run that counts left out.
+    """Return the groups of a ranking in its order, without those whose runs all failed or stopped.
 
     Args:
-        runs: The table of :func:`lrbench_pl.analysis.load.load_runs`.
-        ranking: What :func:`lrbench_pl.analysis.ranking.rank` made of it.
-        keys: The columns that make a row of the ranking.
+        runs: Table of :func:`lrbench_pl.analysis.load.load_runs`.
+        ranking: Its ranking, from :func:`lrbench_pl.analysis.ranking.rank`.
+        keys: Columns that group the runs.
     """
     counts = runs.filter(~pl.col("status").cast(pl.String).is_in(["failed", "stopped"]))
     parts = {tuple(key): part for key, part in counts.group_by(list(keys), maintain_order=True)}
@@ -66,21 +66,21 @@ def groups(runs: pl.DataFrame, ranking: pl.DataFrame, keys: Sequence[str]) -> li
 
 
 def name_of(values: Sequence[object]) -> str:
-    """What a group is called.
+    """Return the name of a group.
 
     Example:
         >>> name_of(["tri", "adam", 0.002])
         'tri, adam, 0.002'
     """
-    return ", ".join(_say(value) for value in values)
+    return ", ".join(_text(value) for value in values)
 
 
-def _say(value: object) -> str:
+def _text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
 def steps_and_hits(runs: pl.DataFrame) -> tuple[list[float], list[bool]]:
-    """Steps to the target, or the budget for a miss; and whether each run reached it.
+    """Return steps to the target (the budget for a miss) and whether each run reached it.
 
     Example:
         >>> steps_and_hits(pl.DataFrame({"status": ["reached", "missed"], "steps_to_target": [40, None],
@@ -93,14 +93,14 @@ def steps_and_hits(runs: pl.DataFrame) -> tuple[list[float], list[bool]]:
 
 
 def plain_text(words: object) -> str:
-    """Words as plotly shows them: it reads a little HTML."""
+    """Escape text for plotly, which interprets some HTML."""
     return html.escape(str(words), quote=False)
 
 
 def add_lines(
     figure: go.Figure,
     lines: Sequence[Line],
-    what: str,
+    quantity: str,
     *,
     row: int | None = None,
     names: Sequence[str] | None = None,
@@ -110,50 +110,58 @@ def add_lines(
     markers: bool = False,
     highlighted: int = HIGHLIGHTED,
 ) -> None:
-    """Curves in order of rank: the first in colours, the others in grey behind them, as one entry of the legend."""
+    """Add curves in order of rank: the first in colour, the others in grey behind them with one legend entry."""
     place = {"row": row, "col": 1} if row is not None else {}
     order = list(names) if names is not None else [line.name for line in lines]
-    coloured = len(lines) if len(lines) <= highlighted else highlighted
-    shape = "hv" if stairs else "linear"
+    coloured = min(len(lines), highlighted)
     others = 0
     for line in reversed(lines):  # the best on top
         number = order.index(line.name)
-        loud = number < coloured
-        colour = COLOURS[number % len(COLOURS)] if loud else GREY
-        group = f"{number}" if loud else "others"
-        if loud and bands and not stairs and line.low is not None and line.high is not None:
-            figure.add_scatter(
-                x=[*line.x, *reversed(line.x)],
-                y=[*line.high, *reversed(line.low)],
-                fill="toself",
-                fillcolor=_faint(colour),
-                line={"width": 0},
-                mode="lines",
-                hoverinfo="skip",
-                legendgroup=group,
-                showlegend=False,
-                meta={"band": number},
-                **place,
-            )
-        others += not loud
+        is_coloured = number < coloured
+        style = _style(number, is_coloured) | {"shape": "hv" if stairs else "linear"}
+        group = f"{number}" if is_coloured else "others"
+        if is_coloured and bands and not stairs:
+            _add_band(figure, line, number, place)
+        others += not is_coloured
         figure.add_scatter(
             x=line.x,
             y=line.y,
             mode="lines+markers" if markers else "lines",
-            line={
-                "color": colour,
-                "width": 2.2 if loud else 1.2,
-                "dash": DASHES[number // len(COLOURS) % len(DASHES)] if loud else "solid",
-                "shape": shape,
-            },
-            name=plain_text(line.name) if loud else f"the {len(lines) - coloured} others",
+            line=style,
+            name=plain_text(line.name) if is_coloured else f"the {len(lines) - coloured} others",
             legendgroup=group,
             legendrank=1000 + number,
-            showlegend=legend and (loud or others == 1),
-            meta={"group": number, "name": plain_text(line.name), "grey": not loud},
-            hovertemplate="%{meta.name}<br>%{x} steps: %{y:.4g} " + what.replace("%", "") + "<extra></extra>",
+            showlegend=legend and (is_coloured or others == 1),
+            meta={"group": number, "name": plain_text(line.name), "grey": not is_coloured},
+            hovertemplate="%{meta.name}<br>%{x} steps: %{y:.4g} " + quantity.replace("%", "") + "<extra></extra>",
             **place,
         )
+
+
+def _style(number: int, is_coloured: bool) -> dict[str, object]:
+    if not is_coloured:
+        return {"color": GREY, "width": 1.2, "dash": "solid"}
+    dash = DASHES[number // len(COLOURS) % len(DASHES)]
+    return {"color": COLOURS[number % len(COLOURS)], "width": 2.2, "dash": dash}
+
+
+def _add_band(figure: go.Figure, line: Line, number: int, place: dict[str, int]) -> None:
+    """Add the band around a curve, if it has one."""
+    if line.low is None or line.high is None:
+        return
+    figure.add_scatter(
+        x=[*line.x, *reversed(line.x)],
+        y=[*line.high, *reversed(line.low)],
+        fill="toself",
+        fillcolor=_faint(COLOURS[number % len(COLOURS)]),
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        legendgroup=f"{number}",
+        showlegend=False,
+        meta={"band": number},
+        **place,
+    )
 
 
 def _faint(colour: str) -> str:
@@ -162,6 +170,7 @@ def _faint(colour: str) -> str:
 
 
 def add_target(figure: go.Figure, target: float, row: int) -> None:
+    """Add a line at the target."""
     figure.add_hline(
         y=target,
         line={"dash": "dot", "width": 1.5, "color": "#888888"},
@@ -173,6 +182,7 @@ def add_target(figure: go.Figure, target: float, row: int) -> None:
 
 
 def finished(figure: go.Figure, height: int, legend: bool = False) -> go.Figure:
+    """Apply the layout that all figures share."""
     figure.update_layout(
         template="plotly_white",
         height=height,

@@ -1,9 +1,9 @@
-"""What a few seeds can and cannot say: estimates with intervals, comparisons, ranks.
+"""Statistics for few seeds: estimates with intervals, comparisons, rank intervals.
 
-Throughout, ``steps`` are optimizer steps to the target where ``reached`` is true, and the steps up to which a run was
-watched in vain where it is false (right-censored: the budget for a miss). Randomness is an argument. Intervals are 95 %
-unless ``level`` says otherwise; how well each covers was measured on 2,000 simulated experiments per case, and its
-docstring says down to how many runs.
+``steps`` holds the optimizer steps to the target where ``reached`` is true. Where it is false the run is right-censored
+and ``steps`` holds the steps it was observed for (the budget for a miss). Functions that resample take ``rng``.
+Intervals are 95 % unless ``level`` is given. Coverage was measured on 2,000 simulated experiments per case; each
+docstring gives it with the smallest number of runs it holds for.
 """
 
 from lrbench_pl.analysis.statistics._comparisons import (
@@ -23,8 +23,6 @@ from lrbench_pl.analysis.statistics._estimates import (
     kaplan_meier,
     median,
     median_steps,
-    penalised_mean,
-    restricted_mean,
     success_rate,
 )
 from lrbench_pl.analysis.statistics._inputs import FEWEST_FOR_INTERVAL, FEWEST_FOR_RANK, Bools, Floats
@@ -48,9 +46,7 @@ __all__ = [
     "median",
     "median_steps",
     "pair_by_seed",
-    "penalised_mean",
     "performance_profile",
-    "restricted_mean",
     "seeds_needed",
     "sensitivity",
     "speed_up",

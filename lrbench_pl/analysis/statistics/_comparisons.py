@@ -1,4 +1,4 @@
-"""Two policies, or many, against each other."""
+"""Comparisons of two or more policies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lrbench_pl.analysis.statistics._inputs import (
     checked_values,
 )
 
-_EXACT_SPLITS = 10_000  # a permutation test lists all splits up to here, and draws as many beyond
+_EXACT_SPLITS = 10_000  # a permutation test is exact up to here and samples this many above
 
 
 def speed_up(
@@ -37,60 +37,67 @@ def speed_up(
     level: float = 0.95,
     resamples: int | None = None,
 ) -> Estimate:
-    """How many times fewer steps a run takes than one of the baseline: the median of such ratios.
+    """Estimate the speed-up over a baseline: the median ratio of steps, above 1 if the policy is faster.
 
-    Above 1 the policy is faster. A ratio is infinite where the baseline alone misses, 0 where the policy alone does,
-    and left out where both do.
+    A ratio is infinite if only the baseline misses, 0 if only the policy does, and left out if both do.
 
-    Paired, there is one ratio per seed, and the interval is that of :func:`median`: 93.75 % with 5 pairs, 94 to 96 %
-    with more. Otherwise there is one for each pair of runs (Hodges and Lehmann's estimate, for ratios), and the
-    interval holds the percentiles of a bootstrap, taken as far out as Student's distribution stands from the normal:
-    plain ones cover 88 % with 5 runs, these 95 to 97 % from 5 runs on, with up to 3 in 10 missing.
+    Paired, there is one ratio per seed, and the interval is that of :func:`median`: it covers 93.75 % with 5 pairs, 94
+    to 96 % with more. Unpaired, there is one ratio per pair of runs (the Hodges-Lehmann estimate, for ratios), and the
+    interval is a percentile bootstrap, widened by the ratio of Student's to the normal quantile. It covers 95 to 97 %
+    from 5 runs with up to 3 in 10 missing; without the widening it covers 88 % with 5 runs.
 
     Args:
-        baseline_steps: Steps to the target of the baseline's runs, or steps watched in vain.
-        baseline_reached: Whether each of them reached it.
-        steps: The same of the policy.
-        reached: The same of the policy.
+        baseline_steps: Steps to the target of the baseline's runs, or steps observed without reaching it.
+        baseline_reached: Whether each of them reached the target.
+        steps: Steps of the policy's runs.
+        reached: Whether each of them reached the target.
         rng: Source of the resampling, or its seed.
-        paired: Whether the runs of both stand in the same order of seeds.
-        level: Confidence.
-        resamples: How many; by default 2,000, fewer for hundreds of runs.
+        paired: Whether both are in the same order of seeds.
+        level: Confidence level.
+        resamples: Number of bootstrap resamples; by default 2,000, fewer for hundreds of runs.
 
     Returns:
-        No value if no ratio can be formed; no interval below 5 runs of each (or 5 pairs).
+        The estimate. It has no value if there is no ratio, and no interval below 5 runs on each side (or 5 pairs).
 
     Raises:
-        ValueError: If the arguments do not fit each other.
+        ValueError: If lengths differ, a side has no run, or a step is not above 0.
 
     Example:
-        >>> arrived = [True] * 5
-        >>> speed_up([400, 420, 380, 410, 390], arrived, [200, 230, 190, 210, 180], arrived, rng=0, paired=True)
+        >>> reached = [True] * 5
+        >>> speed_up([400, 420, 380, 410, 390], reached, [200, 230, 190, 210, 180], reached, rng=0, paired=True)
         Estimate(value=2.0, low=1.826..., high=2.166..., n=5)
 
     Source: Hodges & Lehmann (1963), doi:10.1214/aoms/1177704172; Hesterberg (2015),
     doi:10.1080/00031305.2015.1089789.
     """
     sides = [checked_runs(baseline_steps, baseline_reached), checked_runs(steps, reached)]
-    if min(t.min() for t, _ in sides) <= 0:
-        raise ValueError("expected steps above 0, for there is no ratio to 0")
+    if (least := min(t.min() for t, _ in sides)) <= 0:
+        raise ValueError(f"expected steps above 0 to form ratios, got {least:g}")
     slow, fast = (np.where(hit, np.log(t), math.inf) for t, hit in sides)
-    if paired:
-        if len(slow) != len(fast):
-            raise ValueError(f"pairs need as many runs on both sides, got {len(slow)} and {len(fast)}")
-        with np.errstate(invalid="ignore"):
-            gaps = slow - fast
-        gaps = gaps[~np.isnan(gaps)]
-        if not len(gaps):
-            return Estimate(None, None, None, 0)
-        middle = median(gaps, level)
-        return Estimate(_exp(middle.value), _exp(middle.low), _exp(middle.high), middle.n)
+    logs = _paired_gap(slow, fast, level) if paired else _unpaired_gap(slow, fast, rng, level, resamples)
+    return Estimate(_exp(logs.value), _exp(logs.low), _exp(logs.high), logs.n)
+
+
+def _paired_gap(slow: Floats, fast: Floats, level: float) -> Estimate:
+    """Estimate the median difference of log steps by seed."""
+    if len(slow) != len(fast):
+        raise ValueError(f"expected as many runs of the baseline as of the policy, got {len(slow)} and {len(fast)}")
+    with np.errstate(invalid="ignore"):
+        gaps = slow - fast
+    gaps = gaps[~np.isnan(gaps)]
+    return median(gaps, level) if len(gaps) else Estimate(None, None, None, 0)
+
+
+def _unpaired_gap(
+    slow: Floats, fast: Floats, rng: np.random.Generator | int, level: float, resamples: int | None
+) -> Estimate:
+    """Estimate the median of all differences of log steps, with a bootstrap interval."""
     n = min(len(slow), len(fast))
     (value,) = _median_gap(slow[None], fast[None])
     if math.isnan(value):
         return Estimate(None, None, None, n)
     if n < FEWEST_FOR_INTERVAL:
-        return Estimate(_exp(value), None, None, n)
+        return Estimate(float(value), None, None, n)
     generator = np.random.default_rng(rng)
     size = len(slow) * len(fast)
     count = resamples or int(np.clip(2e7 / size, 200, 2000))
@@ -102,11 +109,11 @@ def speed_up(
     drawn = np.sort(drawn[~np.isnan(drawn)])
     quantile = stats.t.isf((1 - checked_level(level)) / 2, len(slow) + len(fast) - 2) * math.sqrt(n / (n - 1))
     outside = int(stats.norm.sf(quantile) * len(drawn))
-    return Estimate(_exp(value), _exp(drawn[outside]), _exp(drawn[-1 - outside]), n)
+    return Estimate(float(value), float(drawn[outside]), float(drawn[-1 - outside]), n)
 
 
 def _median_gap(slow: Floats, fast: Floats) -> Floats:
-    """Row by row the median of all differences, those of two infinities left out; NaN if none is left."""
+    """Return per row the median of all differences, without those of two infinities; NaN if none remains."""
     with np.errstate(invalid="ignore"):
         gaps = np.sort((slow[:, :, None] - fast[:, None, :]).reshape(len(slow), -1), axis=1)  # NaN last
     left = (~np.isnan(gaps)).sum(axis=1)
@@ -114,7 +121,7 @@ def _median_gap(slow: Floats, fast: Floats) -> Floats:
     low, high = gaps[rows, np.maximum(left - 1, 0) // 2], gaps[rows, np.minimum(left // 2, gaps.shape[1] - 1)]
     with np.errstate(invalid="ignore"):
         middle = np.where(low == high, low, (low + high) / 2)
-    return np.where(left > 0, np.where(np.isnan(middle), 0.0, middle), np.nan)  # half of them faster: no difference
+    return np.where(left > 0, np.where(np.isnan(middle), 0.0, middle), np.nan)  # between -inf and inf: no difference
 
 
 def _exp(log: float | None) -> float | None:
@@ -122,7 +129,7 @@ def _exp(log: float | None) -> float | None:
 
 
 def pair_by_seed(seeds: Sequence[int | None], others: Sequence[int | None]) -> tuple[list[int], list[int]] | None:
-    """Indices that bring two sets of runs into the same order of seeds, or None if their seeds differ or repeat.
+    """Return indices that bring two sets of runs into one order of seeds; None if the seeds differ or repeat.
 
     Example:
         >>> pair_by_seed([0, 1, 2], [2, 0, 1])
@@ -138,10 +145,10 @@ def pair_by_seed(seeds: Sequence[int | None], others: Sequence[int | None]) -> t
 
 @dataclass(frozen=True)
 class LogRank:
-    """Whether two policies differ in steps to the target.
+    """Result of a log-rank test.
 
     Args:
-        z: Standardised difference; above 0 the first arrives sooner.
+        z: Standardised difference; above 0 if the first policy is faster.
         p: Two-sided p-value of the permutation test.
     """
 
@@ -156,24 +163,24 @@ def log_rank(
     other_reached: npt.ArrayLike,
     rng: np.random.Generator | int,
 ) -> LogRank:
-    """Log-rank test with the p-value of its permutation distribution, exact up to 10,000 splits.
+    """Compare two policies by the log-rank test, with a permutation p-value that is exact up to 10,000 splits.
 
-    The usual normal approximation rejects too often with few runs; permutations keep the 5 % at any number. With 3 runs
-    each the smallest possible p is 0.1, with 4 it is 0.03.
+    The normal approximation rejects too often with few runs; the permutation test keeps its level with any number. The
+    smallest possible p-value is 0.1 with 3 runs each and 0.03 with 4.
 
     Args:
-        steps: Steps to the target, or steps watched in vain.
-        reached: Whether each run reached it.
-        other_steps: The same of the other policy.
-        other_reached: The same of the other policy.
-        rng: Source of the splits beyond 10,000, or its seed.
+        steps: Steps to the target, or steps observed without reaching it.
+        reached: Whether each run reached the target.
+        other_steps: Steps of the other policy.
+        other_reached: Whether each run of the other policy reached the target.
+        rng: Source of the sampled splits, or its seed.
 
     Raises:
-        ValueError: If the arguments do not fit each other.
+        ValueError: If lengths differ, a side has no run, or a step is negative or not finite.
 
     Example:
-        >>> arrived = [True] * 4
-        >>> log_rank([100, 110, 120, 130], arrived, [200, 210, 220, 230], arrived, rng=0)
+        >>> reached = [True] * 4
+        >>> log_rank([100, 110, 120, 130], reached, [200, 210, 220, 230], reached, rng=0)
         LogRank(z=2.71..., p=0.0285...)
 
     Source: Mantel (1966); Peto & Peto (1972), doi:10.2307/2344317; Heinze, Gnant, Schemper (2003),
@@ -184,11 +191,11 @@ def log_rank(
     n, total = len(first[0]), len(t)
     if not hit.any():
         return LogRank(0.0, 1.0)
-    with np.errstate(invalid="ignore"):  # all arrive at once: 0 / 0
+    with np.errstate(invalid="ignore"):  # all runs reach the target at the same step: 0 / 0
         z = float(stats.logrank(censored(*first), censored(*second)).statistic)
     times = np.unique(t[hit])
     increments = np.array([(hit & (t == time)).sum() / (t >= time).sum() for time in times])
-    # observed less expected arrivals of a group is the sum of these over its runs
+    # summed over the runs of a group: its observed minus expected number of events
     scores = hit - (increments * (times <= t[:, None])).sum(axis=1)
     if math.comb(total, n) <= _EXACT_SPLITS:
         sums = scores[np.array(list(combinations(range(total), n)))].sum(axis=1)
@@ -196,27 +203,27 @@ def log_rank(
     else:
         generator = np.random.default_rng(rng)
         sums = generator.permuted(np.tile(scores, (_EXACT_SPLITS - 1, 1)), axis=1)[:, :n].sum(axis=1)
-        extra = 1  # the split that was observed
+        extra = 1  # the observed split
     as_far = int((np.abs(sums) >= abs(scores[:n].sum()) - 1e-9).sum())
     return LogRank(0.0 if math.isnan(z) else z, (as_far + extra) / (len(sums) + extra))
 
 
 def seeds_needed(z: float, n: int, comparisons: int = 1, power: float = 0.8, level: float = 0.95) -> int | None:
-    """Runs per policy at which a difference as large as the one seen would be told apart.
+    """Compute the runs per policy at which an observed difference would be significant.
 
-    A standardised difference grows with the root of the number of runs, so it takes ``n * ((z_level + z_power) /
-    z)**2``, with Guenther's correction for few runs and Bonferroni's for several comparisons. It takes the difference
-    seen at its word: half of the time the true one is smaller, and then it takes more.
+    A standardised difference grows with the square root of the number of runs, so the result is ``n * ((z_level +
+    z_power) / z)**2``, with Guenther's correction for few runs and Bonferroni's for several comparisons. It assumes
+    that the true difference equals the observed one. If it is smaller, more runs are needed.
 
     Args:
-        z: Standardised difference seen.
-        n: Runs per policy behind it.
-        comparisons: Pairs that are to be told apart at once.
-        power: Chance of telling them apart.
-        level: Confidence.
+        z: Observed standardised difference.
+        n: Runs per policy it was observed with.
+        comparisons: Number of pairs compared at once.
+        power: Probability of a significant result.
+        level: Confidence level.
 
     Returns:
-        Runs per policy, or None if no difference was seen.
+        Runs per policy; None if there is no difference.
 
     Raises:
         ValueError: If ``n`` or ``comparisons`` is below 1, or ``power`` not in (0, 1).
@@ -237,13 +244,13 @@ def seeds_needed(z: float, n: int, comparisons: int = 1, power: float = 0.8, lev
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which policies are really better than which others.
+    """Result of comparing all policies with each other.
 
     Args:
-        low: Best rank of each policy that the runs allow, or None for a policy with fewer than 3 runs.
-        high: Worst such rank.
-        better: ``better[i, j]``: i is told apart from j as the better one, all pairs judged at once.
-        z: ``z[i, j]``: standardised difference, above 0 where i is better; NaN where one has fewer than 3 runs.
+        low: Lower end of the rank interval of each policy; None for a policy with fewer than 3 runs.
+        high: Upper end of the rank interval.
+        better: ``better[i, j]`` is true if policy i is significantly better than j, over all pairs at once.
+        z: ``z[i, j]`` is the standardised difference, above 0 if i is better; NaN if one has fewer than 3 runs.
     """
 
     low: tuple[int | None, ...]
@@ -255,25 +262,25 @@ class Comparison:
 def compare(
     values: Sequence[npt.ArrayLike], rng: np.random.Generator | int, level: float = 0.95, resamples: int | None = None
 ) -> Comparison:
-    """Rank intervals of policies, and the pairs of them that are told apart.
+    """Compute rank intervals of policies and the pairs that differ significantly.
 
-    Values count by their order alone: pooled over all policies they become ranks, and policies are compared by Welch's
-    statistic of their mean ranks. How far it goes by chance, at its largest over many comparisons, comes from a
-    bootstrap of the pooled residuals. The interval of a policy ends where others are told apart from it, judged at once
-    for this policy; ``better`` judges all pairs at once.
+    Only the order of the values matters: they are replaced by their ranks over all policies, and policies are compared
+    by Welch's statistic of the mean ranks. The distribution of its maximum over several comparisons comes from a
+    bootstrap of the pooled residuals. The interval of one policy is simultaneous over its comparisons with all others;
+    ``better`` is simultaneous over all pairs.
 
-    So equal policies get the whole range of ranks in 93 to 97 % of experiments, from 3 runs each on; distinct ones, and
-    runs that tie, are covered more often. Tied values count as if they lay anywhere within the tie. Resampling the
-    ranking itself would be simpler, and covers down to 50 % where policies are nearly equal.
+    Equal policies get the full range of ranks in 93 to 97 % of experiments, from 3 runs each. Coverage is higher for
+    different policies and for tied runs. A tied value counts as uniformly distributed within its tie. Bootstrapping the
+    ranking itself would be simpler, but its coverage drops to 50 % for nearly equal policies.
 
     Args:
-        values: For each policy one number per run, smaller is better; infinity stands for a miss.
+        values: One number per run for each policy; smaller is better, infinity is a miss.
         rng: Source of the resampling, or its seed.
-        level: Confidence.
-        resamples: How many; by default 2,000 for few policies and fewer for hundreds.
+        level: Confidence level.
+        resamples: Number of bootstrap resamples; by default 2,000, fewer for hundreds of policies.
 
     Raises:
-        ValueError: If there is no policy, or one without values, or a value is NaN.
+        ValueError: If there is no policy, a policy has no value, or a value is NaN.
 
     Example:
         >>> fast, slow, same = [100, 110, 120, 130, 140], [300, 310, 320, 330, 340], [305, 315, 325, 335, 345]
@@ -305,7 +312,7 @@ def compare(
     high: list[int | None] = [None] * k
     if several.sum() > 1:
         farthest, farthest_of_all = _farthest_by_chance(ranks, hidden, several, np.random.default_rng(rng), resamples)
-        # residuals of few runs have lighter tails than the runs: by simulation, this much further out makes up for it
+        # residuals of few runs have lighter tails than the runs; this correction was found by simulation
         share = 1 - (1 - checked_level(level)) * (1 - 1 / float(np.median(counts[several])))
         critical = np.quantile(farthest, share, axis=0)
         better = np.nan_to_num(z) > np.quantile(farthest_of_all, share)
@@ -320,7 +327,7 @@ def compare(
 def _farthest_by_chance(
     ranks: Sequence[Floats], hidden: Sequence[Floats], several: Bools, rng: np.random.Generator, resamples: int | None
 ) -> tuple[Floats, Floats]:
-    """What comes of equal policies: the largest statistic of each with any other (resamples x policies), and of all."""
+    """Simulate equal policies: the largest statistic of each (resamples x policies), and over all of them."""
     chosen: list[int] = np.flatnonzero(several).tolist()
     k = len(chosen)
     n = resamples or int(np.clip(4e7 / k**2, 200, 2000))
@@ -342,16 +349,16 @@ def _farthest_by_chance(
 
 
 def tiers(better: npt.ArrayLike) -> list[int]:
-    """Tiers of policies in order of rank: a tier ends before the first policy that is told apart from the tier's first.
+    """Group policies, in order of rank, into tiers.
 
-    So nothing in a tier is told apart from its first as worse, and the first of each tier is told apart from the first
-    of the tier above.
+    A tier ends before the first policy that is significantly worse than the tier's first. So no policy in a tier is
+    significantly worse than the tier's first.
 
     Args:
         better: From :func:`compare`, with rows and columns in order of rank.
 
     Raises:
-        ValueError: If it is no square.
+        ValueError: If ``better`` is not square.
 
     Example:
         >>> tiers([[False, False, True], [False, False, False], [False, False, False]])
@@ -359,7 +366,7 @@ def tiers(better: npt.ArrayLike) -> list[int]:
     """
     table = np.asarray(better, dtype=bool)
     if table.ndim != 2 or table.shape[0] != table.shape[1]:
-        raise ValueError(f"expected a square table, got shape {table.shape}")
+        raise ValueError(f"expected a square array, got shape {table.shape}")
     numbers: list[int] = []
     first = 0
     for policy in range(len(table)):

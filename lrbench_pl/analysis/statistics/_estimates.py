@@ -1,4 +1,4 @@
-"""What the runs of one policy say."""
+"""Estimates from the runs of one policy."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from lrbench_pl.analysis.statistics._inputs import (
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and how sure it is.
+    """An estimate with its confidence interval.
 
     Args:
-        value: The estimate, or None if the runs give none.
-        low: Lower end of its interval, or None if the runs are too few for one.
-        high: Upper end, may be infinite.
-        n: Runs behind it.
+        value: The estimate; None if the runs do not determine it.
+        low: Lower end of the interval; None with too few runs.
+        high: Upper end of the interval, possibly infinite.
+        n: Number of runs.
     """
 
     value: float | None
@@ -38,18 +38,18 @@ class Estimate:
 
 
 def success_rate(reached: int, runs: int, level: float = 0.95) -> Estimate:
-    """Share of runs that reached the target, with Wilson's score interval.
+    """Estimate the share of runs that reach the target, with Wilson's score interval.
 
-    Covers 95 % on average over true rates from 5 runs on; at single rates near 0 or 1 between 83 and 99 %, as every
-    interval for a count must swing.
+    Coverage is 95 % on average over true rates, from 5 runs. At single rates near 0 or 1 it varies between 83 and 99 %,
+    as for every interval of a count.
 
     Args:
-        reached: Runs that reached it.
-        runs: Runs in all, at least 1.
-        level: Confidence.
+        reached: Number of runs that reached the target.
+        runs: Number of runs, at least 1.
+        level: Confidence level.
 
     Raises:
-        ValueError: If the counts make no share.
+        ValueError: If ``runs`` is below 1 or ``reached`` is not between 0 and ``runs``.
 
     Example:
         >>> success_rate(4, 5)
@@ -65,85 +65,75 @@ def success_rate(reached: int, runs: int, level: float = 0.95) -> Estimate:
 
 @dataclass(frozen=True)
 class SurvivalCurve:
-    """Share of runs still short of the target, as a right-continuous staircase that begins with 1 at step 0.
+    """Share of runs that have not reached the target, as a right-continuous step function from 1.
 
     Args:
-        steps: Where it goes down, or where watching a run ended.
-        survival: Its value from there on.
-        low: Lower end of its pointwise interval.
-        high: Upper end.
-        at_risk: Runs watched just before.
-        n: Runs in all.
+        steps: Steps at which a run reached the target or was censored.
+        survival: Value from each of these steps on.
+        low: Lower end of the pointwise interval.
+        high: Upper end of the pointwise interval.
+        n: Number of runs.
     """
 
     steps: tuple[float, ...]
     survival: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    at_risk: tuple[int, ...]
     n: int
-
-    def at(self, step: float) -> float:
-        """The share still short of the target at ``step``."""
-        index = int(np.searchsorted(self.steps, step, side="right")) - 1
-        return 1.0 if index < 0 else self.survival[index]
 
 
 def kaplan_meier(steps: npt.ArrayLike, reached: npt.ArrayLike, level: float = 0.95) -> SurvivalCurve:
-    """The curve of runs still short of the target, misses censored, with log-log Greenwood intervals.
+    """Estimate the survival curve of the runs, with log-log Greenwood intervals.
 
-    The intervals cover 95 % from 10 runs on, on average over steps; at single steps counts make it swing. Where no run
-    has arrived they are [1, 1] in name only, and after the last arrival the upper end stays where it was.
+    Coverage is 95 % from 10 runs, on average over steps; it varies at single steps. Before the first run reaches the
+    target the interval is [1, 1]; after the last one its upper end stays constant.
 
     Args:
-        steps: Steps to the target, or steps watched in vain.
-        reached: Whether each run reached it.
-        level: Confidence.
+        steps: Steps to the target, or steps observed without reaching it.
+        reached: Whether each run reached the target.
+        level: Confidence level.
 
     Raises:
-        ValueError: If the two do not fit each other.
+        ValueError: If lengths differ, there is no run, or a step is negative or not finite.
 
     Example:
         >>> curve = kaplan_meier([100, 200, 300, 300], [True, True, True, False])
         >>> curve.steps, curve.survival
         ((100.0, 200.0, 300.0), (0.75, 0.5, 0.25))
-        >>> curve.at(150)
-        0.75
 
     Source: Kaplan & Meier (1958), doi:10.1080/01621459.1958.10501452; Kalbfleisch & Prentice (2002).
     """
     t, hit = checked_runs(steps, reached)
     curve = stats.ecdf(censored(t, hit)).sf
-    with warnings.catch_warnings():  # scipy says that 0 and 1 have no log-log interval; they get one below
+    with warnings.catch_warnings():  # scipy has no log-log interval at 0 and 1; both are set below
         warnings.simplefilter("ignore", RuntimeWarning)
         interval = curve.confidence_interval(checked_level(level), method="log-log")
     low = np.where(curve.probabilities >= 1, 1.0, np.nan_to_num(interval.low.probabilities, nan=0.0))
     high = np.where(curve.probabilities >= 1, 1.0, interval.high.probabilities)
     for index in np.flatnonzero(np.isnan(high)):
         high[index] = high[index - 1] if index else 1.0
-    at_risk = (t >= curve.quantiles[:, None]).sum(axis=1)
-    columns = [tuple(each.tolist()) for each in (curve.quantiles, curve.probabilities, low, high, at_risk)]
-    return SurvivalCurve(columns[0], columns[1], columns[2], columns[3], columns[4], len(t))
+    columns = [tuple(each.tolist()) for each in (curve.quantiles, curve.probabilities, low, high)]
+    return SurvivalCurve(columns[0], columns[1], columns[2], columns[3], len(t))
 
 
 def median_steps(steps: npt.ArrayLike, reached: npt.ArrayLike, budget: float, level: float = 0.95) -> Estimate:
-    """Median of the steps to the target; a miss counts as infinitely many.
+    """Estimate the median steps to the target; a miss counts as infinity.
 
-    Where every run was watched to its end the interval is the exact one of order statistics, interpolated between
-    neighbours: it covers 93.75 % with 5 runs (their range) and 94 to 96 % with more, for any distribution, and more
-        where steps tie. Fewer than 5 runs give none. Where watching a run ended before the budget, it is that of the
-        Kaplan-Meier curve (log-log, 10 runs or more).
+    If every run was observed up to the budget, the interval is the exact one of order statistics, interpolated between
+    neighbours. It covers 93.75 % with 5 runs (their range), 94 to 96 % with more, for any distribution, and more with
+    tied steps. There is none below 5 runs. If a run was censored before the budget, the interval is that of the
+    Kaplan-Meier curve (log-log, for 10 runs or more).
 
-    There is no value where half of the runs neither arrived nor were watched to the budget.
+    There is no value if half of the runs neither reached the target nor were observed up to the budget.
 
     Args:
-        steps: Steps to the target, or steps watched in vain.
-        reached: Whether each run reached it.
-        budget: Steps up to which a run is watched; a run not reached before that is a miss, earlier it is open.
-        level: Confidence.
+        steps: Steps to the target, or steps observed without reaching it.
+        reached: Whether each run reached the target.
+        budget: Steps of a full run; a run that did not reach the target is a miss there and open before.
+        level: Confidence level.
 
     Raises:
-        ValueError: If the arguments do not fit each other.
+        ValueError: If lengths differ, there is no run, or a step is negative or not finite.
 
     Example:
         >>> median_steps([120, 100, 160, 140, 500], [True, True, True, True, False], budget=500)
@@ -159,16 +149,16 @@ def median_steps(steps: npt.ArrayLike, reached: npt.ArrayLike, budget: float, le
 
 
 def median(values: npt.ArrayLike, level: float = 0.95) -> Estimate:
-    """Median of any values, infinite ones included, with the interval of interpolated order statistics.
+    """Estimate the median of values that may be infinite, with an order-statistics interval.
 
-    Between a finite and an infinite value it is the infinite one, between infinities of both signs 0.
+    The median between a finite and an infinite value is the infinite one, between infinities of both signs 0.
 
     Args:
-        values: One per run.
-        level: Confidence.
+        values: One value per run.
+        level: Confidence level.
 
     Raises:
-        ValueError: If there is no value, or one is NaN.
+        ValueError: If there is no value or one is NaN.
 
     Example:
         >>> median([0.5, 0.3, 0.4])
@@ -194,13 +184,15 @@ def median(values: npt.ArrayLike, level: float = 0.95) -> Estimate:
 
 
 def _between(a: float, b: float, weight: float, otherwise: float) -> float:
-    """``a`` moved towards ``b``, or ``otherwise`` where one of them is infinite and they differ."""
+    """Interpolate from ``a`` to ``b``; return ``otherwise`` if they differ and one is infinite."""
     if a == b:
         return float(a)
     return float((1 - weight) * a + weight * b) if math.isfinite(a) and math.isfinite(b) else float(otherwise)
 
 
 def _median_of_curve(curve: SurvivalCurve, budget: float) -> Estimate:
+    """Return the median of a Kaplan-Meier curve."""
+
     def first(values: Sequence[float]) -> float:
         return next((step for step, value in zip(curve.steps, values, strict=True) if value <= 0.5), math.inf)
 
@@ -212,61 +204,13 @@ def _median_of_curve(curve: SurvivalCurve, budget: float) -> Estimate:
     return Estimate(value, first(curve.low), first(curve.high), curve.n)
 
 
-def restricted_mean(steps: npt.ArrayLike, reached: npt.ArrayLike, horizon: float, level: float = 0.95) -> Estimate:
-    """Mean steps within a horizon: the area under the Kaplan-Meier curve up to it.
-
-    With every run watched to the horizon it is the mean of ``min(steps, horizon)`` with Student's interval; earlier
-    ends widen it by Greenwood's formula. Covers 93 to 95 % from 5 runs on where all arrive (lognormal steps, sigma up
-    to 0.3). Where a tenth of the runs misses it covers 88 % with 5 runs and 92 % with 20: take the median instead.
-
-    Args:
-        steps: Steps to the target, or steps watched in vain.
-        reached: Whether each run reached it.
-        horizon: Steps up to which the mean is taken, above 0.
-        level: Confidence.
-
-    Returns:
-        No value if watching ended before the horizon for all that had not arrived; no interval for one run.
-
-    Raises:
-        ValueError: If the arguments do not fit each other.
-
-    Example:
-        >>> restricted_mean([100, 200, 300, 400], [True, True, True, False], horizon=400)
-        Estimate(value=250.0, low=44.5..., high=455.4..., n=4)
-
-    Source: Royston & Parmar (2013), doi:10.1186/1471-2288-13-152.
-    """
-    t, hit = checked_runs(steps, reached)
-    if not horizon > 0:
-        raise ValueError(f"horizon must be above 0, got {horizon}")
-    hit, t = hit & (t <= horizon), np.minimum(t, horizon)
-    n = len(t)
-    times = np.unique(t[hit])
-    events = np.array([(hit & (t == time)).sum() for time in times], dtype=float)
-    at_risk = np.array([(t >= time).sum() for time in times], dtype=float)
-    survival = np.cumprod(1 - events / at_risk) if len(times) else np.ones(0)
-    if t.max() < horizon and (not len(times) or survival[-1] > 0):
-        return Estimate(None, None, None, n)
-    widths = np.diff(np.concatenate([[0.0], times, [horizon]]))
-    areas = widths * np.concatenate([[1.0], survival])
-    value = float(areas.sum())
-    if n < 2:
-        return Estimate(value, None, None, n)
-    beyond = np.cumsum(areas[::-1])[::-1][1:]  # area right of each event
-    left = at_risk > events
-    variance = np.sum(beyond[left] ** 2 * events[left] / (at_risk * (at_risk - events))[left]) * n / (n - 1)
-    margin = float(stats.t.ppf(0.5 + checked_level(level) / 2, n - 1) * math.sqrt(variance))
-    return Estimate(value, value - margin, value + margin, n)
-
-
 def expected_steps(steps: npt.ArrayLike, reached: npt.ArrayLike) -> float:
-    """Expected steps to a success when a run that missed is started again with another seed (ERT).
+    """Compute the expected steps to a success if a miss is restarted with a new seed (ERT).
 
-    All steps spent, misses with theirs, over the number of successes; infinite without one.
+    This is the total number of steps, misses included, over the number of successes; infinite without a success.
 
     Raises:
-        ValueError: If the two do not fit each other.
+        ValueError: If lengths differ, there is no run, or a step is negative or not finite.
 
     Example:
         >>> expected_steps([100, 200, 300], [True, True, False])
@@ -277,21 +221,3 @@ def expected_steps(steps: npt.ArrayLike, reached: npt.ArrayLike) -> float:
     """
     t, hit = checked_runs(steps, reached)
     return float(t.sum() / hit.sum()) if hit.any() else math.inf
-
-
-def penalised_mean(steps: npt.ArrayLike, reached: npt.ArrayLike, budget: float, factor: float = 2.0) -> float:
-    """Mean steps with a miss counted as ``factor`` budgets (PAR2 for a factor of 2).
-
-    Raises:
-        ValueError: If the arguments do not fit each other.
-
-    Example:
-        >>> penalised_mean([100, 200, 300], [True, True, False], budget=300)
-        300.0
-
-    Source: Hutter et al. (2009), doi:10.1613/jair.2861.
-    """
-    t, hit = checked_runs(steps, reached)
-    if not (budget > 0 and factor >= 1):
-        raise ValueError(f"expected a budget above 0 and a factor of at least 1, got {budget} and {factor}")
-    return float(np.where(hit, t, factor * budget).mean())

@@ -1,4 +1,4 @@
-"""One policy over several workloads, or several rates."""
+"""Summaries of a policy over several workloads or several learning rates."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lrbench_pl.analysis.statistics._inputs import Floats
 
 @dataclass(frozen=True)
 class Profile:
-    """Shares of workloads that each policy solves within a factor of the best policy there.
+    """Share of workloads that each policy solves within a factor of the best policy.
 
     Args:
-        factors: Where the shares change, from 1 to ``r_max``.
-        shares: For each policy its shares at these factors.
-        scores: For each policy the mean share over the factors from 1 to ``r_max``, in [0, 1].
+        factors: Factors at which a share changes, from 1 to ``r_max``.
+        shares: Shares of each policy at these factors.
+        scores: Mean share of each policy over the factors from 1 to ``r_max``, in [0, 1].
     """
 
     factors: tuple[float, ...]
@@ -27,15 +27,15 @@ class Profile:
 
 
 def performance_profile(cost: Mapping[str, Sequence[float]], r_max: float = 4.0) -> Profile:
-    """Dolan and Moré's performance profile, scored as in AlgoPerf.
+    """Compute Dolan and Moré's performance profile, scored as in AlgoPerf.
 
     Args:
-        cost: For each policy its cost on each workload, above 0; infinity for one it does not solve.
-        r_max: Largest factor that counts.
+        cost: Cost of each policy on each workload, above 0; infinity for a workload it does not solve.
+        r_max: Largest factor considered.
 
     Raises:
-        ValueError: If there is no policy, the policies differ in workloads, a cost is not above 0, or ``r_max`` not
-            above 1.
+        ValueError: If there is no policy, the numbers of workloads differ, a cost is not above 0, or ``r_max`` is
+            not above 1.
 
     Example:
         >>> profile = performance_profile({"tri": [100, 300], "fix": [200, 200]})
@@ -49,7 +49,7 @@ def performance_profile(cost: Mapping[str, Sequence[float]], r_max: float = 4.0)
         raise ValueError(f"expected one cost per policy and workload, got {sizes}")
     table = np.array([list(costs) for costs in cost.values()], dtype=float)
     if not (table > 0).all():
-        raise ValueError("expected costs above 0 (infinity for a workload that is not solved)")
+        raise ValueError(f"expected costs above 0 (infinity for an unsolved workload), got {table.min()}")
     if not 1 < r_max < math.inf:
         raise ValueError(f"r_max must be a finite number above 1, got {r_max}")
     best = table.min(axis=0)
@@ -66,18 +66,16 @@ def performance_profile(cost: Mapping[str, Sequence[float]], r_max: float = 4.0)
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How exactly a shape's rate must be met.
+    """Range of learning rates within which a policy stays close to its best cost.
 
     Args:
-        best_lr: Rate with the lowest cost.
-        low: Lower end of the rates within the factor.
-        high: Upper end.
-        octaves: ``log2(high / low)``, the width.
-        low_is_edge: Whether ``low`` is the lowest rate tried, so that the true width may be larger.
-        high_is_edge: The same at the upper end.
+        low: Lower end of the range.
+        high: Upper end of the range.
+        octaves: Width of the range, ``log2(high / low)``.
+        low_is_edge: Whether ``low`` is the lowest rate tried, so that the range may be wider.
+        high_is_edge: Whether ``high`` is the highest rate tried.
     """
 
-    best_lr: float
     low: float
     high: float
     octaves: float
@@ -86,34 +84,34 @@ class Sensitivity:
 
 
 def sensitivity(lr: Sequence[float], cost: Sequence[float], factor: float = 1.5) -> Sensitivity | None:
-    """Width, in octaves of the rate, in which a shape stays within a factor of its best cost.
+    """Compute the range of learning rates with a cost within a factor of the best.
 
-    Between the rates tried, the logarithm of the cost is taken as linear in the logarithm of the rate; next to a rate
-    with infinite cost the region ends at the last finite one.
+    Between the rates tried, log cost is interpolated linearly in log rate. Next to a rate with infinite cost, the range
+    ends at the last rate with a finite one.
 
     Args:
-        lr: Rates tried, above 0, each once.
-        cost: Cost at each, such as the median steps; infinity where the target was missed.
-        factor: Costs up to ``factor`` times the best count, at least 1.
+        lr: Rates tried, above 0, without repetition.
+        cost: Cost at each rate, such as the median steps; infinity where the target was missed.
+        factor: Costs up to ``factor`` times the best are within the range; at least 1.
 
     Returns:
         None if every cost is infinite.
 
     Raises:
-        ValueError: If the arguments do not fit each other.
+        ValueError: If lengths differ, a rate or cost is not above 0, a rate repeats, or ``factor`` is below 1.
 
     Example:
         >>> found = sensitivity([0.01, 0.02, 0.04, 0.08], [400, 100, 100, 400], factor=2)
         >>> round(found.octaves, 6), found.low_is_edge
         (2.0, False)
 
-    Source: after Sivaprasad et al. (2020), arXiv:1910.11758, tunability as the share of settings near the best.
+    Source: after Sivaprasad et al. (2020), arXiv:1910.11758: tunability as the share of settings near the best.
     """
     rates, costs = np.asarray(lr, dtype=float), np.asarray(cost, dtype=float)
     if rates.ndim != 1 or rates.shape != costs.shape or not len(rates):
         raise ValueError(f"expected as many costs as rates and at least one, got {rates.shape} and {costs.shape}")
     if not (rates > 0).all() or len(set(rates.tolist())) < len(rates):
-        raise ValueError("expected rates above 0, each once")
+        raise ValueError(f"expected rates above 0 without repetition, got {rates.tolist()}")
     if not (costs > 0).all() or not factor >= 1:
         raise ValueError(f"expected costs above 0 and a factor of at least 1, got {costs.min()} and {factor}")
     if not np.isfinite(costs).any():
@@ -123,13 +121,13 @@ def sensitivity(lr: Sequence[float], cost: Sequence[float], factor: float = 1.5)
     best = int(np.argmin(y))
     limit = y[best] + math.log2(factor) + 1e-12
     (low, low_is_edge), (high, high_is_edge) = _end(x, y, limit, best, -1), _end(x, y, limit, best, 1)
-    return Sensitivity(float(2 ** x[best]), float(2**low), float(2**high), high - low, low_is_edge, high_is_edge)
+    return Sensitivity(float(2**low), float(2**high), high - low, low_is_edge, high_is_edge)
 
 
-def _end(x: Floats, y: Floats, limit: float, at: int, way: int) -> tuple[float, bool]:
-    """Where the curve first crosses the limit on one side, and whether it does not."""
-    while 0 <= at + way < len(x):
-        following = at + way
+def _end(x: Floats, y: Floats, limit: float, at: int, direction: int) -> tuple[float, bool]:
+    """Return where the curve first exceeds the limit on one side, and whether it never does."""
+    while 0 <= at + direction < len(x):
+        following = at + direction
         if y[following] > limit:
             if math.isinf(y[following]):
                 return float(x[at]), False

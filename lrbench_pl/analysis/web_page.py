@@ -1,0 +1,69 @@
+"""Build a self-contained page: no server, no network."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import plotly.graph_objects as go
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a page.
+
+    Args:
+        title: Its heading, as text.
+        note: Explanation below the heading, as text.
+        figures: Figures, each with a heading, which may be empty.
+        body: Further content, as HTML.
+    """
+
+    title: str
+    note: str = ""
+    figures: tuple[tuple[str, go.Figure], ...] = ()
+    body: str = ""
+
+
+def page(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """Return a self-contained page as HTML.
+
+    Args:
+        title: Its heading, as text.
+        lead: First paragraph, as text.
+        sections: Its sections.
+    """
+    from plotly.offline import get_plotlyjs
+
+    blocks: list[str] = []
+    specs: list[str] = []
+    for number, section in enumerate(sections):
+        drawn = []
+        for heading, figure in section.figures:
+            name = f"spec-{len(specs)}"
+            specs.append(f'<script type="application/json" id="{name}">{_json(figure)}</script>')
+            head = f"<h3>{html.escape(heading)}</h3>" if heading else ""
+            drawn.append(f'<figure>{head}<div class="plot" data-spec="{name}"></div></figure>')
+        note = f'<p class="note">{html.escape(section.note)}</p>' if section.note else ""
+        blocks.append(
+            f'<section id="s{number}"><h2>{html.escape(section.title)}</h2>{note}{"".join(drawn)}{section.body}'
+            "</section>"
+        )
+    links = "".join(f'<a href="#s{number}">{html.escape(each.title)}</a>' for number, each in enumerate(sections))
+    files = resources.files("lrbench_pl.analysis") / "page"
+    css, script = ((files / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>{html.escape(title)}</title><style>{css}</style></head>\n<body><main><h1>{html.escape(title)}</h1>"
+        f'<p class="lead">{html.escape(lead)}</p><nav>{links}</nav>\n{chr(10).join(blocks)}</main>\n'
+        f"{chr(10).join(specs)}\n<script>{get_plotlyjs()}</script>\n<script>{script}</script></body></html>\n"
+    )
+
+
+def _json(figure: go.Figure) -> str:
+    """Return a figure as JSON that cannot end the script element around it."""
+    text: str = figure.to_json()
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -166,10 +166,12 @@ def wait_for(condition: Any, limit_s: float = 300.0) -> bool:
     return bool(met)
 
 
-def kill_in_the_middle(process: Process, folder: Path, how: str, chance: random.Random) -> None:
-    """Kill a sweep at a random moment after one of its jobs has begun: the parent, a worker before it, or all."""
+def kill_in_the_middle(
+    process: Process, folder: Path, how: str, chance: random.Random, after: str = "*/run.json"
+) -> None:
+    """Kill a sweep at a random moment after one of its jobs has written a file: the parent, a worker first, or all."""
     begun = time.time()
-    wait_for(lambda: process.poll() is not None or any(_mtime(path) > begun for path in folder.glob("*/run.json")))
+    wait_for(lambda: process.poll() is not None or any(_mtime(path) > begun for path in folder.glob(after)))
     time.sleep(chance.uniform(0.1, 1.2))
     if how == "worker":
         fresh = [path for path in folder.glob("*/run.json") if _mtime(path) > begun]

@@ -38,10 +38,11 @@ def undisturbed(made_once):
 def go_through(folder, launcher, jobs, kinds, seed):
     chance = random.Random(seed)
     resumed = 0
-    for how in kinds:
+    for number, how in enumerate(kinds):
+        after = ("*/run.json", "*/checkpoints/step=*.ckpt")[number % 2]
         process = start(folder, launcher, *jobs)
         try:
-            kill_in_the_middle(process, folder, how, chance)
+            kill_in_the_middle(process, folder, how, chance, after)
         finally:
             end(process)
         resumed += bool(list(folder.glob("*/checkpoints/*.ckpt")))
@@ -55,7 +56,7 @@ def test_joblib_killed_six_times(tmp_path, undisturbed):
     """Parent and workers by SIGKILL at random moments: every row is there once and equals the undisturbed one."""
     kinds = ("parent", "worker", "all", "parent", "worker", "all")
     resumed = go_through(tmp_path / "sweep", "joblib", TWELVE, kinds, seed=0)
-    assert resumed  # how many kills leave a training half done depends on the machine
+    assert resumed  # of those that waited for a checkpoint, whatever the machine's speed
     assert numbers(tmp_path / "sweep") == undisturbed
 
 

@@ -1,4 +1,4 @@
-"""The same runs at another target, and what is done about histories that cannot answer."""
+"""Runs judged at another target, and histories that cannot be used."""
 
 import json
 import random
@@ -77,7 +77,7 @@ def test_confirmations_and_mode_are_the_runs_own(tmp_path):
     assert only(tmp_path / "b", 0.05)["status"] == "missed"
 
 
-def test_older_rows_get_their_rule_from_the_configuration(tmp_path):
+def test_older_results_get_their_rule_from_the_configuration(tmp_path):
     folder = run(tmp_path, steps=40, checks=[(20, 0.9), (40, 0.1), (60, 0.1)], mode=None, confirmations=None)
     row = json.loads((folder / "result.json").read_text())
     del row["mode"], row["confirmations"]
@@ -125,18 +125,18 @@ def test_a_check_that_is_no_number_meets_no_target(tmp_path):
 def test_the_checks_of_a_composed_policy(tmp_path):
     checks = [(20, 0.99), (40, 0.5), (60, 0.96), (80, 0.97), (100, 0.97)]
     folder = run(tmp_path, "auto", 80, checks=checks, confirmations=2)
-    legs = [
+    segments = [
         {"kind": "range", "policy_step": 0, "spent": 0, "steps": 20, "why": ""},
         {"kind": "trunk", "policy_step": 0, "spent": 20, "steps": 20, "why": ""},
         {"kind": "branch", "policy_step": 20, "spent": 40, "steps": 20, "why": ""},
         {"kind": "branch", "policy_step": 20, "spent": 60, "steps": 40, "why": "reached the target"},
     ]
-    (folder / "tuning.json").write_text(json.dumps(legs))
+    (folder / "tuning.json").write_text(json.dumps(segments))
     read = read_history(folder, "val/accuracy")
-    # the range test does not count, and a branch begins to confirm anew; dead ends are in the steps
+    # the range test does not count, and a branch begins to confirm anew; abandoned branches count
     assert (read.steps, read.diverged, read.resets) == ((40, 60, 80, 100), set(), {0, 2})
     assert only(tmp_path, 0.95)["steps_to_target"] == 80
-    (folder / "tuning.json").write_text(json.dumps([{**legs[0], "kind": "trunk", "why": "diverged"}]))
+    (folder / "tuning.json").write_text(json.dumps([{**segments[0], "kind": "trunk", "why": "diverged"}]))
     assert read_history(folder, "val/accuracy").diverged == {0}
 
 
@@ -177,7 +177,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("message", BROKEN)
-def test_a_history_that_cannot_be_believed_is_skipped_with_the_reason(tmp_path, message):
+def test_an_unusable_history_is_skipped_with_the_reason(tmp_path, message):
     run(tmp_path, "good", seed=0)
     BROKEN[message](run(tmp_path, "bad", seed=1))
     runs = at_target(load_runs([tmp_path]), 0.97)
@@ -186,7 +186,7 @@ def test_a_history_that_cannot_be_believed_is_skipped_with_the_reason(tmp_path, 
     assert (skipped.path.name, skipped.reason[: len(message)]) == ("1", message)
 
 
-def test_a_row_that_does_not_say_its_monitor(tmp_path):
+def test_a_result_without_its_monitor(tmp_path):
     run(tmp_path, monitor=None)
     with pytest.raises(
         AnalysisError, match=r"--target 0.9 needs a run with a usable history, got none; the first: .*monitor"
@@ -194,7 +194,7 @@ def test_a_row_that_does_not_say_its_monitor(tmp_path):
         at_target(load_runs([tmp_path]), 0.9)
 
 
-def test_a_target_that_is_none(tmp_path):
+def test_an_invalid_target(tmp_path):
     run(tmp_path)
     with pytest.raises(AnalysisError, match="--target must be a finite number or None, got nan"):
         at_target(load_runs([tmp_path]), float("nan"))

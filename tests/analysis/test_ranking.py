@@ -1,4 +1,4 @@
-"""From folders of rows to a ranking."""
+"""Rankings from folders of results."""
 
 import csv
 import json
@@ -70,7 +70,7 @@ def test_equals_share_a_rank(tmp_path):
     assert list(zip(table["rank"], table["policy"], strict=True)) == [(1, "a"), (1, "b"), (3, "c")]
 
 
-def test_a_diverged_run_is_a_miss_and_a_failed_one_says_nothing(tmp_path):
+def test_a_diverged_run_is_a_miss_and_a_failed_one_does_not_count(tmp_path):
     write(tmp_path, "a", 100, seed=0)
     write(tmp_path, "a", None, seed=1, status="failed", message="disk full", best=None)
     write(tmp_path, "a", None, seed=2, status="stopped", best=None)
@@ -85,7 +85,7 @@ def test_a_diverged_run_is_a_miss_and_a_failed_one_says_nothing(tmp_path):
     assert table.select("diverged", "failed", "stopped").rows() == [(0, 1, 1), (1, 0, 0), (0, 1, 0)]
 
 
-def test_the_optimizer_and_the_rate_are_told_apart_where_they_vary(tmp_path):
+def test_optimizer_and_rate_group_the_runs_if_they_vary(tmp_path):
     write(tmp_path, "a", 100)
     assert default_keys(load_runs([tmp_path]).table) == ["policy"]
     write(tmp_path, "a", 200, optimizer="adam", lr=0.002)
@@ -99,7 +99,7 @@ def test_the_optimizer_and_the_rate_are_told_apart_where_they_vary(tmp_path):
     "change",
     [{"target": 0.9}, {"max_steps": 2000}, {"dataset": "mnist"}, {"model": "lenet"}, {"check_on": "test"}],
 )
-def test_answers_to_different_questions_are_not_ranked_together(tmp_path, change):
+def test_runs_of_different_tasks_are_not_ranked_together(tmp_path, change):
     write(tmp_path, "a", 100)
     write(tmp_path, "b", 100, **change)
     (column,) = change
@@ -184,7 +184,7 @@ def columns(table, *names):
     return dict(zip(names, (table[name].to_list() for name in names), strict=True))
 
 
-def test_policies_that_cannot_be_told_apart_share_a_tier(tmp_path):
+def test_policies_without_a_significant_difference_share_a_tier(tmp_path):
     five(tmp_path, "fast", 100)
     five(tmp_path, "alike", 110)
     five(tmp_path, "slow", 600)
@@ -202,7 +202,7 @@ def test_policies_that_cannot_be_told_apart_share_a_tier(tmp_path):
     assert more[2] is None
 
 
-def test_all_missed_are_ordered_and_told_apart_by_how_close_they_came(tmp_path):
+def test_misses_are_ordered_by_their_best_value(tmp_path):
     for seed in range(5):
         write(tmp_path, "far", None, seed, best=0.5 + seed / 100)
         write(tmp_path, "close", None, seed, best=0.9 + seed / 100)
@@ -213,7 +213,7 @@ def test_all_missed_are_ordered_and_told_apart_by_how_close_they_came(tmp_path):
     assert table["tier"].to_list() == [1, 2]
 
 
-def test_all_diverged_cannot_be_told_apart(tmp_path):
+def test_policies_that_always_diverge_share_a_tier(tmp_path):
     for policy in ("a", "b"):
         five(tmp_path, policy, None, status="diverged", best=None)
     table = ranked(tmp_path)
@@ -228,7 +228,7 @@ def test_all_diverged_cannot_be_told_apart(tmp_path):
     assert table["more_seeds"].to_list() == [None, None]
 
 
-def test_one_run_has_no_interval_and_says_so(tmp_path):
+def test_one_run_has_no_interval(tmp_path):
     write(tmp_path, "a", 100)
     table = ranked(tmp_path)
     assert table.select("rank", "rank_low", "tier", "median_steps", "median_low").rows() == [(1, None, 1, 100, None)]
@@ -237,7 +237,7 @@ def test_one_run_has_no_interval_and_says_so(tmp_path):
     assert said[1].startswith("1 run each: no interval;")
 
 
-def test_unequal_numbers_of_runs_are_said(tmp_path):
+def test_unequal_numbers_of_runs_are_noted(tmp_path):
     five(tmp_path, "a", 100)
     for seed in range(3):
         write(tmp_path, "b", 200, seed)
@@ -246,7 +246,7 @@ def test_unequal_numbers_of_runs_are_said(tmp_path):
     assert "unequal numbers of runs: 3 to 5 per policy" in said
 
 
-def test_the_same_seed_of_two_sweeps_is_said(tmp_path):
+def test_the_same_seed_in_two_sweeps_is_noted(tmp_path):
     for sweep in ("one", "two"):
         five(tmp_path / sweep, "a", 100)
     runs = load_runs([tmp_path / "one", tmp_path / "two"])
@@ -256,7 +256,7 @@ def test_the_same_seed_of_two_sweeps_is_said(tmp_path):
     assert not [line for line in notes(rank(runs.table), runs) if "repeat" in line]
 
 
-def test_runs_without_a_target_are_said_to_miss(tmp_path):
+def test_runs_without_a_target_count_as_missed(tmp_path):
     five(tmp_path, "a", None, target=None)
     assert "the runs have no target" in notes(ranked(tmp_path), load_runs([tmp_path]))[0]
 
@@ -352,13 +352,13 @@ def test_utility_and_robustness(tmp_path):
         ({"by": ["policy", "policy"]}, "--by must name each column once, got 'policy' twice"),
     ],
 )
-def test_what_cannot_be_asked_is_one_line(tmp_path, arguments, message):
+def test_an_invalid_argument_is_one_line(tmp_path, arguments, message):
     write(tmp_path, "a", 100)
     with pytest.raises(AnalysisError, match=message):
         ranked(tmp_path, **arguments)
 
 
-def test_more_rows_than_can_be_compared(tmp_path):
+def test_more_groups_than_can_be_compared(tmp_path):
     write(tmp_path, "a", 100)
     runs = load_runs([tmp_path]).table
     many = pl.concat([runs] * 2001).with_columns(pl.int_range(pl.len()).alias("seed"))
@@ -373,7 +373,7 @@ def test_only_failed_runs_are_a_table_without_ranks(tmp_path):
     assert "failed: a (seed 0)" in notes(table, load_runs([tmp_path]))[1]
 
 
-def test_a_history_without_its_row_is_named_and_a_row_without_history_is_ranked(tmp_path):
+def test_a_history_without_result_is_noted_and_a_result_without_history_is_ranked(tmp_path):
     write(tmp_path, "a", 100)
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "metrics.csv").write_text("step,val/accuracy\n")
@@ -385,7 +385,7 @@ def test_a_history_without_its_row_is_named_and_a_row_without_history_is_ranked(
     assert notes(rank(runs.table), runs)[-1].startswith("skipped: ")
 
 
-def test_a_row_that_vanishes_while_it_is_read(tmp_path, monkeypatch):
+def test_a_result_that_vanishes_while_it_is_read(tmp_path, monkeypatch):
     write(tmp_path, "a", 100)
     gone = write(tmp_path, "b", 100) / "result.json"
     walk = os.walk

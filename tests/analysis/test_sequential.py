@@ -29,13 +29,13 @@ def errors(p, share, most=150, confidence=0.95):
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8])
-def test_at_the_boundary_each_wrong_word_is_rarer_than_one_in_twenty(share):
+def test_at_the_boundary_each_wrong_decision_is_rarer_than_one_in_twenty(share):
     confirmed, refuted = errors(share, share)
     assert 0.001 < confirmed <= 0.05
     assert 0.001 < refuted <= 0.05
 
 
-def test_away_from_it_the_right_word_comes():
+def test_away_from_the_boundary_the_decision_is_right():
     assert errors(0.98, 0.8)[0] > 0.9
     assert errors(0.4, 0.8)[1] > 0.99
 

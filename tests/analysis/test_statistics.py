@@ -22,7 +22,7 @@ RELAPSED_PLACEBO = [1] * 21
 
 
 def experiments(seed, n, miss=0.0, budget=2.5, sigma=0.3):
-    """Steps in units of their median, and which runs arrived, for 2,000 experiments of n runs."""
+    """Steps in units of their median, and which runs reached_all, for 2,000 experiments of n runs."""
     rng = np.random.default_rng(seed)
     steps = rng.lognormal(0, sigma, (EXPERIMENTS, n))
     reached = (rng.random((EXPERIMENTS, n)) >= miss) & (steps < budget)
@@ -80,7 +80,7 @@ def test_the_curve_of_the_textbook():
     assert (interval.low, interval.high) == (13, math.inf)  # survfit of R, conf.type = "log-log"
 
 
-def test_a_curve_without_arrivals_and_one_that_ends_at_zero():
+def test_a_curve_without_events_and_one_that_ends_at_zero():
     assert st.kaplan_meier([300, 300], [False, False]).survival == (1.0,)
     curve = st.kaplan_meier([100, 200], [True, True])
     assert (curve.survival, curve.low[-1]) == ((0.5, 0.0), 0.0)
@@ -126,7 +126,7 @@ def test_the_interval_of_the_median_is_hettmansperger_and_sheathers():
     assert (missed.value, missed.high) == (5.5, math.inf)
 
 
-def test_a_median_that_nothing_is_known_of():
+def test_an_undetermined_median():
     assert st.median_steps([100, 200], [True, False], 400).value == 100
     assert st.median_steps([100, 200, 200], [True, False, False], 400).value is None
     assert st.median_steps([100, 200, 400], [True, False, False], 400).value == math.inf
@@ -147,10 +147,10 @@ def test_expected_steps_are_those_of_restarting():
 
 def test_speed_up_by_seed_is_the_median_ratio():
     slow, fast = [400, 300, 500, 900, 200, 100], [100, 100, 250, 900, 100, 400]
-    arrived = [True] * 6
-    found = st.speed_up(slow, arrived, fast, arrived, rng=0, paired=True)
+    reached_all = [True] * 6
+    found = st.speed_up(slow, reached_all, fast, reached_all, rng=0, paired=True)
     assert found.value == pytest.approx(2.0)
-    assert found == st.speed_up(slow, arrived, fast, arrived, rng=1, paired=True)
+    assert found == st.speed_up(slow, reached_all, fast, reached_all, rng=1, paired=True)
 
 
 def test_speed_up_of_runs_is_hodges_and_lehmanns():
@@ -184,8 +184,8 @@ def test_misses_of_either_side_make_extreme_ratios_and_of_both_none():
 def test_the_same_seed_gives_the_same_interval():
     rng = np.random.default_rng(0)
     slow, fast = rng.lognormal(1, 0.3, 8), rng.lognormal(0, 0.3, 8)
-    arrived = [True] * 8
-    first, again, other = (st.speed_up(slow, arrived, fast, arrived, rng=seed) for seed in (1, 1, 2))
+    reached_all = [True] * 8
+    first, again, other = (st.speed_up(slow, reached_all, fast, reached_all, rng=seed) for seed in (1, 1, 2))
     assert first == again != other
 
 
@@ -304,12 +304,12 @@ def test_one_or_two_runs_have_no_rank_interval():
     assert st.compare([five, [1]], rng=0).high == (2, None)
 
 
-def test_runs_that_all_agree_need_more_than_a_few():
+def test_identical_runs_need_more_than_a_few():
     assert not st.compare([[200, 200, 200], [220, 220, 220], [210, 210, 210]], rng=0).better[0, 2]
     assert st.compare([[200] * 6, [220] * 6], rng=0).better[0, 1]
 
 
-def test_a_tier_begins_where_its_first_is_told_apart():
+def test_a_tier_begins_at_the_first_significantly_worse_policy():
     better = np.zeros((5, 5), dtype=bool)
     better[0, 2] = better[1, 3] = better[2, 4] = True
     assert st.tiers(better) == [1, 1, 2, 2, 3]
@@ -359,7 +359,7 @@ def test_sensitivity_by_hand(lr, cost, factor, expected):
     assert [found.low_is_edge, found.high_is_edge] == edges
 
 
-def test_a_shape_that_never_arrives_has_no_width():
+def test_a_policy_that_never_reaches_the_target_has_no_range():
     assert st.sensitivity([0.1, 0.2], [math.inf, math.inf]) is None
 
 

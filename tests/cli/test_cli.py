@@ -1,4 +1,4 @@
-"""The command as a user meets it."""
+"""The command ``lrbench``."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ def call(monkeypatch, capsys, *arguments):
     return code, output.out, output.err
 
 
-def test_rank_prints_the_table_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
+def test_rank_prints_the_table_and_notes_what_is_missing(tmp_path, monkeypatch, capsys):
     write(tmp_path, "tri", 240, policy_id="x")
     write(tmp_path, "tri2", 260, policy_id="x")
     write(tmp_path, "cos", None, status="failed", message="disk full", seed=3)
@@ -37,7 +37,7 @@ def test_rank_prints_the_table_and_says_what_is_missing(tmp_path, monkeypatch, c
     assert "the same policy over this budget: tri, tri2" in err
 
 
-def test_machine_forms_are_alone_on_standard_output(tmp_path, monkeypatch, capsys):
+def test_machine_readable_formats_are_alone_on_standard_output(tmp_path, monkeypatch, capsys):
     write(tmp_path, "tri", 240)
     assert json.loads(call(monkeypatch, capsys, "rank", tmp_path, "--format", "json")[1])[0]["policy"] == "tri"
     out = call(monkeypatch, capsys, "rank", tmp_path, "--format", "csv", "--by", "optimizer, policy")[1]

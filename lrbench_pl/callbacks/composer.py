@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
-from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, LRPolicyError, _count, _in_fit
+from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, LRPolicyError, _in_fit
 from lrbench_pl.composing.average import WeightAverage
 from lrbench_pl.composing.divergence import LossWatch
 from lrbench_pl.composing.plan import Composition, Settings, compose
@@ -368,7 +368,7 @@ class LRPolicyComposer(LRPolicyCallback):
         if self._journal.failure is not None:
             self._end(trainer, "diverged", self._journal.failure)
         elif not trainer.global_step >= trainer.max_steps > 0:
-            self._end(trainer, "missed", f"missed {self.target} within {_count(self._steps_run)}")
+            self._end(trainer, "missed", f"missed {self.target} within {counted(self._steps_run, 'step')}")
 
     def _note(self, avoided: Sequence[str]) -> None:
         """Put what the plan concluded from the last leg into its record, and show it."""
@@ -383,8 +383,8 @@ class LRPolicyComposer(LRPolicyCallback):
             self._snapshots[leg.restore].restore(trainer, module)
         except ChangedModuleError as error:
             raise LRPolicyError(str(error)) from error
-        self._step = -1  # the rate is to be set again
-        self._written = []
+        if self._driver is not None:  # the rate is to be set again
+            self._driver.forget()
         if self._leg_diverged or leg.restore == "start":
             self._average = None  # it took in what is given up
             self._watch.go_back()

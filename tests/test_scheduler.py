@@ -353,3 +353,38 @@ def test_a_state_of_another_kind_is_refused():
         LRPolicyScheduler(sgd(), plateau()).load_state_dict({"last_epoch": 3})
     with pytest.raises(ValueError, match=r"observe\(\) needs an adaptive policy, got Polynomial"):
         scheduler.observe(0.5)
+
+
+# -- in Fabric ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("built", ["before", "after"], ids=["before-setup", "after-setup"])
+def test_in_fabric(built):
+    fabric_module = pytest.importorskip("lightning.fabric")
+    fabric = fabric_module.Fabric(accelerator="cpu", devices=1)
+    module = layer()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
+    scheduler = LRPolicyScheduler(optimizer, LINE) if built == "before" else None
+    module, prepared = fabric.setup(module, optimizer)
+    scheduler = scheduler or LRPolicyScheduler(prepared, LINE)
+    rates = []
+    optimizer.register_step_post_hook(lambda optimizer, *_: rates.append([optimizer.param_groups[0]["lr"]]))
+    for _ in range(4):
+        prepared.zero_grad()
+        fabric.backward(module(torch.ones(2, 3)).sum())
+        prepared.step()
+        scheduler.step()
+    assert rates == line(0, 4)
+
+
+def test_in_a_lightning_module():
+    from tests.helpers import TinyModule, tiny_trainer
+
+    class Scheduled(TinyModule):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.5)
+            return [optimizer], [{"scheduler": LRPolicyScheduler(optimizer, LINE), "interval": "step"}]
+
+    module = Scheduled()
+    tiny_trainer(max_steps=6).fit(module)
+    assert module.rates == line(0, 6)

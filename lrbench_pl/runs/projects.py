@@ -37,6 +37,7 @@ def write_result(
     folder: str | Path,
     *,
     policy: Callable[[int], float] | str | None = None,
+    name: str | None = None,
     **fields: Any,
 ) -> RunResult:
     """Write ``result.json``, ``metrics.csv`` and ``policy.yaml`` of a training, for ``lrbench rank``.
@@ -44,8 +45,9 @@ def write_result(
     Args:
         source: A Trainer after a fit that had an ``LRPolicyCallback``, or the ``TargetCheck`` of a loop of your own.
         folder: Where to write; each run has its own.
-        policy: With a ``TargetCheck``, the policy that was applied. With a Trainer, a name for its policy; without one
-            it is Hydra's choice for ``lr_policy`` or else the policy's repr.
+        policy: With a ``TargetCheck``, the policy that was applied. A Trainer knows it; there it may be its name.
+        name: Name of the policy; by default Hydra's choice for ``lr_policy`` in a Hydra job with a Trainer, else the
+            policy's repr.
         **fields: Fields of :class:`~lrbench_pl.runs.result.RunResult` that the source does not know, such as
             ``test_accuracy``, or that are to be named otherwise. Without them ``model``, ``dataset`` and ``optimizer``
             of a Trainer are the names of the classes, and ``seed`` is that of Lightning's ``seed_everything``.
@@ -83,8 +85,8 @@ def write_result(
         if policy is not None and not isinstance(policy, str):
             raise ValueError(f"the Trainer knows its policy; policy= may be a name for it, got {policy!r}")
         applied, checks, is_first = callback.policy, callback.checks, source.is_global_zero
-        known = result_fields(source, callback, folder) | ({} if policy is None else {"policy": policy})
-    result = RunResult.from_dict({**known, **fields})
+        known, name = result_fields(source, callback, folder), name or policy
+    result = RunResult.from_dict({**known, **({} if name is None else {"policy": name}), **fields})
     if is_first:
         save(folder, result.to_dict(), applied, checks)
     return result

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
 
 import lrbench_pl
 from lrbench_pl import saving
@@ -48,7 +49,8 @@ def test_a_fit_leaves_what_rank_and_db_read(tmp_path):
     assert table["steps_to_target"].to_list() == [6]
 
 
-def test_what_the_trainer_knows_needs_no_name(tmp_path):
+def test_what_the_trainer_knows_needs_no_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # of a configuration that an earlier test composed
     fit(tmp_path, save_as=None)
     result = RunResult.read(tmp_path / RESULT_FILE)
     assert (result.model, result.optimizer, result.policy) == ("TinyModule", "SGD", repr(POLICY))
@@ -151,8 +153,9 @@ def test_a_loop_of_ones_own_writes_a_result(tmp_path):
     check.update(20, 0.95)
     result = lrbench_pl.write_result(
         check, tmp_path / "a", policy=POLICY, seed=0, dataset="blobs", model="linear", optimizer="sgd", batch_size=8,
-        test_accuracy=0.93,
+        test_accuracy=0.93, name="line",
     )  # fmt: skip
+    assert result.policy == "line"
     assert RunResult.read(tmp_path / "a" / RESULT_FILE) == result
     assert (result.status, result.steps_to_target, result.test_accuracy) == ("reached", 20, 0.93)
     stored = read_sources([tmp_path]).runs[0]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from lrbench_pl.policies import Policy
 from lrbench_pl.saving import RESULT_FILE, check_names, outcome_fields, policy_fields, save
-from lrbench_pl.verdict import Mode, TargetCheck, Verdict
+from lrbench_pl.verdict import Mode, TargetCheck, Verdict, whole_number
 from lrbench_pl.words import counted
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def sweep(
         [20, None]
     """
     question = {"target": target, "monitor": monitor, "mode": mode, "confirmations": confirmations}
-    TargetCheck(**question, max_steps=max_steps)  # type: ignore[arg-type]  # refused before anything is trained
+    max_steps = whole_number("max_steps", max_steps)
+    TargetCheck(**question)  # type: ignore[arg-type]  # refused before anything is trained
     named = check_names(names)
     jobs = [
         _Job(Path(folder), name, policy, seed, max_steps, question, named)
@@ -207,9 +208,9 @@ def _by_name(policies: Mapping[str, Policy] | Sequence[Policy]) -> dict[str, Pol
 
 
 def _checked_seeds(seeds: Iterable[int]) -> list[int]:
-    listed = list(seeds)
-    if not listed or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in listed):
-        raise ValueError(f"seeds must be integers of at least 0, at least one of them, got {listed!r}")
+    listed = [whole_number("a seed", seed, least=0) for seed in seeds]
+    if not listed:
+        raise ValueError("expected at least one seed, got none")
     return listed
 
 

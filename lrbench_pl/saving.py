@@ -12,11 +12,12 @@ from typing import Any
 
 from lrbench_pl.files import FORMAT, version, write_atomically
 from lrbench_pl.policies import AdaptivePolicy, cut, policy_id, table, to_config
-from lrbench_pl.verdict import Check, TargetCheck, Verdict
+from lrbench_pl.verdict import Check, TargetCheck, Verdict, whole_number
 
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.csv"
 POLICY_FILE = "policy.yaml"
+TUNING_FILE = "tuning.json"
 
 # Fields of a result that a training may not know itself, and the kind of each.
 NAMES: dict[str, type] = {
@@ -42,13 +43,16 @@ def check_names(names: Mapping[str, Any]) -> dict[str, Any]:
         >>> check_names({"dataset": "digits", "seed": None})
         {'dataset': 'digits'}
     """
+    checked: dict[str, Any] = {}
     for name, value in names.items():
         if name not in NAMES:
             raise ValueError(f"a result takes {', '.join(NAMES)}, got {name!r}")
-        kind = NAMES[name]
-        if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
-            raise ValueError(f"{name} must be {kind.__name__} or None, got {value!r}")
-    return {name: value for name, value in names.items() if value is not None}
+        if value is None:
+            continue
+        checked[name] = whole_number(name, value, least=0) if NAMES[name] is int else value
+        if not isinstance(checked[name], NAMES[name]):
+            raise ValueError(f"{name} must be text or None, got {value!r}")
+    return checked
 
 
 def outcome_fields(verdict: Verdict, check: TargetCheck) -> dict[str, Any]:
@@ -89,7 +93,11 @@ def policy_fields(policy: Callable[[int], float], max_steps: int | None) -> dict
 
 
 def save(
-    folder: str | Path, fields: Mapping[str, Any], policy: Callable[[int], float] | None, checks: Sequence[Check]
+    folder: str | Path,
+    fields: Mapping[str, Any],
+    policy: Callable[[int], float] | None,
+    checks: Sequence[Check],
+    records: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write ``policy.yaml`` (if the policy can be stored), ``metrics.csv`` and, last, ``result.json``.
 
@@ -98,8 +106,11 @@ def save(
         fields: Fields of a result (``RunResult``), ``run_id``, ``policy``, ``status`` and ``monitor`` among them.
         policy: The policy that was applied, or None if it is known by its name alone.
         checks: Every check, in order.
+        records: Of a composition, its parts, for ``tuning.json``.
     """
     folder = Path(folder)
+    if records:
+        write_atomically(folder / TUNING_FILE, json.dumps(list(records), indent=2) + "\n")
     if policy is not None:
         save_policy(folder, policy, fields.get("max_steps"))
     save_history(folder, str(fields["monitor"]), checks, policy, fields.get("steps_run") or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -108,14 +109,11 @@ class TargetCheck:
         if mode not in ("max", "min"):
             raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
         check_target(target, monitor, mode)
-        _require_count("confirmations", confirmations)
-        if max_steps is not None:
-            _require_count("max_steps", max_steps)
         self.target = target
         self.monitor = monitor
         self.mode: Mode = mode
-        self.confirmations = confirmations
-        self.max_steps = max_steps
+        self.confirmations = whole_number("confirmations", confirmations)
+        self.max_steps = None if max_steps is None else whole_number("max_steps", max_steps)
         self.checks: list[Check] = []
         self.steps_run = 0
         self.ended_as: tuple[Status, str] | None = None
@@ -147,8 +145,7 @@ class TargetCheck:
         Raises:
             ValueError: If the step is not an integer or lies before that of the last check.
         """
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-            raise ValueError(f"step must be an integer of at least 0, got {step!r}")
+        step = whole_number("step", step, least=0)
         if self.checks and step < self.checks[-1].step:
             raise ValueError(f"step must not go back: the last check was at step {self.checks[-1].step}, got {step}")
         if self.ended_as is None:
@@ -236,9 +233,24 @@ def plain_number(metric: SupportsFloat) -> float:
     return float(f"{float(metric):.7g}")
 
 
-def _require_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """Return an integer, also one of NumPy's, as a plain one.
+
+    Raises:
+        ValueError: If it is none, or below ``least``.
+
+    Example:
+        >>> whole_number("confirmations", 0)
+        Traceback (most recent call last):
+        ValueError: confirmations must be an integer of at least 1, got 0
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return number
 
 
 def meets(value: float, target: float, mode: Mode = "max") -> bool:

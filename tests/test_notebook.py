@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 import lrbench_pl
@@ -61,6 +62,14 @@ def test_called_again_it_trains_what_is_missing(tmp_path, capsys):
     sweep(tmp_path, train, seeds=[0, 1])
     assert train.trained == [(0.01, 0), (0.05, 0), (0.01, 1), (0.05, 1)]
     assert "1/4 slow, seed 0: finished before" in capsys.readouterr().out
+
+
+def test_integers_of_numpy_are_integers(tmp_path):
+    def train(policy, seed):
+        yield np.int64(30), np.float32(0.95)
+
+    runs = sweep(tmp_path, train, {"a": Constant(0.1)}, np.arange(2), max_steps=np.int64(30), batch_size=np.int64(4))
+    assert runs.table.select("seed", "status", "batch_size").rows() == [(0, "reached", 4), (1, "reached", 4)]
 
 
 def test_an_error_is_a_failed_result_and_is_repeated(tmp_path, capsys):
@@ -146,8 +155,9 @@ def test_a_folder_of_another_task_is_refused_before_training(tmp_path, change, m
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seeds": []}, r"seeds must be integers of at least 0, at least one of them, got \[\]"),
-        ({"seeds": [0.5]}, r"seeds must be integers of at least 0, at least one of them, got \[0.5\]"),
+        ({"seeds": []}, "expected at least one seed, got none"),
+        ({"seeds": [0.5]}, r"a seed must be an integer of at least 0, got 0\.5"),
+        ({"seeds": [-1]}, "a seed must be an integer of at least 0, got -1"),
         ({"policies": {}}, "expected at least one policy, got none"),
         ({"policies": {"a": 0.1}}, "policy 'a' must be callable: t -> learning rate, got 0.1"),
         ({"policies": {"a b": Constant(0.1), "a/b": Constant(0.2)}}, "must differ in their letters and digits"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,6 +55,8 @@ class LRPolicyComposer(LRPolicyCallback):
         mode: Whether a larger (``max``) or a smaller (``min``) value is better.
         confirmations: Checks in a row that must meet the target.
         optimizer_index: Which optimizer the policy drives, needed when the module has several.
+        save_to: Folder for the result, as in ``LRPolicyCallback``; ``tuning.json`` goes there too.
+        save_as: Fields of the result, as there.
         **settings: Fields of :class:`~lrbench_pl.composing.plan.Settings`.
 
     Attributes:
@@ -80,11 +83,13 @@ class LRPolicyComposer(LRPolicyCallback):
         mode: Mode = "max",
         confirmations: int = 1,
         optimizer_index: int | None = None,
+        save_to: str | Path | None = None,
+        save_as: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         self.settings = Settings(**settings)
         self._applied = Applied(self)
-        super().__init__(self._applied, target, monitor, mode, confirmations, True, optimizer_index)
+        super().__init__(self._applied, target, monitor, mode, confirmations, True, optimizer_index, save_to, save_as)
         self.max_steps = max_steps
 
     def _reset(self) -> None:

@@ -112,14 +112,19 @@ def result_fields(trainer: Trainer, callback: Any, folder: str | Path) -> dict[s
         "model": type(trainer.lightning_module).__name__,
         "dataset": _name_of(getattr(trainer, "datamodule", None)),
         "optimizer": _name_of(next(iter(optimizers), None)),
-        "policy": _choice("lr_policy") or policy["policy"],
+        "policy": _choice("lr_policy") or ("auto" if is_composed(callback) else policy["policy"]),
         "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
         "tuning_steps": getattr(callback, "tuning_steps", 0),
         "precision": str(trainer.precision),
     }
 
 
-def refuse_other_result(folder: str | Path, fields: Mapping[str, Any]) -> None:
+def is_composed(callback: Any) -> bool:
+    """Return whether a callback composes its policy while it trains."""
+    return hasattr(callback, "tuning_steps")
+
+
+def refuse_other_result(folder: str | Path, fields: Mapping[str, Any], callback: Any) -> None:
     """Refuse a folder that holds the result of another policy or seed: each training needs its own."""
     try:
         found = json.loads((Path(folder) / RESULT_FILE).read_text(encoding="utf-8"))
@@ -127,7 +132,8 @@ def refuse_other_result(folder: str | Path, fields: Mapping[str, Any]) -> None:
         return
     if not isinstance(found, dict):
         return
-    other = [name for name in ("policy_repr", "seed") if found.get(name) != fields[name]]
+    names = ("policy", "seed") if is_composed(callback) else ("policy_repr", "seed")  # each composition has its repr
+    other = [name for name in names if found.get(name) != fields[name]]
     if other:
         raise LRPolicyError(
             f"save_to={folder} holds the result of another training ({other[0]} {found.get(other[0])!r}, "

@@ -179,7 +179,7 @@ class LRPolicyCallback(Callback):
                 "validation data, or set target=None"
             )
         if self.save_to is not None and self._steps_run == 0:
-            fits.refuse_other_result(self.save_to, self._result_fields(trainer))
+            fits.refuse_other_result(self.save_to, self._result_fields(trainer), self)
         on_cpu = pl_module.device.type == "cpu"
         self._look_every = 1 if on_cpu and trainer.world_size == 1 else _STEPS_BETWEEN_LOOKS
         self._unseen, self._unseen_loss = 0, None
@@ -364,7 +364,8 @@ class LRPolicyCallback(Callback):
 
     def _save_result(self, trainer: Trainer) -> None:
         if self.save_to is not None and trainer.is_global_zero:
-            save(self.save_to, self._result_fields(trainer), self.policy, self.checks)
+            records = getattr(self, "records", ())  # of a composition
+            save(self.save_to, self._result_fields(trainer), self.policy, self.checks, records)
 
     # -- resuming -------------------------------------------------------------------------------------------
 

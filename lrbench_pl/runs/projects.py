@@ -71,7 +71,7 @@ def write_result(
     if isinstance(source, TargetCheck):
         if not callable(policy):
             raise ValueError(f"expected the policy that was applied beside a TargetCheck, got policy={policy!r}")
-        applied, checks, is_first = policy, source.checks, True
+        applied, checks, records, is_first = policy, source.checks, (), True
         run_id = os.path.basename(os.path.abspath(folder))
         known = {
             **policy_fields(policy, source.max_steps),
@@ -85,8 +85,9 @@ def write_result(
         if policy is not None and not isinstance(policy, str):
             raise ValueError(f"the Trainer knows its policy; policy= may be a name for it, got {policy!r}")
         applied, checks, is_first = callback.policy, callback.checks, source.is_global_zero
+        records = getattr(callback, "records", ())
         known, name = result_fields(source, callback, folder), name or policy
     result = RunResult.from_dict({**known, **({} if name is None else {"policy": name}), **fields})
     if is_first:
-        save(folder, result.to_dict(), applied, checks)
+        save(folder, result.to_dict(), applied, checks, records)
     return result

@@ -15,8 +15,9 @@ import lrbench_pl
 from lrbench_pl import saving
 from lrbench_pl.analysis.history import at_target
 from lrbench_pl.analysis.load import load_runs
+from lrbench_pl.callbacks.composer import LRPolicyComposer
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, LRPolicyError
-from lrbench_pl.policies import Constant, PlateauPolicy, Polynomial, from_config
+from lrbench_pl.policies import Constant, PlateauPolicy, Polynomial, cut, from_config
 from lrbench_pl.runs.config import read_policy
 from lrbench_pl.runs.result import RESULT_FILE, RunResult
 from lrbench_pl.selection.database import read_sources
@@ -116,6 +117,18 @@ def test_an_adaptive_policy_is_stored_as_it_was_applied(tmp_path):
     assert RunResult.read(tmp_path / RESULT_FILE).policy_id is None
 
 
+@pytest.mark.filterwarnings("ignore:the training loader has no `position`", "ignore:composing")
+def test_a_composition_is_saved_with_its_parts(tmp_path):
+    for _ in range(2):  # the same training again
+        composer = LRPolicyComposer(0.0, 80, save_to=tmp_path, save_as={"seed": 3})
+        tiny_trainer(composer, max_steps=80).fit(TinyModule())
+    result = RunResult.read(tmp_path / RESULT_FILE)
+    assert (result.status, result.policy, result.tuning_steps) == ("reached", "auto", composer.tuning_steps)
+    assert json.loads((tmp_path / "tuning.json").read_text()) == composer.records
+    assert read_policy(tmp_path / "policy.yaml") == cut(composer.realised(), 80)
+    assert at_target(load_runs([tmp_path]), 0.0).table["steps_to_target"].to_list() == [result.steps_to_target]
+
+
 def test_a_policy_of_no_registered_type_has_no_file(tmp_path):
     fit(tmp_path, policy=lambda step: 0.1)
     assert not (tmp_path / "policy.yaml").exists()
@@ -126,9 +139,9 @@ def test_a_policy_of_no_registered_type_has_no_file(tmp_path):
     ("names", "message"),
     [
         ({"data": "x"}, "a result takes run_id, study, policy, .*, got 'data'"),
-        ({"seed": "3"}, "seed must be int or None, got '3'"),
-        ({"seed": True}, "seed must be int or None, got True"),
-        ({"dataset": 3}, "dataset must be str or None, got 3"),
+        ({"seed": "3"}, "seed must be an integer of at least 0, got '3'"),
+        ({"seed": True}, "seed must be an integer of at least 0, got True"),
+        ({"dataset": 3}, "dataset must be text or None, got 3"),
     ],
 )
 def test_a_field_that_no_result_has_is_refused_before_training(names, message):

@@ -19,7 +19,7 @@ import tomllib
 from environments import ROOT, borrow, environment, install
 
 AT_LOWEST = (
-    "hydra-core omegaconf cloudpickle scikit-learn joblib polars scipy plotly rich typer sqlalchemy".split()  # noqa: SIM905
+    "hydra-core omegaconf cloudpickle scikit-learn filelock loky polars scipy plotly rich typer sqlalchemy".split()  # noqa: SIM905
 )
 QUIET = ("-W", "default::DeprecationWarning")  # of old packages that use newer ones
 TESTS = ("tests/analysis", "tests/cli/test_cli.py", "tests/selection/test_database.py", "tests/policies/test_conf.py")

@@ -1,44 +1,51 @@
-"""The table at the head of the main README, from the frozen rows of the studies.
+"""The table of results in the main README, from the frozen results of the studies.
 
     python experiments/headline.py [--write]
 
-For each study the default, `auto`, and the best of the policies that were tuned, if there are any.
+One line per study: its default policy, the best of its tuned policies, and `auto`.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
 import polars as pl
-from reading import compared, spread, stage, written
+from reading import Row, compared, stage, written
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 
 
 def lines(studies: list[Path]) -> list[str]:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     shown = [
-        "| workload, target | policy | reached | steps, median [95 %] | times sooner | tuning counted | test acc. |"
+        "| workload, target, budget | default policy | best tuned policy | `auto` | speed-up of `auto`, with tuning |",
+        "|---|---|---|---|---|",
     ]
-    shown.append("|---|---|---|---|---|---|---|")
     for path in studies:
-        rows = pl.read_csv(path)
-        first = stage(rows, "default").row(0, named=True)
-        workload = f"{first['dataset']}/{first['model']}, {first['target']:.4f} in {first['max_steps']} steps"
-        found = compared(rows)
-        tuned = [row for row in found if row.name not in ("auto", "the default")][:1]
-        chosen = [row for row in found if row.name in ("auto", "the default") or row in tuned]
-        for row in chosen:
-            default = row.name == "the default"
-            name = f"`{first['policy']}` at {first['lr']:g}, the default" if default else f"`{row.name}`"
-            name += f" at {row.lr:g}" if row in tuned else ""
-            shown.append(
-                f"| {workload} | {name} | {row.reached}/{row.n} | {spread(row.steps, '.0f')} "
-                f"| {row.speed_up} | {row.counted} | {row.test_accuracy:.4f} |"
-            )
+        results = pl.read_csv(path)
+        first = stage(results, "default").row(0, named=True)
+        workload = f"{first['dataset']}/{first['model']}, {first['target']:.4f}, {first['max_steps']} steps"
+        found = compared(results)
+        by_name = {row.name: row for row in found}
+        tuned = next(row for row in found if row.name not in ("auto", "the default"))
+        auto = by_name["auto"]
+        shown.append(
+            f"| {workload} | `{first['policy']}`: {_steps(by_name['the default'])} | `{tuned.name}`: {_steps(tuned)} "
+            f"| {_steps(auto)} | {auto.counted} |"
+        )
     return shown
+
+
+def _steps(row: Row) -> str:
+    """Median steps to the target, and how many seeds reached it.
+
+    A median that is infinite because most seeds missed is shown as ``missed``.
+    """
+    value = row.steps.value
+    return f"{'missed' if value is None or math.isinf(value) else f'{value:.0f}'} ({row.reached}/{row.n})"
 
 
 def main() -> None:

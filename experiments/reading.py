@@ -1,6 +1,6 @@
-"""What the rows of a study say: its table in Markdown, and its figure.
+"""Table in Markdown and figure of a study.
 
-Rows are those of ``results.csv``; the stage that a row belongs to stands in its column ``study``, after a slash.
+Results are those of ``results.csv``; the column ``study`` has the stage of each, after a slash.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import polars as pl
 from lrbench_pl.analysis import statistics as st
 from lrbench_pl.analysis.ranking import rank
 
-PAPER_BEST = 6.7  # times sooner than a default policy; the paper's range is 1.6 to 6.7
+PAPER_BEST = 6.7  # speed-up over a default policy; the paper's range is 1.6 to 6.7
 BEGIN, END = "<!-- from results.csv -->", "<!-- end -->"
 
 
 @dataclass(frozen=True)
 class Gain:
-    """How many times sooner than the default a policy is, by seed.
+    """Speed-up of a policy over the default, by seed.
 
     Args:
-        times: Median and interval, a miss of the default taken as an arrival at the end of its budget; in the upper
-            end, of which that says nothing, as infinitely late.
-        bound: Whether the median would be larger with such misses as infinitely late.
+        times: Median and interval. A miss of the default counts as its whole budget; in the upper end of the interval,
+            which that does not bound, as infinitely many steps.
+        bound: Whether the median would be larger with such misses as infinitely many steps.
     """
 
     times: st.Estimate
@@ -43,14 +43,14 @@ class Row:
     """One policy of a study.
 
     Args:
-        name: Its name; with its steps where it is stretched over fewer than the budget.
-        lr: Its rate; None for one that is composed.
+        name: Its name; with its steps if it is stretched over fewer than the budget.
+        lr: Its rate; None for a composed policy.
         tier: Tier of the ranking.
         reached: Seeds that reached the target.
         n: Seeds.
         steps: Median steps in all, with its interval.
-        speed_up: Times sooner than the default; the tuning left out.
-        counted: The same with the tuning counted.
+        speed_up: Speed-up over the default, without tuning.
+        counted: The same, with tuning.
         tuning: Steps of its tuning, in the median.
         test_accuracy: Median where the training ended.
         each: Steps to the target by seed; infinite for a miss.
@@ -70,15 +70,15 @@ class Row:
 
 
 def stage(rows: pl.DataFrame, *names: str) -> pl.DataFrame:
-    """The rows of some stages."""
+    """Return the results of some stages."""
     return rows.filter(pl.col("study").str.split("/").list.last().is_in(names))
 
 
 def compared(rows: pl.DataFrame) -> list[Row]:
-    """Every policy beside the default, the best first.
+    """Compare every policy with the default, the best first.
 
     Speed-ups are medians over seeds with the interval of :func:`lrbench_pl.analysis.statistics.speed_up`. The tuning of
-    a policy is all steps of its tuning runs, of ``auto`` what it gave up.
+    a policy is all steps of its tuning runs, of ``auto`` its ``tuning_steps``.
     """
     default = stage(rows, "default").with_columns(pl.lit("the default").alias("name"))
     plain = stage(rows, "run", "auto").with_columns(pl.col("policy").alias("name"))
@@ -119,14 +119,14 @@ def compared(rows: pl.DataFrame) -> list[Row]:
 
 
 def _gain(default: tuple[list[float], list[bool]], steps: list[float], hit: list[bool]) -> Gain:
-    """What a policy gains, at least; seeds on which neither arrived say nothing."""
+    """Return the speed-up of a policy, at least; seeds on which both missed are ignored."""
     early = default[0], [ours or its for ours, its in zip(hit, default[1], strict=True)]
     late, least = (st.speed_up(*base, steps, hit, rng=0, paired=True) for base in (default, early))
     return Gain(st.Estimate(least.value, least.low, late.high, least.n), least.value != late.value)
 
 
 def _outcomes(rows: pl.DataFrame) -> tuple[list[float], list[bool]]:
-    """By seed: steps to the target, or those run in vain, and whether it was reached."""
+    """Return by seed the steps to the target, or all steps of a miss, and whether it was reached."""
     rows = rows.sort("seed")
     hit = [steps is not None for steps in rows["steps_to_target"]]
     run = rows.select(pl.coalesce("steps_to_target", "steps_run")).to_series().to_list()
@@ -134,7 +134,7 @@ def _outcomes(rows: pl.DataFrame) -> tuple[list[float], list[bool]]:
 
 
 def aim(rows: pl.DataFrame) -> list[str]:
-    """What a study aims at, in a line or two: workload, budget, target and seeds, and where the target comes from."""
+    """Describe the aim of a study: workload, budget, target and seeds, and the source of the target."""
     first = stage(rows, "default").row(0, named=True)
     aims, runs = stage(rows, "target"), stage(rows, "default", "run", "auto", "short")
     lines = [
@@ -151,12 +151,12 @@ def aim(rows: pl.DataFrame) -> list[str]:
 
 
 def table(rows: pl.DataFrame) -> list[str]:
-    """The table of a study in Markdown, with what it rests on."""
+    """Return the table of a study in Markdown, with its aim and the paper's best case."""
     first = stage(rows, "default").row(0, named=True)
     lines = aim(rows)
     lines += [
         "",
-        "| tier | policy | rate | reached | steps, median [95 %] | times sooner | tuning counted | tuning | test |",
+        "| tier | policy | rate | reached | steps, median [95 %] | speed-up | with tuning | tuning | test |",
     ]
     lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in compared(rows):
@@ -170,7 +170,7 @@ def table(rows: pl.DataFrame) -> list[str]:
 
 
 def best_case(rows: pl.DataFrame) -> list[str]:
-    """What the paper's best case would take, and how near to the target the tuning runs came in about as many steps."""
+    """Compare the steps of the paper's best case with the tuning runs of about as many steps."""
     tuned = stage(rows, "tune")
     usual = statistics.median(math.inf if each is None else each for each in stage(rows, "default")["steps_to_target"])
     if not len(tuned) or not math.isfinite(usual):
@@ -178,14 +178,14 @@ def best_case(rows: pl.DataFrame) -> list[str]:
     final = tuned["final_value"].fill_null(0.0)
     return [
         "",
-        f"{PAPER_BEST} times sooner, the paper's best case, would be {usual / PAPER_BEST:.0f} steps. "
+        f"A speed-up of {PAPER_BEST}, the paper's best case, would mean {usual / PAPER_BEST:.0f} steps. "
         f"Of {len(tuned)} tuning runs over {tuned['max_steps'][0]} the best ended at {final.max():.4f}, "
         f"the median at {final.median():.4f}.",
     ]
 
 
 def grid(rows: pl.DataFrame) -> list[str]:
-    """Policies by optimizers in Markdown: median steps to the target, or how many of the seeds reached it; the rate."""
+    """Return policies by optimizers in Markdown: median steps to the target, or the share that reached it; the rate."""
     optimizers, policies, medians = _medians(rows)
     lines = [*aim(rows), "", f"| policy | {' | '.join(optimizers)} |", "|---" * (len(optimizers) + 1) + "|"]
     for policy in policies:
@@ -200,7 +200,7 @@ def grid(rows: pl.DataFrame) -> list[str]:
 
 
 def _medians(rows: pl.DataFrame) -> tuple[list[str], list[str], dict[tuple[str, str], float]]:
-    """Optimizers and policies, the best first, and the median steps of each pair; infinite for a miss."""
+    """Return optimizers and policies, the best first, and the median steps of each pair; infinite for a miss."""
     medians: dict[tuple[str, str], float] = {}
     for (policy, optimizer), part in stage(rows, "run").group_by("policy", "optimizer"):
         steps, hit = _outcomes(part)
@@ -220,7 +220,7 @@ def _seeds(rows: pl.DataFrame) -> str:
 
 
 def spread(estimate: st.Estimate, form: str) -> str:
-    """An estimate with its interval, if it has one."""
+    """Format an estimate with its interval, if it has one."""
 
     def say(value: float) -> str:
         return "missed" if math.isinf(value) and form == ".0f" else "∞" if math.isinf(value) else f"{value:{form}}"
@@ -234,7 +234,7 @@ def spread(estimate: st.Estimate, form: str) -> str:
 
 
 def figure(rows: pl.DataFrame, path: Path) -> None:
-    """Steps to the target by policy: a dot for each seed, a bar at the median, a cross at the budget for a miss."""
+    """Draw the steps to the target by policy: a dot per seed, a bar at the median, a cross for misses."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -273,7 +273,7 @@ def figure(rows: pl.DataFrame, path: Path) -> None:
 
 
 def save(picture: Any, path: Path) -> None:
-    """Write a figure of one row of values for each name, with no more lines than it needs."""
+    """Write a figure that has one line of values for each name, with a minimal frame."""
     from matplotlib import pyplot
 
     (axes,) = picture.axes
@@ -286,7 +286,7 @@ def save(picture: Any, path: Path) -> None:
 
 
 def heat(rows: pl.DataFrame, path: Path) -> None:
-    """Median steps to the target by policy and optimizer."""
+    """Draw the median steps to the target by policy and optimizer."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -315,14 +315,14 @@ def heat(rows: pl.DataFrame, path: Path) -> None:
 
 
 def blocks(rows: pl.DataFrame) -> str:
-    """What stands between the marks of a study's README."""
+    """Return the text between the marks of a study's README."""
     if len(set(stage(rows, "run")["optimizer"])) > 1:
         return "\n".join(grid(rows))
     return "\n".join(table(rows))
 
 
 def written(readme: str, text: str) -> str:
-    r"""A README with the text between its marks.
+    r"""Return a README with the text between its marks.
 
     Raises:
         ValueError: If it has no marks.

@@ -1,20 +1,20 @@
-"""A study of policies: from a protocol in YAML to frozen rows, a table and a figure.
+"""A study of policies: from a protocol in YAML to frozen results, a table and a figure.
 
     python experiments/study.py NAME [--budget 0.05] [--stages default,auto] [--work multirun/NAME] [OVERRIDE...]
-    python experiments/study.py NAME --table       # from the frozen rows: nothing is trained
+    python experiments/study.py NAME --table       # from the frozen results: nothing is trained
 
 ``experiments/NAME/study.yaml`` is the protocol (see :class:`Protocol`). Its stages are sweeps in ``--work``:
 
 ``target``   the default policy over the whole budget, on seeds of its own: its median final accuracy is the target
 ``default``  the default policy, as it is, to the target
-``auto``     the policy composed while it trains, to the target
+``auto``     the policy composed during training, to the target
 ``tune``     every policy (with every optimizer) at every rate over a short budget, on seeds of its own: the best rate
 ``run``      every policy at its best rate, to the target
-``short``    those whose tuning run met the target, stretched over its short budget and no more, to the target
+``short``    those whose tuning run reached the target, stretched over that short budget, to the target
 
-Interrupted, the same command goes on where it was; ``--stages`` runs some of them only, ``target`` always. At the end
-the rows of all stages are frozen in ``results.csv`` (the stage stands in the column ``study``), the figure is drawn,
-and the table goes into the study's ``README.md``. Overrides are Hydra's, such as ``dataset.root=PATH``.
+Interrupted, the same command resumes it; ``--stages`` runs only some of them, and ``target`` always. At the end the
+results of all stages are frozen in ``results.csv`` (the column ``study`` has the stage), the figure is drawn, and the
+table is written into the study's ``README.md``. Overrides are Hydra's, such as ``dataset.root=PATH``.
 """
 
 from __future__ import annotations
@@ -51,23 +51,23 @@ _DROPPED = (
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a study does.
+    """Protocol of a study.
 
     Args:
-        workload: Overrides that name it.
+        workload: Overrides that select it.
         max_steps: The whole budget in optimizer steps, that of the paper.
-        budget: Share of it that is run here.
+        budget: Share of it that this study runs.
         checks: Checks within the budget.
         default: The workload's default policy, whose rate is that of the first optimizer.
         optimizers: Names and own rates.
         policies: Names in ``conf/lr_policy``.
-        factors: Rates that are tried, in units of the optimizer's own.
+        factors: Rates to try, in units of the optimizer's own.
         horizon: Budget of a tuning run, as a share of the study's.
-        target_seeds: Seeds that fix the target; none where ``target`` gives it.
+        target_seeds: Seeds that fix the target; none if ``target`` is given.
         tune_seeds: Seeds of the tuning runs.
-        seeds: Seeds of the rows that are compared.
+        seeds: Seeds of the results that are compared.
         auto: Whether ``lr_policy=auto`` takes part.
-        target: A target fixed otherwise.
+        target: A target that is fixed beforehand.
     """
 
     workload: tuple[str, ...]
@@ -92,14 +92,14 @@ class Protocol:
 
     @classmethod
     def read(cls, path: Path) -> Protocol:
-        """From a YAML file; lists become tuples."""
+        """Read a protocol from a YAML file; lists become tuples."""
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
         if unknown := given.keys() - {field.name for field in fields(cls)}:
             raise ValueError(f"{path}: unknown: {', '.join(sorted(unknown))}")
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
     def steps(self, budget: float) -> tuple[int, int]:
-        """Optimizer steps in a budget and between its checks; a whole number of checks."""
+        """Return the optimizer steps of a budget and between its checks; a whole number of checks."""
         every = max(1, round(budget * self.max_steps / self.checks))
         return every * self.checks, every
 
@@ -118,7 +118,7 @@ class Study:
         work: Folder of its sweeps.
         launcher: Hydra's launcher.
         overrides: Further overrides of every run.
-        stages: What is run beside ``target``.
+        stages: What is run in addition to ``target``.
     """
 
     name: str
@@ -130,7 +130,7 @@ class Study:
     stages: tuple[str, ...] = STAGES
 
     def run(self) -> pl.DataFrame:
-        """Train what is missing; the rows of all stages."""
+        """Train what is missing and return the results of all stages."""
         protocol = self.protocol
         first, own = next(iter(protocol.optimizers.items()))
         default = (f"lr_policy={protocol.default}", f"optimizer={first}", f"lr={own:g}")
@@ -161,7 +161,7 @@ class Study:
         return pl.concat(rows)
 
     def tune(self) -> pl.DataFrame:
-        """The rows of the tuning runs."""
+        """Train the tuning runs and return their results."""
         protocol, rows = self.protocol, []
         free = ("target=null", "stop_at_target=false", f"lr_policy={','.join(protocol.policies)}")
         for optimizer, own in protocol.optimizers.items():
@@ -172,7 +172,7 @@ class Study:
         return pl.concat(rows)
 
     def sweep(self, stage: str, seeds: Sequence[int], budget: float, *given: str, folder: str = "") -> pl.DataFrame:
-        """One sweep, and its rows; what has run is not run again."""
+        """Run one sweep and return its results; finished runs are not repeated."""
         steps, every = self.protocol.steps(budget)
         where = self.work / (folder or stage)
         command = [sys.executable, str(HERE.parent / "run.py"), "-m", *self.protocol.workload, *self.overrides, *given]
@@ -186,12 +186,12 @@ class Study:
 
 
 def final(rows: pl.DataFrame) -> float:
-    """The median of the final accuracy; of two in the middle the lower, so that it is the value of a check."""
+    """Return the lower median of the final accuracies, so that it is the value of a check."""
     return statistics.median_low(rows["final_value"].to_list())
 
 
 def best_rates(tuned: pl.DataFrame) -> dict[tuple[str, str], float]:
-    """For every optimizer and policy the rate with the best median final accuracy; one that diverged is worst.
+    """Return the rate with the best median final accuracy for every optimizer and policy; a diverged run is worst.
 
     Example:
         >>> rows = {"optimizer": ["sgd"] * 3, "policy": ["fix"] * 3, "lr": [0.1, 0.2, 0.4], "seed": [1] * 3,
@@ -206,7 +206,7 @@ def best_rates(tuned: pl.DataFrame) -> dict[tuple[str, str], float]:
 
 
 def together(rates: dict[tuple[str, str], float]) -> Iterator[tuple[str, float, list[str]]]:
-    """Optimizer, rate, and the policies that take it: one sweep each."""
+    """Yield each optimizer and rate with the policies that use them: one sweep each."""
     groups: dict[tuple[str, float], list[str]] = {}
     for (optimizer, policy), lr in rates.items():
         groups.setdefault((optimizer, lr), []).append(policy)
@@ -215,7 +215,7 @@ def together(rates: dict[tuple[str, str], float]) -> Iterator[tuple[str, float, 
 
 
 def freeze(rows: pl.DataFrame, path: Path) -> None:
-    """Write the rows, without what says nothing outside of the machine."""
+    """Write the results, without columns that mean nothing on another machine."""
     kept = rows.drop(_DROPPED, strict=False).with_columns(pl.col("status").cast(pl.String))
     kept = kept.select([column for column in kept.columns if not kept[column].is_null().all()])
     kept.sort("study", "optimizer", "policy", "lr", "seed").write_csv(path)
@@ -229,12 +229,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = sorted(path.parent.name for path in HERE.glob("*/study.yaml"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("overrides", nargs="*", help="as run.py takes them")
+    parser.add_argument("overrides", nargs="*", help="as for lrbench run")
     parser.add_argument("--budget", type=float, help="share of the paper's budget; by default that of the protocol")
     parser.add_argument("--stages", default=",".join(STAGES), help=f"some of {', '.join(STAGES)} (default all)")
     parser.add_argument("--launcher", default="joblib", help="Hydra's launcher (default joblib)")
     parser.add_argument("--work", type=Path, help="folder of the sweeps (default multirun/NAME)")
-    parser.add_argument("--table", action="store_true", help="print the table of the frozen rows and end")
+    parser.add_argument("--table", action="store_true", help="print the table of the frozen results")
     given = parser.parse_intermixed_args(arguments)
     folder = HERE / given.name
     results = folder / "results.csv"

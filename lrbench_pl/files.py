@@ -1,4 +1,4 @@
-"""Files: their format number, and how they are written. Standard library only."""
+"""Write files atomically, and check their format number. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2  # of everything that is written: results, records of runs, checkpoints, databases; absent means 1
+FORMAT = 2  # of results, records of runs, checkpoints and databases; absent means 1
 
 
 class ResultError(ValueError):
-    """A ``result.json`` that cannot be read as a row; the message says which file and why."""
+    """Raised for a ``result.json`` that is not a valid result.
+
+    The message names the file and the reason.
+    """
 
 
 class NewerFormatError(ResultError):
-    """A file of a later version of this package; the message says which version reads it."""
+    """Raised for a file of a later version of this package.
+
+    The message names the version that reads it.
+    """
 
 
 def write_atomically(path: str | Path, text: str) -> Path:
-    """Write ``text`` to ``path`` through a temporary file beside it, so that no half file is ever seen.
+    """Write a text file atomically, through a temporary file in the same folder.
 
     Example:
         >>> import tempfile
@@ -46,15 +52,15 @@ def write_atomically(path: str | Path, text: str) -> Path:
 
 
 def check_format(found: Any, version: Any = None) -> int:
-    """Return the number of a format that this version reads.
+    """Return a format number if this version reads that format.
 
     Args:
         found: The number in the file.
-        version: The version of this package that wrote it, if the file says so.
+        version: Version of this package that wrote the file, if known.
 
     Raises:
-        NewerFormatError: If it is a later one.
-        ResultError: If it is no number of a format.
+        NewerFormatError: If the format is a later one.
+        ResultError: If it is not a format number.
 
     Example:
         >>> check_format(9, "3.1.0")
@@ -75,5 +81,5 @@ lrbench_pl 3.1.0 or later
 
 @functools.cache
 def version() -> str:
-    """Return the version of this package, which files carry beside their format."""
+    """Return the version of this package, which files store beside their format."""
     return importlib.metadata.version("lrbench_pl")

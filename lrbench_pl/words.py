@@ -1,4 +1,4 @@
-"""Words for people: counts, metrics and policy files. Needs the standard library alone."""
+"""Format counts, metrics and names of policies for messages. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 _ACCURACIES = ("accuracy", "acc", "acc.", "top1")
 _STAGE = re.compile(r"^(val|valid|validation|dev|eval|test|train)[/_.-]+", re.IGNORECASE)
-_NUMBERED = re.compile(r"^[\d_.:-]+$")  # the folder of a job or of a moment
-_WRITTEN_BY_RUNS = "policy"  # stem of the file that every run writes
+_NUMBERED = re.compile(r"^[\d_.:-]+$")  # a folder named by a number or a time
+_WRITTEN_BY_RUNS = "policy"  # stem of the policy file of every run
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun, which is singular for one alone.
+    """Format a number with its noun in singular or plural.
 
     Args:
-        number: How many.
-        noun: What, in the singular.
-        plural: Of the noun; by default with ``s``, or ``ies`` for a ``y`` after a consonant.
+        number: The number.
+        noun: The noun, in the singular.
+        plural: Its plural; by default with ``s``, or ``ies`` for a ``y`` after a consonant.
 
     Example:
         >>> counted(1, "step"), counted(0, "job"), counted(2, "policy"), counted(3, "batch", "batches")
@@ -30,7 +30,7 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def metric_name(monitor: str | None) -> str:
-    """A monitor without its stage, as it is called in a sentence; ``value`` if it is not known.
+    """Return the name of a monitor without its stage; ``value`` if there is none.
 
     Example:
         >>> [metric_name(name) for name in ("val/accuracy", "val_acc", "val/loss", "val/top_5", None)]
@@ -43,7 +43,7 @@ def metric_name(monitor: str | None) -> str:
 
 
 def is_accuracy(monitor: str | None) -> bool:
-    """Whether a monitor is known to be an accuracy.
+    """Return whether a monitor is an accuracy, by its name.
 
     Example:
         >>> is_accuracy("val/accuracy"), is_accuracy("val/loss"), is_accuracy(None)
@@ -53,7 +53,7 @@ def is_accuracy(monitor: str | None) -> bool:
 
 
 def metric_title(monitor: str | None) -> str:
-    """A monitor at the head of a column.
+    """Return the title of a monitor's column.
 
     Example:
         >>> [metric_title(name) for name in ("val/accuracy", "val/loss", None)]
@@ -62,8 +62,19 @@ def metric_title(monitor: str | None) -> str:
     return "acc." if is_accuracy(monitor) else metric_name(monitor)
 
 
+def in_test(monitor: str) -> str:
+    """Return the name under which a module logs the monitored metric on the test set.
+
+    Example:
+        >>> [in_test(name) for name in ("val/accuracy", "val_loss", "valid/f1", "score")]
+        ['test/accuracy', 'test_loss', 'test/f1', 'test/score']
+    """
+    stage = _STAGE.match(monitor)
+    return f"test/{monitor}" if stage is None else f"test{monitor[stage.end(1) :]}"
+
+
 def metric_value(monitor: str | None, value: float, digits: int = 3) -> str:
-    """A value of the monitor: an accuracy with fixed decimals, any other quantity with significant digits.
+    """Format a value of the monitor: accuracies with decimals, others with digits.
 
     Example:
         >>> metric_value("val/accuracy", 0.9), metric_value("val/loss", 0.0475), metric_value("val/perplexity", 35.2)
@@ -73,9 +84,11 @@ def metric_value(monitor: str | None, value: float, digits: int = 3) -> str:
 
 
 def policy_file_name(path: str | Path) -> str:
-    """The name of a policy that comes from a file: its stem; for a ``policy.yaml``, which every run writes, its folder.
+    """Return the name of a policy from its file.
 
-    A folder that is called by a number or a time alone is named with the folder above it.
+    It is the stem of the file or, for the ``policy.yaml`` of a run, the folder.
+
+    The name of a folder that is only a number or a time includes the folder above.
 
     Example:
         >>> [policy_file_name(path) for path in ("mine/warm.yaml", "multirun/select/policy.yaml")]

@@ -1,6 +1,8 @@
 """One thread per process: pytest-xdist runs two, and more threads than cores are many times slower."""
 
+import fcntl
 import os
+import shutil
 import signal
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job, which children would inherit
@@ -29,6 +31,7 @@ def environment_is_left_as_it_was():
         "KMP_INIT_AT_FORK",
         "TORCHINDUCTOR_CACHE_DIR",  # torch sets these when wandb looks for GPUs
         "PYTORCH_NVML_BASED_CUDA_CHECK",
+        "_RJEM_MALLOC_CONF",  # polars sets it when imported
     }
     leaked = {key for key in before.keys() | os.environ.keys() if before.get(key) != os.environ.get(key)} - allowed
     for key in leaked | {"PL_GLOBAL_SEED", "PL_SEED_WORKERS"}:
@@ -44,3 +47,24 @@ def ctrl_c_is_heard_as_before():
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """Fill a folder once for all processes of pytest-xdist: ``made_once(name, fill)`` returns it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def made(name, fill):
+        folder, finished = root / name, root / f"{name}.finished"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not finished.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                finished.touch()
+        return folder
+
+    return made

@@ -121,7 +121,7 @@ class TestARunIsTheSame:
         for name in ("conf", "hydra_plugins", "lrbench_pl"):
             shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "run.py", clone)
-        code = clone / "lrbench_pl" / "row.py"
+        code = clone / "lrbench_pl" / "runs" / "result.py"
         code.write_text(code.read_text() + "\nprint('of the clone')\n")
         text, found = run(clone, clone)
         assert "of the clone" in text

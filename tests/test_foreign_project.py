@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from tests import forks
+
 PROJECT = Path(__file__).parent / "foreign_project"
 
 
 def train(folder, *arguments, code=0):
     """Run its training script; where it writes is below ``folder``."""
-    done = subprocess.run(
-        [sys.executable, PROJECT / "src" / "train.py", *arguments, f"paths.log_dir={folder}"],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    words = [sys.executable, PROJECT / "src" / "train.py", *arguments, f"paths.log_dir={folder}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if any("joblib" in word or "submitit" in word for word in arguments):
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    else:
+        done = forks.run(words, folder, environment, timeout=240)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -47,12 +47,8 @@ def test_a_run_applies_the_policy_and_its_result_can_be_ranked(tmp_path):
     assert (row["model"], row["dataset"], row["optimizer"]) == ("DigitsModule", "DigitsDataModule", "SGD")
     assert row["lr"] == pytest.approx(0.2, rel=0.1)
     assert row["policy_repr"].startswith("Sequential(")
-    ranked = subprocess.run(
-        [sys.executable, "-m", "lrbench_pl", "rank", tmp_path, "--target", "0.5", "--format", "json"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    words = [sys.executable, "-m", "lrbench_pl", "rank", tmp_path, "--target", "0.5", "--format", "json"]
+    ranked = forks.run(words, tmp_path, os.environ, timeout=120)
     assert ranked.returncode == 0, ranked.stderr
     (ranked_row,) = json.loads(ranked.stdout)
     assert ranked_row["policy"] == "composite_tri"
@@ -62,17 +58,17 @@ def test_a_run_applies_the_policy_and_its_result_can_be_ranked(tmp_path):
 @pytest.mark.slow
 def test_its_own_launcher_and_ours_give_the_same(tmp_path):
     """Jobs find the project's modules and the resolvers of its script in other processes too."""
-    two = ("-m", "lr_policy=tri,cosine", "seed=0,1")
+    two = ("-m", "lr_policy=tri,cosine", "seed=1")
     found = {}
     for launcher in ("basic", "lrbench_basic", "lrbench_joblib", "lrbench_submitit_local"):
         folder = tmp_path / launcher
         folder.mkdir()
         output = train(folder, *two, f"hydra/launcher={launcher}")
         if launcher.startswith("lrbench_"):
-            assert "4 of 4: " in output
+            assert "2 of 2: " in output
         rows = results(folder)
         found[launcher] = {key: (row["steps_to_target"], row["best_value"]) for key, row in rows.items()}
-    assert len(found["basic"]) == 4
+    assert len(found["basic"]) == 2
     assert all(each == found["basic"] for each in found.values()), found
 
 

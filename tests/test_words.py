@@ -1,4 +1,4 @@
-"""Counts, names of metrics and of policies, wherever the program says them."""
+"""Counts, names of metrics and names of policies in all output."""
 
 import pytest
 from rich.console import Console
@@ -9,8 +9,9 @@ from lrbench_pl.analysis.plots._course import _upper_range
 from lrbench_pl.analysis.ranking import rank
 from lrbench_pl.analysis.report import report
 from lrbench_pl.runs import run as experiment
-from lrbench_pl.runs.describe import describe, headline
+from lrbench_pl.runs.describe import headline
 from lrbench_pl.runs.result import RunResult
+from lrbench_pl.runs.spec import RunSpec
 from lrbench_pl.sweeps.view import SweepView
 from tests.analysis.test_ranking import write
 from tests.cli.test_cli import call
@@ -26,7 +27,7 @@ def losses(folder, **changes):
     return folder
 
 
-def test_a_ranking_by_loss_says_loss(tmp_path, monkeypatch, capsys):
+def test_a_ranking_by_loss_is_labelled_loss(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "160")
     code, out, _ = call(monkeypatch, capsys, "rank", losses(tmp_path))
     assert code == 0
@@ -56,7 +57,7 @@ def test_utility_with_a_test_set_is_its_accuracy_in_either_mode(tmp_path):
     assert sorted(ranking["runs"].to_list()) == [5, 5]
 
 
-def test_a_report_by_loss_says_loss(tmp_path):
+def test_a_report_by_loss_is_labelled_loss(tmp_path):
     text = report(load_runs([losses(tmp_path)])).partition("<script")[0]
     assert "best loss" in text
     assert "best acc." not in text
@@ -65,7 +66,7 @@ def test_a_report_by_loss_says_loss(tmp_path):
 
 @pytest.fixture(scope="module")
 def by_loss(tmp_path_factory):
-    """A run that is judged by its loss."""
+    """Return a run whose monitor is a loss."""
     folder = tmp_path_factory.mktemp("by_loss") / "0"
     run(folder, "monitor=val/loss", "mode=min", "lr_policy=tri", "target=0.9")
     return folder
@@ -112,11 +113,11 @@ def test_the_curves_of_a_loss_keep_their_low_end(by_loss):
         ),
     ],
 )  # fmt: skip
-def test_the_last_line_of_a_run(row, line):
+def test_the_headline_of_a_run(row, line):
     assert headline(RunResult(**{"run_id": "a", "policy": "tri", "max_steps": 1000, **row})) == line
 
 
-def test_a_composition_says_the_peak_that_it_found(tmp_path):
+def test_the_headline_of_a_composition_has_the_peak_it_found(tmp_path):
     wanted = ("lr_policy=auto", "max_steps=700", "target=0.9999")
     folder = tmp_path / "auto"
     folder.mkdir()
@@ -128,7 +129,7 @@ def test_a_composition_says_the_peak_that_it_found(tmp_path):
     assert f", {row.tuning_steps} of them search" in headline(row)
 
 
-def test_a_policy_that_was_given_found_no_peak(by_loss):
+def test_a_given_policy_has_no_found_peak(by_loss):
     assert RunResult.read(by_loss / "result.json").peak_found is None
 
 
@@ -136,14 +137,14 @@ def test_a_policy_that_was_given_found_no_peak(by_loss):
     ("path", "name"),
     [("mine/warm.yaml", "warm"), ("a/select/policy.yaml", "select"), ("b/first/0/policy.yaml", "first/0")],
 )
-def test_a_policy_from_a_file_is_called_as_a_person_would(path, name, tmp_path):
+def test_the_name_of_a_policy_from_a_file(path, name, tmp_path):
     file = tmp_path / path
     file.parent.mkdir(parents=True)
     file.write_text("_target_: lrbench_pl.policies.Constant\nlr: 0.1\n")
-    assert describe(configure(tmp_path, f"lr_policy_file={file}"))["policy"] == name
+    assert RunSpec.from_config(configure(tmp_path, f"lr_policy_file={file}")).policy_name == name
 
 
-def test_two_policies_under_one_name_are_said(tmp_path, monkeypatch, capsys):
+def test_two_policies_under_one_name_are_reported(tmp_path, monkeypatch, capsys):
     write(tmp_path, "warm", 40, 0, policy_id="x")
     write(tmp_path, "warm", 60, 1, policy_id="y")
     _, _, error = call(monkeypatch, capsys, "rank", tmp_path)

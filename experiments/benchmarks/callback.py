@@ -1,9 +1,9 @@
-"""What the callback costs per optimizer step, against no callback and against torch's own scheduler.
+"""Cost of the callback per optimizer step, against no callback and against torch's own scheduler.
 
     python experiments/benchmarks/callback.py [--steps 2000] [--rounds 15]
 
-One tiny model, where overhead shows, is trained for the same steps three ways, in turns: with a constant rate and
-nothing else; with `LRPolicyCallback` (a composite policy, no target, no check); and with
+One tiny model, where overhead shows, is trained for the same steps in three ways that alternate: with a constant rate
+and nothing else; with `LRPolicyCallback` (a composite policy, no target, no check); and with
 `torch.optim.lr_scheduler.SequentialLR`, stepped by Lightning, over the same schedule. Each round gives paired
 differences; the table shows their medians and quartiles.
 """
@@ -31,7 +31,7 @@ WARMUP = 0.1  # of the budget
 
 
 class Tiny(pl.LightningModule):
-    """A linear layer: what is left of a step is overhead."""
+    """A linear layer, so that a step is mostly overhead."""
 
     def __init__(self, scheduler: Callable[[torch.optim.Optimizer], Any] | None = None) -> None:
         super().__init__()
@@ -39,11 +39,11 @@ class Tiny(pl.LightningModule):
         self.scheduler = scheduler
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        """One linear layer's loss."""
+        """Return the loss of one linear layer."""
         return self.layer(batch[0]).square().mean()
 
     def configure_optimizers(self) -> Any:
-        """SGD, with or without torch's scheduler."""
+        """Return SGD, with or without torch's scheduler."""
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
         if self.scheduler is None:
             return optimizer
@@ -68,7 +68,7 @@ def policy(steps: int) -> Sequential:
 
 
 def seconds_per_step(steps: int, callbacks: list[pl.Callback], scheduler: Any = None) -> float:
-    """Train once; seconds per step of the fit loop alone."""
+    """Train once and return the seconds per step of the fit loop alone."""
     clock: list[float] = []
 
     class Clock(pl.Callback):
@@ -106,7 +106,7 @@ def main() -> None:
         way()  # warm up
     rounds = []
     for index in range(arguments.rounds):
-        names = list(ways) if index % 2 == 0 else list(reversed(ways))  # no way always runs on a warmer machine
+        names = list(ways) if index % 2 == 0 else list(reversed(ways))  # so that no way always runs on a warmer machine
         measured = {name: ways[name]() * 1e6 for name in names}
         rounds.append(measured)
         print(f"round {index + 1}: " + ", ".join(f"{name} {measured[name]:.1f}" for name in ways), flush=True)

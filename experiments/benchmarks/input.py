@@ -1,11 +1,11 @@
-"""What the input pipeline costs, against torchvision's data sets in a DataLoader.
+"""Throughput of the input pipeline, against torchvision's data sets in a DataLoader.
 
     python experiments/benchmarks/input.py [--root data] [--quick]
 
 Images per second of the loaders alone (MNIST; CIFAR-10 with crop and flip; the DataLoader with 0 and with 2 workers),
 and training steps per second of LeNet and CNN3, on a GPU also of ResNet-32, against a bare PyTorch loop over tensors in
-memory and against Lightning with the DataLoader; in NHWC unless it says so. Ways take turns in rounds: medians of the
-paired ratios, with quartiles. Random images stand in for sets whose files are not under --root; they cost the same.
+memory and against Lightning with the DataLoader; in NHWC unless stated otherwise. Ways alternate in rounds: medians of
+the paired ratios, with quartiles. Random images replace sets whose files are not under --root; they cost the same.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Net = Callable[[], nn.Module]
 
 @dataclass(frozen=True)
 class Samples:
-    """A training set and how it is shown."""
+    """A training set with its batch size, normalization and augmentation."""
 
     name: str
     images: Tensor
@@ -55,13 +55,13 @@ class Samples:
     augment: Augment
 
     def ours(self) -> TrainLoader:
-        """The loader of this package."""
+        """Return the loader of this package."""
         mean, std = (torch.tensor(value)[:, None, None] for value in (self.mean, self.std))
         images, labels, index = self.images.to(DEVICE), self.labels.to(DEVICE), torch.arange(len(self.labels))
         return TrainLoader(images, labels, index, self.batch_size, 0, Normalise(mean, std), self.augment)
 
     def usual(self, workers: int) -> DataLoader[Any]:
-        """The usual transforms of torchvision in a DataLoader."""
+        """Return a DataLoader with the usual transforms of torchvision."""
         crops = [v2.RandomCrop(self.images.shape[-1], padding=self.augment.pad)] if self.augment.pad else []
         flips = [v2.RandomHorizontalFlip()] if self.augment.flip else []
         end = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
@@ -72,7 +72,7 @@ class Samples:
 
 
 class PilImages(Dataset[tuple[Any, int]]):
-    """Images as torchvision's data sets give them: one PIL image at a time through a transform."""
+    """Images as in torchvision's data sets: one PIL image at a time through a transform."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Any) -> None:
         self.images, self.labels, self.transform = images.permute(0, 2, 3, 1).contiguous().numpy(), labels, transform
@@ -85,7 +85,7 @@ class PilImages(Dataset[tuple[Any, int]]):
 
 
 def read(name: str, root: str, shape: tuple[int, ...]) -> tuple[str, Tensor, Tensor]:
-    """The training images, or random ones of the same shape."""
+    """Return the training images, or random ones of the same shape."""
     try:
         splits = read_torchvision(name, root, False)
     except DataError:
@@ -95,19 +95,19 @@ def read(name: str, root: str, shape: tuple[int, ...]) -> tuple[str, Tensor, Ten
 
 
 def forever(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Epoch after epoch."""
+    """Yield batches, epoch after epoch."""
     while True:
         yield from loader
 
 
 def finish() -> None:
-    """Wait for what the device still has to do."""
+    """Wait until the device is idle."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
 
 def images_per_second(batches: Iterator[Any], n: int) -> float:
-    """Throughput of a loader over n batches, the first two apart."""
+    """Return the throughput of a loader over n batches, without the first two."""
     next(batches), next(batches)
     finish()
     start = time.perf_counter()
@@ -117,7 +117,7 @@ def images_per_second(batches: Iterator[Any], n: int) -> float:
 
 
 def bare_loop(net: Net, samples: Samples, steps: int) -> float:
-    """Steps per second of plain PyTorch over batches that are made beforehand."""
+    """Return the steps per second of plain PyTorch over prepared batches."""
     model = net().to(DEVICE, memory_format=torch.channels_last).train()
     optimizer = SGD(model.parameters())
     loader = samples.ours()
@@ -137,25 +137,25 @@ def bare_loop(net: Net, samples: Samples, steps: int) -> float:
 
 
 class Clock(pl.Callback):
-    """Notes when the warm-up and when the training ends."""
+    """Records the times at the end of the warm-up and of the training."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
-        """Start once warm."""
+        """Start the clock after the warm-up."""
         if trainer.global_step == WARM_UP:
             finish()
             self.times.append(time.perf_counter())
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
-        """Stop."""
+        """Stop the clock."""
         finish()
         self.times.append(time.perf_counter())
 
 
 def lightning(net: Net, loader: Any, steps: int, *callbacks: pl.Callback, channels_last: bool = True) -> float:
-    """Steps per second of a Lightning fit, its start apart."""
+    """Return the steps per second of a Lightning fit, without its start."""
     clock = Clock()
     trainer = pl.Trainer(
         max_steps=steps + WARM_UP, max_epochs=-1, accelerator=DEVICE.type, devices=1, limit_val_batches=0,
@@ -167,7 +167,7 @@ def lightning(net: Net, loader: Any, steps: int, *callbacks: pl.Callback, channe
 
 
 def compare(title: str, ways: dict[str, Callable[[], float]], rounds: int, unit: str) -> None:
-    """Run the ways in turns; the first is ours."""
+    """Run the ways alternately; the first is ours."""
     for way in ways.values():
         way()
     measured = []
@@ -184,7 +184,7 @@ def compare(title: str, ways: dict[str, Callable[[], float]], rounds: int, unit:
 
 
 def compare_loaders(samples: Samples, rounds: int, scale: int) -> None:
-    """Images per second."""
+    """Measure images per second."""
     ways: dict[str, Callable[[], float]] = {"ours": lambda: images_per_second(samples.ours(), 200 * scale)}
     for workers in (0, 2):
         stream = forever(samples.usual(workers))
@@ -193,7 +193,7 @@ def compare_loaders(samples: Samples, rounds: int, scale: int) -> None:
 
 
 def compare_trainings(name: str, net: Net, samples: Samples, rounds: int, steps: int) -> None:
-    """Training steps per second."""
+    """Measure training steps per second."""
     plain = samples.usual(0)
     ways = {
         "Lightning, policy, our tensors": lambda: lightning(

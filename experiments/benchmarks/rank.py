@@ -1,11 +1,11 @@
-"""What `lrbench rank` costs on many runs, against reading them one by one into pandas.
+"""Time of `lrbench rank` on many runs, against reading them one by one into pandas.
 
     python experiments/benchmarks/rank.py [--runs 10000] [--policies 60] [--rounds 5] [--quick]
 
-Generated run folders hold what a run leaves (result.json, metrics.csv, policy.yaml, run.log, .hydra/config.yaml).
+Generated run folders hold the files of a run (result.json, metrics.csv, policy.yaml, run.log, .hydra/config.yaml).
 Seconds of the whole command in a new process, of reading (`load_runs`) and of ranking (`rank`); the peer reads the same
-files with `json.load` below `Path.rglob` and builds a `pandas.DataFrame` from the dicts, without checking any row. Both
-take turns in rounds: medians of the seconds and of the paired ratios, with quartiles.
+files with `json.load` below `Path.rglob` and builds a `pandas.DataFrame` from the dicts, without validation. Both
+alternate in rounds: medians of the seconds and of the paired ratios, with quartiles.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def generate(folder: Path, runs: int, policies: int) -> None:
 
 
 def with_pandas(folder: Path) -> int:
-    """The usual way."""
+    """Read the runs in the usual way."""
     rows = []
     for path in sorted(folder.rglob("result.json")):
         with open(path, encoding="utf-8") as file:
@@ -76,20 +76,20 @@ def with_pandas(folder: Path) -> int:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Wall-clock time of one call."""
+    """Return the wall-clock time of one call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def spread(values: list[float], form: str = ".2f") -> str:
-    """Median and quartiles."""
+    """Format median and quartiles."""
     low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
     return f"{middle:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def main() -> None:
-    """Generate, take turns, print."""
+    """Generate the runs, measure in rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--policies", type=int, default=60)

@@ -5,7 +5,7 @@
 The same trainings (the bundled digits, all steps of the budget, one thread each) are run one by one by a shell loop; by
 as many such loops as there are cores (`xargs -P`); and as one sweep by each launcher at hand. 12,000 steps are a
 training of several seconds: of shorter ones the imports, which a worker pays once, would be most of the time. The share
-of the time that is not training is 1 - (sum of the rows' `wall_time_s`) / (workers x wall-clock time). A last line
+of the time that is not training is 1 - (sum of the results' `wall_time_s`) / (workers x wall-clock time). A last line
 gives the wall time of twice as many equal jobs as cores through joblib, in units of one job alone: all cores and no
 more are used where that is near 2.
 """
@@ -22,15 +22,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from joblib import cpu_count
+from loky import cpu_count
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-LAUNCHERS = {"basic": "hydra", "joblib": "joblib", "ray": "ray", "submitit_local": "submitit"}  # and what each needs
+LAUNCHERS = {"basic": "hydra", "joblib": "loky", "ray": "ray", "submitit_local": "submitit"}  # and what each needs
 
 
 def run_py(steps: int, *words: str) -> list[str]:
-    """The command of one training or, with -m as the first word, of one sweep."""
+    """Return the command of one training or, with -m as the first word, of one sweep."""
     common = (
         "trainer=cpu",
         "lr_policy=fix",
@@ -42,26 +42,26 @@ def run_py(steps: int, *words: str) -> list[str]:
 
 
 def timed(command: list[str], text: str | None = None) -> float:
-    """Seconds that a command takes."""
+    """Return the seconds that a command takes."""
     began = time.perf_counter()
     subprocess.run(command, input=text, text=True, check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT, timeout=3600)
     return time.perf_counter() - began
 
 
 def training_seconds(folder: Path) -> float:
-    """The time inside the fits of a sweep."""
+    """Return the time inside the fits of a sweep."""
     rows = [json.loads(path.read_text()) for path in folder.rglob("result.json")]
     return sum(float(row["wall_time_s"]) for row in rows)
 
 
 def loop(folder: Path, jobs: int, steps: int, at_once: int) -> float:
-    """A shell loop, or several beside each other."""
+    """Run a shell loop, or several in parallel."""
     each = " ".join(run_py(steps, "seed={}", f"hydra.run.dir={folder}/{{}}"))
     return timed(["xargs", "-P", str(at_once), "-I{}", "sh", "-c", each], "\n".join(map(str, range(jobs))))
 
 
 def sweep(folder: Path, jobs: int, steps: int, launcher: str) -> float:
-    """One sweep."""
+    """Run one sweep."""
     seeds = ",".join(map(str, range(jobs)))
     where = (f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}")
     return timed(run_py(steps, "-m", f"seed={seeds}", *where))

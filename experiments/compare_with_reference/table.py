@@ -1,10 +1,10 @@
-"""The rates of LRBench's 34 functions as its public code evaluates them, against ours.
+"""Rates of LRBench's 34 functions as its public code evaluates them, against ours.
 
     python experiments/compare_with_reference/table.py          # the table, from the frozen results.csv
     python experiments/compare_with_reference/table.py --run    # computed again: writes results.csv and figure.png
 
-Nothing here is code of LRBench. What its functions do is written anew from the published formulas and from how they
-were seen to behave: see :class:`NStep`, :class:`Piecewise` and :func:`plain`.
+Nothing here is code of LRBench. Its functions are reimplemented from the published formulas and from their observed
+behaviour: see :class:`NStep`, :class:`Piecewise` and :func:`plain`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Parameters = Mapping[str, Any]
 Rate = Callable[[int], float | None]  # None: no real number
 
 
-# What the reference does.
+# The reference.
 
 
 def plain(name: str, k0: float, k1: float | None = None, gamma: float = 1.0, p: float = 1.0, l: Any = 1) -> Rate:  # noqa: E741
-    """The functions that keep no state. A rate that is an error or complex there is ``None`` here.
+    """Return a function that keeps no state. A rate that is an error or complex there is ``None`` here.
 
     Bounds are signed there, ``k0 + (k1 - k0) g(t)``: with ``k0 > k1`` a wave is upside down. POLY runs from ``k1`` to
     ``k0``, needs both, and does not end at ``l``. SIG takes the exponential of any number. The functions that halve
@@ -57,7 +57,7 @@ def plain(name: str, k0: float, k1: float | None = None, gamma: float = 1.0, p: 
 
 
 def decay(name: str, t: int, gamma: float, p: float, l: Any) -> float:  # noqa: E741 - LRBench's name
-    """g(t) of the functions with one bound. Raises OverflowError where SIG's exponential does."""
+    """Return g(t) of a function with one bound; raises OverflowError if SIG's exponential does."""
     shapes: dict[str, Callable[[], float]] = {
         "FIX": lambda: 1.0,
         "STEP": lambda: gamma ** math.floor(t / l),
@@ -69,7 +69,7 @@ def decay(name: str, t: int, gamma: float, p: float, l: Any) -> float:  # noqa: 
 
 
 def wave(name: str, t: int, l: int, gamma: float) -> float:  # noqa: E741 - LRBench's name
-    """g(t) of the 27 functions with two bounds. Raises OverflowError after 1,024 halvings."""
+    """Return g(t) of a function with two bounds; raises OverflowError after 1,024 halvings."""
     family = name.removesuffix("EXP").removesuffix("2")
     half_cycles = t / l + (family[0] == "D")
     left = math.ceil(t / l) - t / l  # of the cycle, for those that restart: 0, not 1, at a restart
@@ -93,7 +93,7 @@ def wave(name: str, t: int, l: int, gamma: float) -> float:  # noqa: E741 - LRBe
 
 
 class NStep:
-    """NSTEP counts the milestones it has passed, once for all objects of the process.
+    """NSTEP, which counts the milestones it has passed, once for all objects of the process.
 
     A call passes one milestone at most and never goes back; a new object sets the count to 0 for all.
     """
@@ -112,7 +112,7 @@ class NStep:
 
 
 class Piecewise:
-    """A composite counts the boundaries it has passed in the same way, once per object.
+    """A composite, which counts the boundaries it has passed in the same way, once per object.
 
     A part's clock begins at the last boundary that was passed, whatever ``t`` is: it may be negative.
     """
@@ -128,7 +128,7 @@ class Piecewise:
 
 
 def reference(parameters: Parameters | Sequence[Parameters], boundaries: Sequence[int] | None = None) -> Rate:
-    """LRBench's parameters as LRBench reads them."""
+    """Build the function that LRBench makes of its parameters."""
     if not isinstance(parameters, Mapping):
         return Piecewise([reference(part) for part in parameters], boundaries or ())
     given = dict(parameters)
@@ -136,20 +136,20 @@ def reference(parameters: Parameters | Sequence[Parameters], boundaries: Sequenc
     return NStep(given["k0"], given["gamma"], given["l"]) if name == "NSTEP" else plain(name, **given)
 
 
-# What is asked.
+# The cases.
 
 
 @dataclass(frozen=True)
 class Case:
-    """A function, and how it is asked.
+    """A function, and the steps at which it is evaluated.
 
     Args:
-        case: How, in words.
+        case: The situation, in words.
         parameters: LRBench's, of one function or of the parts of a composite.
         right: Which rate is right, and why.
-        steps: Asked in this order.
-        before: Asked earlier, in this order.
-        twin: Whether those were asked of another object, made at the same time.
+        steps: Evaluated in this order.
+        before: Evaluated earlier, in this order.
+        twin: Whether those were evaluated on another object, made at the same time.
         boundaries: Of a composite.
     """
 
@@ -163,16 +163,16 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The function, or the composite's functions."""
+        """Name of the function, or of the composite's functions."""
         parts = [self.parameters] if isinstance(self.parameters, Mapping) else self.parameters
         return " + ".join(part["lrPolicy"] for part in parts)
 
     def ours(self) -> Policy:
-        """Our policy of these parameters."""
+        """Return our policy of these parameters."""
         return from_lrbench(self.parameters, self.boundaries)
 
     def theirs(self) -> list[float | None]:
-        """The reference's rates at the steps."""
+        """Return the reference's rates at the steps."""
         first = reference(self.parameters, self.boundaries)
         asked = reference(self.parameters, self.boundaries) if self.twin else first
         for t in self.before:
@@ -201,13 +201,13 @@ IN_ORDER = "in order"
 
 
 def example(name: str, **changed: Any) -> dict[str, Any]:
-    """Example parameters of a function; those of waves that decay exponentially have a gamma."""
+    """Return example parameters of a function; waves that decay exponentially have a gamma."""
     gamma = {"gamma": 0.99994} if name.endswith("EXP") else {}
     return {"lrPolicy": name, **EXAMPLES.get(name, {**RANGE, **gamma}), **changed}
 
 
 def cases() -> Iterator[Case]:
-    """The 34 functions as they are meant to be asked, then what else a training or a user does."""
+    """Yield the 34 functions evaluated in order, then other uses by a training or a user."""
     for name in LRBENCH_POLICIES:
         yield Case(IN_ORDER, example(name), "a restart is at the upper bound" if name in RESTARTING else "")
     joined: dict[str, Any] = {"parameters": COMPOSITE, "boundaries": (4000, 8000)}
@@ -240,11 +240,11 @@ def cases() -> Iterator[Case]:
             yield Case("more than 1,024 halvings", example(name, l=4), "it goes to k0", range(1, 10_002, 4))
 
 
-# The rows and their table.
+# Results and their tables.
 
 
 def row(case: Case) -> dict[str, str]:
-    """The comparison: how many steps agree, the largest relative difference and where, the steps without a number."""
+    """Compare: steps that agree, the largest relative difference and its step, steps without a number."""
     ours = case.ours()
     apart: dict[int, float] = {}
     none = []
@@ -270,7 +270,7 @@ def row(case: Case) -> dict[str, str]:
 
 
 def written(parameters: Parameters | Sequence[Parameters], boundaries: Sequence[int] | None) -> str:
-    """Parameters in one line.
+    """Format parameters in one line.
 
     Example:
         >>> written({"lrPolicy": "STEP", "k0": 0.1, "l": [7, 9]}, None)
@@ -284,14 +284,14 @@ def written(parameters: Parameters | Sequence[Parameters], boundaries: Sequence[
 
 
 def kind(policy: Policy) -> str:
-    """The type, with the wave and its decay."""
+    """Name the type, with the wave and its decay."""
     if not isinstance(policy, Cyclic):
         return type(policy).__name__
     return " ".join(["Cyclic", policy.wave, *([] if policy.decay == "none" else [policy.decay])])
 
 
 def tables(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """The 34 functions in order; then the other cases, functions of one case and one answer together."""
+    """Return the tables: the 34 functions in order, then the other cases, equal results together."""
     plainly = [row for row in rows if row["case"] == IN_ORDER]
     shown = [
         "| function | parameters | ours | agrees on | largest difference | at t | right |",
@@ -325,18 +325,18 @@ def tables(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def number(text: str) -> str:
-    """An integer with separators, or nothing."""
+    """Format an integer with separators, or nothing."""
     return f"{int(text):,}" if text else ""
 
 
 def share(rows: Sequence[Mapping[str, str]]) -> str:
-    """Steps that agree, of all; ``all 5`` where they do."""
+    """Format the steps that agree, of all; ``all 5`` if all do."""
     agree, steps = (sum(int(row[key]) for row in rows) for key in ("agree", "steps"))
     return f"all {steps:,}" if agree == steps else f"{agree:,} of {steps:,}"
 
 
 def draw() -> None:
-    """The four kinds of disagreement, into ``figure.png``."""
+    """Draw the four kinds of disagreement into ``figure.png``."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -372,7 +372,7 @@ def draw() -> None:
 
 
 def main() -> None:
-    """Print the table; with ``--run`` compute it first."""
+    """Print the table, computed first with ``--run``."""
     parser = argparse.ArgumentParser(description="LRBench's 34 functions against ours.")
     parser.add_argument("--run", action="store_true", help="compute again; write results.csv and figure.png")
     if parser.parse_args().run:

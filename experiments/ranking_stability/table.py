@@ -1,8 +1,8 @@
-"""How far a ranking by few seeds can be trusted: its table and figure, from the frozen rows of another study.
+"""Stability of rankings by few seeds: table and figure, from the frozen results of another study.
 
     python experiments/ranking_stability/table.py [--write] [RESULTS.csv]
 
-By default the rows are those of ``policies_mnist_lenet``; ``--write`` draws the figure and fills the README.
+By default the results are those of ``policies_mnist_lenet``; ``--write`` draws the figure and updates the README.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Steps = dict[str, dict[int, float]]  # of each policy, by seed; infinite for a m
 
 @dataclass(frozen=True)
 class Named:
-    """What all rankings by ``n`` of the seeds name as the winner.
+    """Winners of all rankings by ``n`` of the seeds.
 
     Args:
         n: Seeds of a ranking.
-        right: Share of them that names the winner of all seeds; of equals each gets its share.
-        policies: Policies named by any of them.
-        lost: Steps that the policy named takes more than the winner, medians over all seeds: mean and largest; infinite
-            if it misses in the median.
+        right: Share of them that select the winner of all seeds; tied winners share it.
+        policies: Number of policies that any of them selects.
+        lost: Additional steps of the selected policy over the winner's, by medians over all seeds: mean and largest;
+            infinite if its median is a miss.
     """
 
     n: int
@@ -46,7 +46,7 @@ class Named:
 
 
 def steps_of(rows: pl.DataFrame) -> Steps:
-    """Steps to the target of the policies that a study compares."""
+    """Return the steps to the target of the policies that a study compares."""
     found: Steps = {}
     for policy, seed, at in stage(rows, "run", "auto").select("policy", "seed", "steps_to_target").rows():
         found.setdefault(policy, {})[seed] = math.inf if at is None else float(at)
@@ -54,7 +54,7 @@ def steps_of(rows: pl.DataFrame) -> Steps:
 
 
 def winners(steps: Steps, seeds: Sequence[int]) -> set[str]:
-    """The policies with the smallest median over these seeds.
+    """Return the policies with the smallest median over these seeds.
 
     Example:
         >>> sorted(winners({"a": {1: 5, 2: 9, 3: 9}, "b": {1: 6, 2: 6, 3: 6}, "c": {1: 6, 2: 6, 3: 6}}, [1, 2, 3]))
@@ -65,7 +65,7 @@ def winners(steps: Steps, seeds: Sequence[int]) -> set[str]:
 
 
 def stability(steps: Steps) -> list[Named]:
-    """For every number of seeds what the rankings by all sets of that many name.
+    """Return the winners of the rankings by all sets of seeds, for every size of set.
 
     Example:
         >>> stability({"a": {1: 5, 2: 9, 3: 9}, "b": {1: 6, 2: 6, 3: 6}})[0]
@@ -86,7 +86,7 @@ def stability(steps: Steps) -> list[Named]:
 
 
 def table(steps: Steps) -> list[str]:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     every = sorted({seed for each in steps.values() for seed in each})
     best = " and ".join(f"`{name}`" for name in sorted(winners(steps, every)))
     lines = [f"{len(steps)} policies; all {len(every)} seeds name {best}.", ""]
@@ -97,7 +97,7 @@ def table(steps: Steps) -> list[str]:
 
 
 def figure(steps: Steps, path: Path) -> None:
-    """Rank of each policy by each seed alone: a line that goes up and down is a rank that means little."""
+    """Draw the rank of each policy by each single seed; a long line is an unstable rank."""
     import matplotlib
 
     matplotlib.use("agg")

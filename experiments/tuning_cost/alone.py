@@ -1,10 +1,10 @@
-"""What `auto` composed, alone and on new seeds: does the policy do it, or did the seed?
+"""Runs the policies that `auto` composed on new seeds: is it the policy, or the seed?
 
-    python experiments/tuning_cost/alone.py                                    # the table of the frozen rows
+    python experiments/tuning_cost/alone.py                                    # the table of the frozen results
     python experiments/tuning_cost/alone.py DIR... [--seeds 101,102,103] [--work multirun/alone] [OVERRIDE...]
 
 Each folder is a sweep of ``lr_policy=auto``. Every policy that reached its target there is run over as many steps as it
-took, its tuning left out, on seeds that it has not seen; the rows are frozen in ``alone.csv``.
+took, without its tuning, on new seeds; the results are frozen in ``alone.csv``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COLUMNS += ["steps_to_target", "final_value", "best_value", "test_accuracy", "gi
 
 
 def lines(rows: pl.DataFrame) -> list[str]:
-    """The table in Markdown: a line for each composed policy."""
+    """Return the table in Markdown, one line for each composed policy."""
     shown = ["| workload, target | composed on | steps | new seeds that reached it | best check, median [range] |"]
     shown.append("|---|---|---|---|---|")
     for (dataset, model, target, seed, steps), part in rows.group_by(
@@ -43,7 +43,7 @@ def lines(rows: pl.DataFrame) -> list[str]:
 
 
 def measure(composed: pl.DataFrame, seeds: str, work: Path, overrides: Sequence[str]) -> pl.DataFrame:
-    """Run every policy that reached its target on the seeds; their rows."""
+    """Run every policy that reached its target on the seeds; return the results."""
     found = []
     for row in composed.filter(pl.col("steps_to_target").is_not_null()).sort("dataset", "seed").to_dicts():
         steps = row["steps_to_target"] - row["tuning_steps"]

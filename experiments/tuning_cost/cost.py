@@ -1,11 +1,11 @@
-"""What the ways of tuning in this study have in common: a configuration, a training, a row.
+"""Common parts of the ways of tuning in this study: configuration, training and result.
 
-Every way is a script, called alike:
+Every way is a script with the same arguments:
 
     python experiments/tuning_cost/WAY.py experiment=mnist_lenet seed=31 target=0.99 … --out rows.csv
 
-Optimizer steps are counted in all, whatever they were for, until a model in training first meets the target at a check.
-A way that has not met it by the cap, in budgets, is cut off there: its row says ``reached`` false.
+All optimizer steps are counted, whatever they were for, until a model in training first reaches the target at a check.
+A way that has not reached it by the cap, in budgets, is cut off there; its ``reached`` is false.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ __all__ = ["SPAN", "Cost", "Outcome", "RunResult", "main", "pool", "train"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a way of tuning cost.
+    """Cost of a way of tuning.
 
     Args:
         method: Its name.
-        steps_in_all: Optimizer steps until a model first met the target, or spent without that.
+        steps_in_all: Optimizer steps until a model first reached the target, or all that were spent.
         reached: Whether one did.
-        trainings: Trainings begun, range tests among them.
+        trainings: Trainings started, range tests included.
     """
 
     method: str
@@ -50,7 +50,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Cost:
-    """One row of the study; steps are optimizer steps."""
+    """One line of ``ways.csv``; steps are optimizer steps."""
 
     method: str
     workload: str
@@ -69,16 +69,16 @@ Way = Callable[[list[str], DictConfig, int], Sequence[Outcome]]
 
 
 def pool() -> list[str]:
-    """The shapes that ``hydra/sweeper=lrbench`` chooses from."""
+    """Return the shapes that ``hydra/sweeper=lrbench`` selects from."""
     options = yaml.safe_load((config.conf_dir() / "hydra" / "sweeper" / "lrbench.yaml").read_text(encoding="utf-8"))
     return [str(shape) for shape in options["shapes"]]
 
 
 def train(overrides: Sequence[str]) -> RunResult:
-    """One training, kept nowhere.
+    """Train once, in a temporary folder.
 
     Raises:
-        SystemExit: If it was interrupted or failed: the row would not be true.
+        SystemExit: If it was interrupted or failed, since its steps would be wrong.
     """
     with tempfile.TemporaryDirectory() as folder:
         row = experiment.run(config.compose([*overrides, "logger=none", "checkpoint_every=null"]), Path(folder))
@@ -88,15 +88,15 @@ def train(overrides: Sequence[str]) -> RunResult:
 
 
 def main(way: Way, arguments: Sequence[str]) -> None:
-    """Tune once and append the rows to a CSV.
+    """Tune once and append the results to a CSV.
 
     Args:
-        way: Gets Hydra's overrides, their configuration and the cap in steps.
+        way: Called with Hydra's overrides, their configuration and the cap in steps.
         arguments: Those of the command line.
     """
     parser = argparse.ArgumentParser(description=sys.modules[way.__module__].__doc__)
-    parser.add_argument("overrides", nargs="*", help="as run.py takes them")
-    parser.add_argument("--out", type=Path, required=True, help="CSV to which rows are appended")
+    parser.add_argument("overrides", nargs="*", help="as for lrbench run")
+    parser.add_argument("--out", type=Path, required=True, help="CSV to which results are appended")
     parser.add_argument("--cap", type=float, default=4.0, help="steps at most, in budgets (default 4)")
     given = parser.parse_intermixed_args(arguments)
     cfg = config.compose(given.overrides)

@@ -1,4 +1,4 @@
-"""A plain grid: full trainings one after the other, each stopped at the target, until one meets it.
+"""Grid search: full trainings in sequence, each stopped at the target, until one reaches it.
 
 Order: the optimizer's own rate first, then 0.3, 3, 0.1 and 10 times that; at each, the shapes as the pool lists them.
 
@@ -16,7 +16,7 @@ FACTORS = (1.0, 0.3, 3.0, 0.1, 10.0)
 
 
 def grid(overrides: list[str], cfg: DictConfig, cap: int) -> list[Outcome]:
-    """Steps until the first training that meets the target."""
+    """Count the steps until the first training that reaches the target."""
     spent = trainings = 0
     for factor in FACTORS:
         for shape in pool():

@@ -2,7 +2,7 @@
 
     python experiments/tuning_cost/lr_finder_onecycle.py experiment=mnist_lenet seed=31 --out rows.csv
 
-The finder is as Lightning makes it (100 steps) over the rates of the range test; its steps count.
+The finder has Lightning's defaults (100 steps) over the rates of the range test; its steps count.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Target(pl.Callback):
         self.met = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After a check."""
+        """Stop the training if the check reached the target."""
         value = float(trainer.callback_metrics[self._monitor])
         self.met = meets(value, self._target, self._mode)  # type: ignore[arg-type]
         trainer.should_stop = trainer.should_stop or self.met
 
 
 def lr_finder_onecycle(overrides: list[str], cfg: DictConfig, cap: int) -> list[Outcome]:
-    """Steps of the finder and of one training."""
+    """Count the steps of the finder and of one training."""
     torch.set_num_threads(cfg.threads)
     with quiet_lightning():
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -80,7 +80,7 @@ def _trainer(cfg: DictConfig, *callbacks: pl.Callback) -> pl.Trainer:
 
 
 def _schedule(module: pl.LightningModule, peak: float, steps: int) -> None:
-    """Let the module bring its optimizer with OneCycleLR, momentum cycled where there is one, as torch does."""
+    """Add OneCycleLR to the module's optimizer, with cycled momentum if it has one, as torch does."""
     bring = module.configure_optimizers
 
     def configured() -> Any:

@@ -2,7 +2,7 @@
 
     python experiments/tuning_cost/measure.py [WORKLOAD...] [--seeds 81,82,83] [--jobs 2] [--cap 2] [OVERRIDE...]
 
-Workloads: digits, mnist, cnn3 (all by default). Rows that ``ways.csv`` holds are not measured again; delete them first.
+Workloads: digits, mnist, cnn3 (all by default). Lines of ``ways.csv`` are not measured again; delete them first.
 The default and ``auto`` on MNIST and CIFAR-10 are those of the studies ``policies_mnist_lenet`` and
 ``policies_cifar10_cnn3``, whose seeds and targets these are.
 """
@@ -22,7 +22,7 @@ from cost import Cost
 HERE = Path(__file__).resolve().parent
 WAYS = ("selection", "grid", "lr_finder_onecycle", "optuna_tpe")
 ROWS = {"selection": "selection", "grid": "grid", "lr_finder_onecycle": "lr_finder_onecycle", "optuna_tpe": "optuna"}
-# Overrides, target and name in the rows of each workload.
+# Overrides, target and name of each workload in the results.
 WORKLOADS = {
     "digits": (("trainer=cpu", "check_every=20"), 0.9733334, "digits/mlp"),
     "mnist": (("experiment=mnist_lenet", "trainer=bf16"), 0.9892, "mnist/lenet"),
@@ -35,7 +35,7 @@ WORKLOADS = {
 
 
 def measured(path: Path) -> set[tuple[str, str, int]]:
-    """Method, workload and seed of the rows of a CSV."""
+    """Return method, workload and seed of the lines of a CSV."""
     with path.open(newline="", encoding="utf-8") as file:
         return {(row["method"], row["workload"], int(row["seed"])) for row in csv.DictReader(file)}
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help=f"workloads ({', '.join(WORKLOADS)}) and overrides (NAME=VALUE)")
     parser.add_argument("--seeds", default="81,82,83")
-    parser.add_argument("--jobs", type=int, default=2, help="processes beside each other, one thread each")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel processes, one thread each")
     parser.add_argument("--cap", type=float, default=2.0, help="steps at most, in budgets")
     parser.add_argument("--out", type=Path, default=HERE / "ways.csv")
     given = parser.parse_intermixed_args()

@@ -27,26 +27,26 @@ if TYPE_CHECKING:
 
 
 class Pruning(pl.Callback):
-    """Reports every check to the trial; ends the training where Optuna prunes it or the cap is met."""
+    """Reports every check to the trial; stops the training if Optuna prunes it or at the cap."""
 
     def __init__(self, trial: optuna.Trial, monitor: str, left: int) -> None:
         self._trial, self._monitor, self._left = trial, monitor, left
         self.pruned = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After a check."""
+        """Report the check and ask whether to prune."""
         self._trial.report(float(trainer.callback_metrics[self._monitor]), trainer.global_step)
         self.pruned = self._trial.should_prune()
         trainer.should_stop = trainer.should_stop or self.pruned
 
     def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
-        """After a step."""
+        """Stop at the cap."""
         if trainer.global_step >= self._left:
             trainer.should_stop = True
 
 
 def tpe(overrides: list[str], cfg: DictConfig, cap: int) -> list[Outcome]:
-    """Steps of all trials until one meets the target at a check."""
+    """Count the steps of all trials until one reaches the target at a check."""
     spent = trials = 0
     reached = False
     torch.set_num_threads(cfg.threads)

@@ -1,8 +1,9 @@
-"""Selection (``hydra/sweeper=lrbench``), as it is: to the first training that meets the target, and with confirmation.
+"""Selection (``hydra/sweeper=lrbench``) with its defaults, with and without confirmation.
 
     python experiments/tuning_cost/selection.py experiment=mnist_lenet seed=31 target=0.99 --out rows.csv
 
-The second row counts the steps until its answer is confirmed on fresh seeds, before it looks for a shorter horizon.
+The first result counts the steps until the first training that reaches the target, the second those until the answer is
+confirmed on fresh seeds, before a shorter horizon is searched.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ RUN = Path(__file__).resolve().parents[2] / "run.py"
 
 
 def selection(overrides: list[str], cfg: DictConfig, cap: int) -> list[Outcome]:
-    """Steps of the whole sweep, range tests included, one job after the other."""
+    """Count the steps of the whole sweep, range tests included, one job after the other."""
     with tempfile.TemporaryDirectory() as folder:
         given = [
             *overrides,

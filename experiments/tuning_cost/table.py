@@ -1,9 +1,9 @@
-"""The tables of this study, from its frozen rows, or from folders of new runs.
+"""Tables of this study, from its frozen results or from folders of new runs.
 
     python experiments/tuning_cost/table.py [DIR...]
 
-With folders their rows replace ``results.csv``. The rows of the other ways of tuning are in ``ways.csv``, as their
-scripts write them.
+With folders their results replace ``results.csv``. The results of the other ways of tuning are in ``ways.csv``, as
+their scripts write them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ COLUMNS += ["steps_to_target", "tuning_steps", "steps_run", "best_value", "test_
 
 
 def lines(runs: pl.DataFrame, ways: pl.DataFrame) -> list[str]:
-    """One workload: steps in all until the target, per way of tuning: median, range, and by seed the default's over it.
+    """Return the table of one workload: for each way, all steps until the target and the ratio to the default by seed.
 
     A default or composition that misses counts as its budget, a lower bound; a way that is cut off counts as what it
     spent.
 
     Args:
-        runs: Rows of runs: those of ``auto`` and of one other policy, the default.
-        ways: Rows of the other ways.
+        runs: Results of ``auto`` and of one other policy, the default.
+        ways: Results of the other ways.
     """
     (default,) = set(runs["policy"]) - {"auto"}
     spent: dict[str, dict[int, tuple[int, bool]]] = {default: {}, "auto": {}}
@@ -58,7 +58,7 @@ def _spread(values: list[float], form: str) -> str:
 
 
 def main(folders: list[str]) -> None:
-    """Freeze the rows of the folders, if any; print a table for each workload."""
+    """Freeze the results of the folders, if any; print a table for each workload."""
     if folders:
         load_runs(folders).table.select(COLUMNS).sort("dataset", "policy", "seed").write_csv(RESULTS)
     runs, ways = pl.read_csv(RESULTS), pl.read_csv(WAYS)

@@ -1,7 +1,6 @@
-"""The launchers of ``hydra/launcher=lrbench_…``: names that Hydra finds, and nothing else.
+"""Launchers ``hydra/launcher=lrbench_…`` for Hydra's plugin discovery; implemented in :mod:`lrbench_pl.sweeps`.
 
-Every Hydra program in an environment imports this file when it starts, also one that uses none of them: so it imports
-nothing but Hydra's own base class, and the work is in :mod:`lrbench_pl.sweeps`.
+Every Hydra program in the environment imports this file at its start, so it imports nothing but Hydra itself.
 """
 
 from __future__ import annotations
@@ -16,77 +15,77 @@ from omegaconf import DictConfig
 
 
 class BasicLauncher(Launcher):
-    """One job after the other in this process."""
+    """Run one job after the other in this process."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives."""
+        """Store the objects that Hydra passes."""
         self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs, and return one result per job in order."""
+        """Run the jobs; return one value per job in order."""
         from lrbench_pl.sweeps.dispatch import launch
 
         return launch(self, job_overrides, initial_job_idx)
 
-    def place(self, tasks: Any) -> Any:
-        """Run them."""
+    def place(self, calls: Any) -> Any:
+        """Run the calls; yield each job with its end."""
         from lrbench_pl.sweeps.local import one_by_one
 
-        return one_by_one(tasks)
+        return one_by_one(calls)
 
 
 class JoblibLauncher(BasicLauncher):
-    """Jobs in worker processes, see :func:`lrbench_pl.sweeps.local.in_workers`."""
+    """Run jobs in worker processes, see :func:`lrbench_pl.sweeps.local.in_workers`."""
 
     def __init__(self, n_jobs: int | None = None, jobs_per_gpu: int = 1) -> None:
         self.n_jobs, self.jobs_per_gpu = n_jobs, jobs_per_gpu
 
-    def place(self, tasks: Any) -> Any:
-        """Run them."""
+    def place(self, calls: Any) -> Any:
+        """Run the calls; yield each job with its end."""
         from lrbench_pl.sweeps.local import in_workers
 
-        return in_workers(tasks, self.n_jobs, self.jobs_per_gpu)
+        return in_workers(calls, self.n_jobs, self.jobs_per_gpu)
 
 
 class RayLauncher(BasicLauncher):
-    """Jobs on Ray, see :func:`lrbench_pl.sweeps.on_ray.on_ray`."""
+    """Run jobs on Ray, see :func:`lrbench_pl.sweeps.on_ray.on_ray`."""
 
     def __init__(
         self, num_cpus: float | None = None, num_gpus: float | None = None, init: Mapping[str, Any] | None = None
     ) -> None:
         self.num_cpus, self.num_gpus, self.init = num_cpus, num_gpus, _plain(init)
 
-    def place(self, tasks: Any) -> Any:
-        """Run them."""
+    def place(self, calls: Any) -> Any:
+        """Run the calls; yield each job with its end."""
         from lrbench_pl.sweeps.on_ray import on_ray
 
-        return on_ray(tasks, self.num_cpus, self.num_gpus, self.init)
+        return on_ray(calls, self.num_cpus, self.num_gpus, self.init)
 
 
 class SubmititLocalLauncher(BasicLauncher):
-    """Jobs in local processes of submitit's, see :func:`lrbench_pl.sweeps.on_submitit.on_submitit`."""
+    """Run jobs in local processes of submitit, see :func:`lrbench_pl.sweeps.on_submitit.on_submitit`."""
 
     def __init__(self, submitit_folder: str, n_jobs: int | None = None, **parameters: Any) -> None:
         self.folder, self.n_jobs, self.parameters = submitit_folder, n_jobs, _plain(parameters)
 
-    def place(self, tasks: Any) -> Any:
-        """Run them."""
+    def place(self, calls: Any) -> Any:
+        """Run the calls; yield each job with its end."""
         from lrbench_pl.sweeps.on_submitit import on_submitit
 
-        return on_submitit(tasks, "local", self.folder, self.parameters, self.n_jobs)
+        return on_submitit(calls, "local", self.folder, self.parameters, self.n_jobs)
 
 
 class SubmititSlurmLauncher(BasicLauncher):
-    """Jobs as an array on SLURM, see :func:`lrbench_pl.sweeps.on_submitit.on_submitit`."""
+    """Run jobs as an array on SLURM, see :func:`lrbench_pl.sweeps.on_submitit.on_submitit`."""
 
     def __init__(self, submitit_folder: str, max_num_timeout: int = 100, **parameters: Any) -> None:
         self.folder, self.max_num_timeout, self.parameters = submitit_folder, max_num_timeout, _plain(parameters)
 
-    def place(self, tasks: Any) -> Any:
-        """Run them."""
+    def place(self, calls: Any) -> Any:
+        """Run the calls; yield each job with its end."""
         from lrbench_pl.sweeps.on_submitit import on_submitit
 
-        return on_submitit(tasks, "slurm", self.folder, self.parameters, None, self.max_num_timeout)
+        return on_submitit(calls, "slurm", self.folder, self.parameters, None, self.max_num_timeout)
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``hydra/sweeper=lrbench``; the work is in ``lrbench_pl.selection.sweeper``: Hydra finds sweepers only here."""
+"""Sweeper ``hydra/sweeper=lrbench`` for Hydra's plugin discovery; implemented in ``lrbench_pl.selection.sweeper``."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from omegaconf import DictConfig
 
 
 class LRBenchSweeper(Sweeper):
-    """Selects a policy from a pool; the options are those of ``conf/hydra/sweeper/lrbench.yaml``."""
+    """Select a policy from a pool; ``conf/hydra/sweeper/lrbench.yaml`` lists the options."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take the configured launcher."""
+        """Instantiate the configured launcher."""
         self.hydra_context, self.config = hydra_context, config
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Select."""
-        from lrbench_pl.selection.sweeper import Race  # not above: Hydra imports this module for --help too
+        """Run the selection."""
+        from lrbench_pl.selection.sweeper import Race  # here, since every Hydra program imports this module
 
         assert self.hydra_context is not None
         assert self.config is not None

@@ -34,6 +34,7 @@ _OUTCOME = {
     "seed": pl.Int64,
     "steps_to_target": pl.Int64,
     "best_value": pl.Float64,
+    "test_value": pl.Float64,
     "test_accuracy": pl.Float64,
 }
 

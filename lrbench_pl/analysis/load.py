@@ -6,14 +6,14 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from lrbench_pl.files import ResultError
-from lrbench_pl.runs.result import RESULT_FILE, RunResult, read_row, read_settings
+from lrbench_pl.runs.result import FIELD_TYPES, RESULT_FILE, read_fields, read_settings
 from lrbench_pl.verdict import STATUSES
 
 METRICS_FILE = "metrics.csv"
@@ -75,7 +75,7 @@ def load_runs(folders: Iterable[str | Path]) -> Runs:
             continue
         file = os.path.join(path, RESULT_FILE)
         try:
-            row = read_row(file)
+            row = read_fields(file)
         except ResultError as error:
             skipped.append(Skipped(Path(path), str(error).removeprefix(f"{file}: ")))
             continue
@@ -100,17 +100,10 @@ def load_runs(folders: Iterable[str | Path]) -> Runs:
 
 
 def _schema() -> dict[str, pl.DataType | type[pl.DataType]]:
-    """Columns of the table, from the annotations of a row."""
-    kinds: dict[str, pl.DataType | type[pl.DataType]] = {}
-    for field in fields(RunResult):
-        annotation = str(field.type)
-        if field.name == "status":
-            kinds[field.name] = pl.Enum(STATUSES)
-        elif annotation.startswith("str") or field.name == "settings":
-            kinds[field.name] = pl.String
-        elif not annotation.startswith("dict") and field.name != "format":
-            kinds[field.name] = pl.Int64 if annotation.startswith("int") else pl.Float64
-    return {**kinds, "folder": pl.String}
+    """Return the columns of the table, from the fields of a result."""
+    types = {str: pl.String, int: pl.Int64, float: pl.Float64}
+    columns = {name: types[kind] for name, kind in FIELD_TYPES.items() if kind in types and name != "format"}
+    return {**columns, "status": pl.Enum(STATUSES), "settings": pl.String, "folder": pl.String}
 
 
 _SCHEMA = _schema()

@@ -180,8 +180,9 @@ def rank(
     without a run that counts stand last. Where ``by`` separates questions (see ``QUESTION``), each has its own ranks.
 
     ``cost`` orders by share of runs that reached the target, then median steps to it (a miss counts as infinitely
-    many), then best value of the monitor; ``utility`` by median accuracy on the test set, or the best checked value
-    where there is no test set; ``robustness`` by median loss difference between test and training, smallest first.
+    many), then best value of the monitor; ``utility`` by median accuracy on the test set, or by the monitored metric
+    there if no accuracy is known, or by its best checked value where there is no test set; ``robustness`` by median
+    loss difference between test and training, smallest first.
 
     Which policies are told apart is judged run by run, by :func:`~lrbench_pl.analysis.statistics.compare`: for
     ``cost`` the run with fewer steps is the better one, of two misses the one that came closer; else the value itself.
@@ -203,12 +204,11 @@ def rank(
 
         ``cost``: ``reached``, ``open`` (runs that ended before the budget without an answer), ``share``,
         ``median_steps`` (infinite: half of the runs or more missed), ``mean_steps`` (within the budget),
-        ``expected_steps`` (with restarts), ``par2``, ``best_value``, ``test_accuracy`` (medians); with a baseline
-        ``speed_up`` and ``log_rank_p``; with several data sets or models ``profile``, the score of the performance
-        profile. ``utility``: ``accuracy``, or ``best_value`` where there is no test set and the monitor is none,
-        ``best_value``, ``test_accuracy``, ``test_top5``, ``confidence``,
-        ``confidence_std`` (medians). ``robustness``: ``loss_difference``, ``cdac`` (medians), ``accuracy_spread``
-        (standard deviation over runs).
+        ``expected_steps`` (with restarts), ``par2``, ``best_value``, ``test_value``, ``test_accuracy`` (medians); with
+        a baseline ``speed_up`` and ``log_rank_p``; with several data sets or models ``profile``, the score of the
+        performance profile. ``utility``: ``accuracy`` where one is known, ``best_value``, ``test_value``,
+        ``test_accuracy``, ``test_top5``, ``confidence``, ``confidence_std`` (medians). ``robustness``:
+        ``loss_difference``, ``cdac`` (medians), ``accuracy_spread`` (standard deviation over runs).
 
     Raises:
         AnalysisError: If a column, the metric or the baseline is unknown, the runs cannot be compared, or none of them
@@ -248,8 +248,8 @@ def _rank_one(
     """The ranking of runs that answer one question."""
     if (n := runs.select(keys).n_unique()) > _MOST_GROUPS:
         raise AnalysisError(f"--by {','.join(keys)} makes {n} rows, of which at most {_MOST_GROUPS} can be compared")
-    by_accuracy = _has_accuracy(runs)
-    groups = [_Group(dict(zip(keys, key, strict=True)), part, by_accuracy) for key, part in _grouped(runs, keys)]
+    utility = _utility(runs)
+    groups = [_Group(dict(zip(keys, key, strict=True)), part, utility) for key, part in _grouped(runs, keys)]
     rows = [group.row(metric) for group in groups]
     places = [group.place(metric, row) for group, row in zip(groups, rows, strict=True)]
     order, ranks = _places(rows, places, keys)
@@ -275,9 +275,9 @@ def _grouped(runs: pl.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[Any, .
 class _Group:
     """The runs of one policy, as numbers; ``is_tested``: whether any run of the question has a test accuracy."""
 
-    def __init__(self, key: Mapping[str, Any], runs: pl.DataFrame, by_accuracy: bool = True) -> None:
+    def __init__(self, key: Mapping[str, Any], runs: pl.DataFrame, utility: str = "accuracy") -> None:
         self.key = key
-        self.utility = "accuracy" if by_accuracy else "best_value"
+        self.utility = utility
         self.status = runs["status"].to_numpy()
         counted = runs.filter(~pl.col("status").is_in(_UNCOUNTED))
         self.table = counted
@@ -303,13 +303,13 @@ class _Group:
     def values(self, metric: Metric) -> st.Floats:
         """One number per run, smaller is better; a diverged one is the worst."""
         if metric == "utility":
-            best = _numbers(self.table, "best_value")
             if self.utility == "accuracy":
+                best = _numbers(self.table, "best_value")
                 accuracy = _numbers(self.table, "test_accuracy")
                 known = self.monitors_accuracy & np.isnan(accuracy)
                 values = -np.where(known, best, accuracy)
             else:
-                values = self.sign * best
+                values = self.sign * _numbers(self.table, self.utility)
         else:
             values = _numbers(self.table, "loss_difference")
         values = np.where(self.diverged, math.inf, values)
@@ -342,7 +342,7 @@ class _Group:
     def _cost(self) -> dict[str, Any]:
         n, reached = len(self.reached), int(self.reached.sum())
         row: dict[str, Any] = {"reached": reached, "open": int(self.open.sum())}
-        row |= {name: _middle(self.table, name) for name in ("best_value", "test_accuracy")}
+        row |= {name: _middle(self.table, name) for name in ("best_value", *_TESTED)}
         if not n:
             return row
         if self.open.any():
@@ -380,9 +380,11 @@ def _monitors_accuracy(runs: pl.DataFrame) -> list[bool]:
     return [monitor is None or is_accuracy(monitor) for monitor in runs["monitor"].to_list()]
 
 
-def _has_accuracy(runs: pl.DataFrame) -> bool:
-    """Whether there is an accuracy to rank by: that of a test set, or the monitor itself."""
-    return all(_monitors_accuracy(runs)) or bool(np.isfinite(_numbers(runs, "test_accuracy")).any())
+def _utility(runs: pl.DataFrame) -> str:
+    """Return the column to rank by: an accuracy if there is one, else the monitored metric on the test set, or best."""
+    if all(_monitors_accuracy(runs)) or np.isfinite(_numbers(runs, "test_accuracy")).any():
+        return "accuracy"
+    return "test_value" if np.isfinite(_numbers(runs, "test_value")).any() else "best_value"
 
 
 def _places(
@@ -488,7 +490,8 @@ def _with_profile(table: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     return table.with_columns(pl.Series("profile", column))
 
 
-_UTILITY = ("best_value", "test_accuracy", "test_top5", "confidence", "confidence_std")
+_TESTED = ("test_value", "test_accuracy")
+_UTILITY = ("best_value", *_TESTED, "test_top5", "confidence", "confidence_std")
 
 
 def _with_interval(name: str) -> tuple[str, str, str]:
@@ -511,7 +514,7 @@ def _schema(
     if metric == "cost":
         columns |= dict.fromkeys(("reached", "open"), pl.Int64)
         names = [*_with_interval("share"), *_with_interval("median_steps"), "mean_steps", "expected_steps", "par2"]
-        names += ["best_value", "test_accuracy"]
+        names += ["best_value", *_TESTED]
         names += [*_with_interval("speed_up"), "log_rank_p"] if has_baseline else []
     elif metric == "utility":
         names = [*_with_interval(utility), *_UTILITY]

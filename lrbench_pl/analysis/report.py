@@ -18,7 +18,7 @@ from lrbench_pl.analysis.load import Runs
 from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank, with_settings
 from lrbench_pl.analysis.show import the_monitor
 from lrbench_pl.files import write_atomically
-from lrbench_pl.words import counted, metric_name, metric_title
+from lrbench_pl.words import counted, is_accuracy, metric_name, metric_title
 
 _MOST_COMPOSITIONS = 8
 
@@ -216,6 +216,7 @@ _COLUMNS = {
     "speed_up_high": "at most",
     "mean_steps": "mean steps",
     "best_value": "best acc.",
+    "test_value": "test",
     "test_accuracy": "test acc.",
     "more_seeds": "more seeds",
     "open": "open",
@@ -232,7 +233,8 @@ def _table(ranking: pl.DataFrame, keys: Sequence[str], monitor: str | None) -> s
     counts = ("open", "diverged", "failed", "stopped")
     names = [name for name in names if name not in counts or ranking[name].sum()]
     text = {name for name in names if ranking.schema[name] == pl.String}
-    titles = {**_COLUMNS, "best_value": f"best {metric_title(monitor)}"}
+    names = [name for name in names if name != "test_value" or not is_accuracy(monitor)]  # shown as test_accuracy
+    titles = {**_COLUMNS} | {f"{kind}_value": f"{kind} {metric_title(monitor)}" for kind in ("best", "test")}
     heads = "".join(
         f'<th scope="col"{" class=text" if name in text else ""}><button type="button">'
         f"{html.escape(titles.get(name, name))}</button></th>"

@@ -79,7 +79,7 @@ def _columns(ranking: pl.DataFrame, monitor: str | None) -> list[_Column]:
     rows = ranking.to_dicts()
     names = ranking.columns
     keys = names[names.index("tier") + 1 : names.index("runs")]
-    best = f"best {metric_title(monitor)}"
+    best, tested = (f"{kind} {metric_title(monitor)}" for kind in ("best", "test"))
 
     def one(title: str, name: str, need: int = 0) -> _Column:
         return _Column(title, [_number(name, row[name]) for row in rows], need=need)
@@ -102,13 +102,16 @@ def _columns(ranking: pl.DataFrame, monitor: str | None) -> list[_Column]:
         shown.append(one("expected steps", "expected_steps", need=4) if "expected_steps" in names else None)
         shown.append(one("profile", "profile") if "profile" in names else None)
         shown.append(one(best, "best_value", need=2))
+        shown.append(one(tested, "test_value", need=1) if tested != "test acc." else None)
         shown.append(one("test acc.", "test_accuracy", need=1))
     else:
         shown.append(one("runs", "runs"))
         if "loss_difference" not in names:
-            main = "accuracy" if "accuracy" in names else "best_value"
-            shown.append(spread("accuracy" if main == "accuracy" else best, main, main))
-            shown.append(one(best, "best_value", need=2) if main == "accuracy" else None)
+            ranked = ("accuracy", "test_value", "best_value")
+            main = next(name for name in ranked if f"{name}_low" in names)
+            titles = {"accuracy": "accuracy", "test_value": tested, "best_value": best}
+            shown.append(spread(titles[main], main, main))
+            shown.append(one(best, "best_value", need=2) if main != "best_value" else None)
             shown.append(one("top 5", "test_top5", need=3))
             shown.append(_Column("confidence", [_plus_minus(row) for row in rows], need=1))
         else:
@@ -211,7 +214,7 @@ def _number(name: str, value: Any) -> str:
         return str(value)
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    if name.endswith(("accuracy", "top5", "spread", "best_value")) and name != "target":
+    if name.endswith(("accuracy", "top5", "spread", "best_value", "test_value")) and name != "target":
         return f"{value:.4f}"
     if name == "loss_difference" or name == "cdac":
         return f"{value:.3f}"

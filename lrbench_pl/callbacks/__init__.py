@@ -1,1 +1,1 @@
-"""Callbacks for a Lightning Trainer: learning-rate policies, online composition, checkpoints, progress."""
+"""Callbacks for a Lightning Trainer: policies, composition, checkpoints."""

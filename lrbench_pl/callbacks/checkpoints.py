@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written at one stroke, gone on from in mid-epoch as if nothing had happened."""
+"""Atomic checkpoints with exact mid-epoch resume."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 _KEY = "lrbench_pl"
-_STEPS_BETWEEN_LOOKS = 32  # with several processes, which agree on the time
+_STEPS_BETWEEN_AGREEMENTS = 32  # several processes agree on whether to stop every so many steps
 
 log = logging.getLogger(__name__)
 
 
-class TrainingPaused(Exception):  # noqa: N818 - no error: the training can go on from its checkpoint
-    """A training that was ended from outside, its state kept; the message says why."""
+class TrainingPaused(Exception):  # noqa: N818 - not an error: the training can be resumed from its checkpoint
+    """Raised when a training is stopped from outside, after its checkpoint."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be gone on from; the message says why."""
+    """Raised for a checkpoint that cannot be resumed; the message is the reason."""
 
 
 class NewerCheckpointError(CheckpointError):
-    """A checkpoint of a later version of this package; the message says which version reads it."""
+    """Raised for a checkpoint of a later version; the message names that version."""
 
 
 class Checkpoints(Callback):
-    """Keeps the last checkpoints of a training, and ends it when its time is up.
+    """Writes checkpoints during a training and stops it at a time limit.
 
-    A checkpoint is written between two optimizer steps, after the check if there is one, and holds, beside what
-    Lightning keeps (weights, optimizer, loops, data position, callbacks), the random numbers, the seconds so far and
-    how much of ``metrics.csv`` was written: on a CPU a training that goes on from it equals, bit for bit, one that was
-    never interrupted. A disk that has no room for it costs the checkpoint, not the training.
+    A checkpoint is written between two optimizer steps, after the check if there is one. In addition to Lightning's
+    state (weights, optimizer, loops, data position, callbacks) it contains the random state, the elapsed seconds and
+    the number of rows in ``metrics.csv``. On a CPU a resumed training is bitwise identical to one that was never
+    interrupted. If a checkpoint cannot be written, such as on a full disk, the training continues with a warning.
 
     Args:
-        folder: Where they are kept, as ``step=000000120.ckpt``.
-        every: Optimizer steps from one to the next; None for none but those of :meth:`pause`.
-        kept: How many of the last to keep.
-        max_time: Wall-clock seconds of this start of the training, validation included, or None. When they are over it
-            writes a checkpoint and raises :class:`TrainingPaused`.
+        folder: Folder of the checkpoints, which are named ``step=000000120.ckpt``.
+        every: Optimizer steps between two checkpoints; None writes one only on :meth:`pause`.
+        kept: Number of checkpoints to keep.
+        max_time: Wall-clock limit of each start of the training in seconds, validation included, or None. At the limit
+            a checkpoint is written and :class:`TrainingPaused` is raised.
 
     Attributes:
-        went_on: Whether a batch or a check has begun: what fails before that failed in restoring.
+        has_started: Whether a batch or a check has started. An error before that is an error of restoring.
 
     Raises:
-        ValueError: If an argument is out of its range.
-        TrainingPaused: After the time, or after :meth:`pause`.
+        ValueError: If an argument is out of range.
+        TrainingPaused: At the time limit, or after :meth:`pause`.
 
     Example:
         >>> Checkpoints(Path("run/checkpoints"), every=100, max_time=3600.0).seconds
@@ -76,7 +76,7 @@ class Checkpoints(Callback):
             raise ValueError(f"max_time must be above 0 seconds or None, got {max_time}")
         self.folder = Path(folder)
         self.every, self.kept, self.max_time = every, kept, max_time
-        self.went_on = False
+        self.has_started = False
         self._step = 0
         self._began: float | None = None
         self._seconds_before = 0.0
@@ -88,26 +88,26 @@ class Checkpoints(Callback):
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of the training so far, those before the checkpoint included."""
+        """Wall-clock seconds of the training, including those before a checkpoint."""
         return self._seconds_before + (0.0 if self._began is None else time.perf_counter() - self._began)
 
     def found(self) -> Iterator[Path]:
-        """The checkpoints at hand, the newest first."""
+        """Yield the checkpoints in the folder, the newest first."""
         yield from sorted(self.folder.glob("step=*.ckpt"), reverse=True)
 
     def remember(self, loggers: Iterable[Logger]) -> None:
-        """Read what was logged so far; the loggers begin anew when the fit does."""
+        """Read the logged history, because the next fit starts with empty files."""
         self._history = [_read_rows(logger) for logger in _csv_loggers(loggers)]
 
     def discard(self) -> None:
-        """Remove what is there: of a training that has ended."""
+        """Remove all checkpoints, after the end of the training."""
         for path in self.folder.glob("*.ckpt"):
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     def pause(self, reason: str) -> None:
-        """Ask for a checkpoint and the end at the next step; may be called from a signal handler."""
+        """Request a checkpoint and the end of the training; safe in signal handlers."""
         self._pause = reason
 
     # -- hooks ----------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ class Checkpoints(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._began = time.perf_counter()
-        _under_way.append(self)
+        _running.append(self)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -126,21 +126,21 @@ class Checkpoints(Callback):
         self._stop_clock()
 
     def _stop_clock(self) -> None:
-        if self in _under_way:
-            _under_way.remove(self)
+        if self in _running:
+            _running.remove(self)
         self._seconds_before, self._began = self.seconds, None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Put the random numbers back, once the loader has begun."""
-        self._go_on(trainer)
+        """Restore the random state, after the loader has started."""
+        self._restore_random_state(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same, where the checkpoint was written just before a check."""
-        self._go_on(trainer)
+        """Restore the random state, if the checkpoint was written just before a check."""
+        self._restore_random_state(trainer)
 
-    def _go_on(self, trainer: Trainer) -> None:
-        if not self.went_on:
-            self.went_on = True
+    def _restore_random_state(self, trainer: Trainer) -> None:
+        if not self.has_started:
+            self.has_started = True
             self._step = trainer.global_step
             if self._random is not None:
                 _set_rng_states(self._random)
@@ -149,22 +149,22 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Between two optimizer steps: write, if it is due; end, if it is time."""
+        """Write a checkpoint if it is due, and stop the training if requested."""
         step = trainer.global_step
-        if step == self._step:  # more batches to this step
+        if step == self._step:  # the step needs more batches
             return
         self._step = step
         self._due = self.every is not None and step % self.every == 0
-        self._reason = self._why_end(trainer)
+        self._reason = self._why_stop(trainer)
         if not _check_follows(trainer):
-            self._save_or_end(trainer)
+            self._save_or_stop(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same where a check was made: it belongs to the state."""
+        """Do the same after a check, whose result is part of the state."""
         if trainer.state.fn is not None and trainer.state.fn.value == "fit" and not trainer.sanity_checking:
-            self._save_or_end(trainer)
+            self._save_or_stop(trainer)
 
-    def _save_or_end(self, trainer: Trainer) -> None:
+    def _save_or_stop(self, trainer: Trainer) -> None:
         due, reason = self._due, self._reason
         self._due, self._reason = False, None
         step = trainer.global_step
@@ -172,19 +172,19 @@ class Checkpoints(Callback):
             return
         self._save(trainer)
         if reason is not None:
-            raise TrainingPaused(f"{reason} at step {step}; the same command goes on from there")
+            raise TrainingPaused(f"{reason} at step {step}; the same command continues from there")
 
-    def _why_end(self, trainer: Trainer) -> str | None:
+    def _why_stop(self, trainer: Trainer) -> str | None:
         reason = self._pause
         if self.max_time is not None and self._began is not None:
             over = time.perf_counter() - self._began >= self.max_time
             reason = f"out of time (max_time={self.max_time:g} s)" if over else reason
         if trainer.world_size == 1:
             return reason
-        if self._step % _STEPS_BETWEEN_LOOKS:
+        if self._step % _STEPS_BETWEEN_AGREEMENTS:
             return None
         agreed = trainer.strategy.reduce_boolean_decision(reason is not None, all=False)
-        return (reason or "ended by another process") if agreed else None
+        return (reason or "stopped by another process") if agreed else None
 
     def _save(self, trainer: Trainer) -> None:
         path = self.folder / f"step={trainer.global_step:09d}.ckpt"
@@ -200,12 +200,12 @@ class Checkpoints(Callback):
                 os.replace(unfinished, path)
                 for old in list(self.found())[self.kept :]:
                     old.unlink(missing_ok=True)
-        except (OSError, RuntimeError) as error:  # torch's writer raises the second
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
             unfinished.unlink(missing_ok=True)
-            log.warning("no checkpoint at step %d (%s); the training goes on", trainer.global_step, error)
+            log.warning("no checkpoint at step %d (%s); the training continues without it", trainer.global_step, error)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning does not keep."""
+        """Add the state that Lightning does not store."""
         checkpoint[_KEY] = {
             "format": FORMAT,
             "version": version(),
@@ -216,39 +216,43 @@ class Checkpoints(Callback):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take it back, and put the history up to the checkpoint back into the loggers."""
-        kept = checkpoint.get(_KEY)
-        if kept is None:
-            raise CheckpointError("the checkpoint is not one of this program's runs")
+        """Load the added state, and log the history up to the checkpoint again."""
+        state = checkpoint.get(_KEY)
+        if state is None:
+            raise CheckpointError("the checkpoint was not written by a run of lrbench_pl; train from the beginning")
         try:
-            check_format(kept.get("format", 1), kept.get("version"))
+            check_format(state.get("format", 1), state.get("version"))
         except NewerFormatError as error:
             raise NewerCheckpointError(f"the checkpoint in {self.folder} is {error}") from None
-        self._random, self._seconds_before = kept["random"], kept["seconds"]
-        for logger, history, rows in zip(_csv_loggers(trainer.loggers), self._history, kept["rows"], strict=False):
+        self._random, self._seconds_before = state["random"], state["seconds"]
+        for logger, history, rows in zip(_csv_loggers(trainer.loggers), self._history, state["rows"], strict=False):
             for row in history[:rows]:
                 numbers = {name: value for name, value in row.items() if name != "step" and value}
                 logger.experiment.log_metrics(numbers, int(row["step"]))
-            if kept["unlogged"]:
-                logger.experiment.log_metrics(kept["unlogged"], checkpoint["global_step"] - 1)
+            if state["unlogged"]:
+                logger.experiment.log_metrics(state["unlogged"], checkpoint["global_step"] - 1)
             logger.save()
 
 
-_under_way: list[Checkpoints] = []
+_running: list[Checkpoints] = []
 
 
 def pause_all(reason: str) -> bool:
-    """Ask the training of this process, if there is one, for a checkpoint and its end; for signal handlers."""
-    for checkpoints in _under_way:
+    """Request a checkpoint and the end of all trainings of this process.
+
+    Returns:
+        Whether there is a training.
+    """
+    for checkpoints in _running:
         checkpoints.pause(reason)
-    return bool(_under_way)
+    return bool(_running)
 
 
 def check_intact(path: Path) -> None:
-    """Compare a checkpoint with its own checksums, which reading it does not.
+    """Verify the checksums of a checkpoint, which loading it does not.
 
     Raises:
-        CheckpointError: If it is damaged or cut off.
+        CheckpointError: If it is damaged or truncated.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -256,17 +260,17 @@ def check_intact(path: Path) -> None:
     except (OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(str(error)) from error
     if damaged is not None:
-        raise CheckpointError(f"{damaged} does not match its checksum")
+        raise CheckpointError(f"the checksum of {damaged} in it is wrong")
 
 
 def _check_follows(trainer: Trainer) -> bool:
-    """Whether the Trainer validates after this batch, before the next one."""
+    """Return whether the Trainer validates after this batch, before the next one."""
     loop = trainer.fit_loop
     return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))  # type: ignore[arg-type]
 
 
 def _unlogged(trainer: Trainer) -> dict[str, float]:
-    """What the module logged in this step and the Trainer hands on only after it."""
+    """Return the metrics of this step that the loggers have not received yet."""
     connector = trainer._logger_connector
     if not trainer.training or not connector.should_update_logs:
         return {}

@@ -1,4 +1,4 @@
-"""How a training shows on the terminal: one bar of optimizer steps, or a few plain lines where there is none."""
+"""Progress of a training: a bar on a terminal, a few lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -12,61 +12,69 @@ from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
-_LINES = 5  # plain lines per training
+_LINES = 5  # lines per training
 
 
 class StepProgressBar(TQDMProgressBar):
-    """One bar over the budget with the last check beside it; validation and test show none of their own."""
+    """Progress bar of the training, with the rate and the last check.
+
+    Args:
+        monitor: The metric to show.
+    """
 
     def __init__(self, monitor: str) -> None:
         super().__init__(refresh_rate=10)
         self._monitor = monitor
 
     def init_train_tqdm(self) -> Tqdm:
-        """The bar of steps."""
+        """Return the bar of optimizer steps."""
         bar = super().init_train_tqdm()
         bar.leave = False
         return bar
 
     def init_validation_tqdm(self) -> Tqdm:
-        """No bar: checks are short and many."""
+        """Return no bar: checks are short and frequent."""
         return Tqdm(disable=True)
 
     def init_test_tqdm(self) -> Tqdm:
-        """No bar either."""
+        """Return no bar."""
         return Tqdm(disable=True)
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
-        """Name the bar."""
+        """Set the name of the bar."""
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description("steps")
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The rate and the last check."""
+        """Return the rate and the last check."""
         return _shown(trainer, self._monitor)
 
 
 class ProgressLines(Callback):
-    """A plain line at about every fifth of the budget, for logs and pipes."""
+    """Prints a line about five times per training, for logs and pipes.
+
+    Args:
+        monitor: The metric to print.
+    """
 
     def __init__(self, monitor: str) -> None:
         self._monitor = monitor
-        self._next = 0
+        self._next = 0  # step from which the next line is due
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Set the step of the first line."""
         self._next = trainer.max_steps // _LINES
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print, if it is time."""
+        """Print a line if it is due."""
         if trainer.is_global_zero and trainer.max_steps > 0 and self._next <= trainer.global_step < trainer.max_steps:
             self._next = trainer.global_step + trainer.max_steps // _LINES
-            words = ", ".join(f"{name} {value}" for name, value in _shown(trainer, self._monitor).items())
-            print(f"  step {trainer.global_step} of {trainer.max_steps}: {words}", flush=True)
+            metrics = ", ".join(f"{name} {value}" for name, value in _shown(trainer, self._monitor).items())
+            print(f"  step {trainer.global_step} of {trainer.max_steps}: {metrics}", flush=True)
 
 
 def progress(monitor: str) -> Callback:
-    """The bar on a terminal, the lines elsewhere."""
+    """Return the progress bar on a terminal, the lines elsewhere."""
     return StepProgressBar(monitor) if sys.stdout.isatty() else ProgressLines(monitor)
 
 

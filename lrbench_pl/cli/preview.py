@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from lrbench_pl.policies import AdaptivePolicy, policy_id, table
 from lrbench_pl.runs.config import build_policy, compose, expand
-from lrbench_pl.runs.lint import Plan, plan
+from lrbench_pl.runs.lint import TrainingPlan, training_plan
 from lrbench_pl.runs.options import UserError
 from lrbench_pl.words import policy_file_name
 
@@ -28,7 +28,7 @@ class Job:
     """
 
     name: str
-    plan: Plan
+    plan: TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def jobs(overrides: Sequence[str]) -> list[Job]:
             told_apart = [part for part, varies in zip(each, vary, strict=True) if varies]
             named = [part.removeprefix("lr_policy=") for part in told_apart]
             own = str(cfg.names.policy) if cfg.lr_policy_file is None else policy_file_name(cfg.lr_policy_file)
-            found.append(Job(", ".join(named) or own, plan(cfg, policy)))
+            found.append(Job(", ".join(named) or own, training_plan(cfg, policy)))
         except Exception as error:
             if (words := explain(error)) is None:
                 raise
@@ -88,7 +88,7 @@ def curve(job: Job) -> Curve:
 
     Example:
         >>> from lrbench_pl.policies import Step
-        >>> curve(Job("step", Plan(Step(1.0, 0.5, 2), max_steps=4))).rates
+        >>> curve(Job("step", TrainingPlan(Step(1.0, 0.5, 2), max_steps=4))).rates
         (1.0, 1.0, 0.5, 0.5)
     """
     policy, n = job.plan.policy, job.plan.max_steps

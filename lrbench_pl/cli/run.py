@@ -10,14 +10,14 @@ import hydra
 from omegaconf import DictConfig
 
 from lrbench_pl.runs.config import conf_dir, register_resolvers, use_own_launchers
-from lrbench_pl.runs.config_errors import said_in_one_line
+from lrbench_pl.runs.config_errors import one_line_errors
+from lrbench_pl.runs.imports import import_run
 
 
 def run_job(cfg: DictConfig) -> float | None:
     """Run one job; the value is what a sweeper optimizes."""
-    from lrbench_pl.runs import run  # torch takes seconds; --help should not
-
-    return run.main(cfg)
+    value: float | None = import_run().main(cfg)  # imported only now: torch takes seconds, --help should not
+    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     see_working_directory()
     register_resolvers()  # also for --help and --cfg, which compose without running
     use_own_launchers()
-    with said_in_one_line():
+    with one_line_errors():
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(run_job)()
 
 

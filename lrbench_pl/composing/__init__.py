@@ -1,1 +1,1 @@
-"""How a policy is composed during training: planner, segments, range test, snapshots."""
+"""Online composition of a policy: planner, segments, range test, snapshots."""

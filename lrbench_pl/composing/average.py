@@ -1,4 +1,4 @@
-"""The running average of a training's weights: what a decay to zero would reach, without the steps of the decay."""
+"""Running average of the weights, which forecasts the result of a decay branch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 if TYPE_CHECKING:
     from torch import nn
 
-_SAMPLES = 50  # states in a window
+_SAMPLES = 50  # samples per window
 
 
 class WeightAverage:
-    """Exponential average of a module's floating-point parameters and buffers, in float32, over a growing window.
+    """Exponential average of a module's floating-point tensors, in float32.
 
-    At step ``t`` the window is about ``share * t`` steps, so the average forgets the start as the training goes on. It
-    stands in for a cooldown: averaged weights are about as accurate as those after a decay of the rate.
+    The window grows: at step ``t`` it is about ``share * t`` steps, so that the average forgets the start of the
+    training. Averaged weights are about as accurate as the weights after a decay of the rate.
 
     Args:
-        module: Whose tensors are averaged; never changed but by :meth:`swap`.
+        module: Module whose tensors are averaged. Only :meth:`swap` changes it.
         share: Window as a share of the steps so far, in (0, 1).
 
     Example:
@@ -42,42 +42,47 @@ class WeightAverage:
     def __init__(self, module: nn.Module, share: float) -> None:
         self._share = share
         with torch.inference_mode(False), torch.no_grad():
-            self._average = [tensor.detach().float().clone() for tensor in _averaged(module)]
-        self._own: list[torch.Tensor] | None = None  # the module's own tensors while it shows the average
+            self._average = [tensor.detach().float().clone() for tensor in _averaged_tensors(module)]
+        self._backup: list[torch.Tensor] | None = None  # the module's tensors while it holds the average
         self._last = 0
 
+    @property
+    def is_swapped(self) -> bool:
+        """Return whether the module holds the average."""
+        return self._backup is not None
+
     def update(self, module: nn.Module, t: int) -> None:
-        """Take in the weights after ``t`` steps, about fifty times in a window."""
+        """Add the weights after ``t`` steps to the average, about fifty times per window."""
         window = self._share * t
         if t - self._last < window / _SAMPLES:
             return
         weight = min(1.0, (t - self._last) / max(window, 1.0))
         self._last = t
         with torch.no_grad():
-            current = [tensor.detach().float() for tensor in _averaged(module)]
+            current = [tensor.detach().float() for tensor in _averaged_tensors(module)]
             torch._foreach_lerp_(self._average, current, weight)
 
     def state_dict(self) -> dict[str, Any]:
-        """The average and the step of its last sample, for a checkpoint."""
+        """Return the average and the step of its last sample, for a checkpoint."""
         return {"average": self._average, "last": self._last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        for tensor, kept in zip(self._average, state["average"], strict=True):
-            tensor.copy_(kept)
+        """Load the state that :meth:`state_dict` returned."""
+        for tensor, stored in zip(self._average, state["average"], strict=True):
+            tensor.copy_(stored)
         self._last = state["last"]
 
     def swap(self, module: nn.Module) -> None:
-        """Exchange the module's tensors and their average; a second call puts them back, bit for bit."""
+        """Swap the module's tensors and their average; a second call swaps them back."""
         with torch.inference_mode(False), torch.no_grad():
-            tensors = _averaged(module)
-            if self._own is None:
-                shown, self._own = self._average, [tensor.detach().clone() for tensor in tensors]
+            tensors = _averaged_tensors(module)
+            if self._backup is None:
+                values, self._backup = self._average, [tensor.detach().clone() for tensor in tensors]
             else:
-                shown, self._own = self._own, None
-            for tensor, value in zip(tensors, shown, strict=True):
+                values, self._backup = self._backup, None
+            for tensor, value in zip(tensors, values, strict=True):
                 tensor.copy_(value)
 
 
-def _averaged(module: nn.Module) -> list[torch.Tensor]:
+def _averaged_tensors(module: nn.Module) -> list[torch.Tensor]:
     return [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]

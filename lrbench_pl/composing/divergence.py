@@ -1,4 +1,4 @@
-"""When a training loss has diverged, by its course alone: a loss shifted by a constant is judged the same."""
+"""Detection of divergence from the course of the loss, whatever its level."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
-_MEMORY = 20  # losses that the running mean looks back over
-_NOISE_OF = 50  # differences that the noise looks back over
-_FEWEST = 10  # differences that make a noise
-_ABOVE = 2.5  # noise by which the mean must stand above the first loss to have diverged, where nothing was learnt
-_LEARNT = 5.0  # noise by which the mean must fall below the first loss to have learnt
-_LOST = 0.2  # share of that fall below which the mean has lost what was learnt
+_WINDOW = 20  # window of the running mean of the loss
+_NOISE_WINDOW = 50  # differences that the noise is measured from
+_MIN_DIFFERENCES = 10  # differences that a measurement of the noise needs
+_RISE = 2.5  # multiple of the noise by which the mean exceeds the first loss in a divergence without learning
+_LEARNED = 5.0  # multiple of the noise by which the mean falls below the first loss in a training that learned
+_LOST = 0.2  # share of that fall below which what was learned is lost
 
 
 def noise(losses: Iterable[float]) -> float:
-    """Median difference between two losses in a row; 0 for fewer than two.
+    """Return the median absolute difference of consecutive losses; 0 without one.
 
-    The median is robust: neither the step at which a training learns fast nor a single outlier moves it.
+    The median is robust: fast learning in a few steps or an outlier does not change it.
 
     Example:
         >>> noise([2.0, 2.5, 2.0, 90.0, 2.0, 2.5])
@@ -30,54 +30,57 @@ def noise(losses: Iterable[float]) -> float:
 
 
 class LossWatch:
-    """Tells from the losses seen so far whether a training has diverged.
+    """Detects divergence from the losses so far.
 
     The running mean of the loss is compared with the first loss, that of the untrained network. The training has
-    diverged if the mean stands clearly above it, or if it has fallen clearly below and come back to it. What is clear
-    is measured in units of the noise of the recent losses and of the fall, never in units of the loss itself.
+    diverged if the mean is significantly above it, or has returned to it after a significant fall. Significance is
+    measured in units of the noise of the recent losses and of that fall, never in units of the loss.
 
     Example:
         >>> watch = LossWatch()
-        >>> any([watch.see(-3.0 + 0.1 * (t % 3)) for t in range(20)])
+        >>> any([watch.update(-3.0 + 0.1 * (t % 3)) for t in range(20)])
         False
-        >>> [watch.see(loss) for loss in (0.0, 4.0, 12.0)]
+        >>> [watch.update(loss) for loss in (0.0, 4.0, 12.0)]
         [False, True, True]
     """
 
     def __init__(self) -> None:
         self._first: float | None = None
         self._mean = 0.0
-        self._fall = 0.0  # the deepest that was clear
-        self._recent: deque[float] = deque(maxlen=_NOISE_OF + 1)
+        self._fall = 0.0  # largest significant fall of the mean
+        self._recent: deque[float] = deque(maxlen=_NOISE_WINDOW + 1)
 
-    def see(self, loss: float) -> bool:
-        """Take in the loss of a step; whether the training has diverged. A non-finite loss is not taken in."""
+    def update(self, loss: float) -> bool:
+        """Add the loss of a step and return whether the training has diverged.
+
+        A non-finite loss is a divergence and does not change the state.
+        """
         if not math.isfinite(loss):
             return True
         self._recent.append(loss)
         if self._first is None:
             self._first = self._mean = loss
             return False
-        self._mean += (loss - self._mean) / _MEMORY
-        if len(self._recent) <= _FEWEST:
+        self._mean += (loss - self._mean) / _WINDOW
+        if len(self._recent) <= _MIN_DIFFERENCES:
             return False
         rise, spread = self._mean - self._first, noise(self._recent)
-        if -rise > _LEARNT * spread:
+        if -rise > _LEARNED * spread:
             self._fall = max(self._fall, -rise)
-        return rise > (-_LOST * self._fall if self._fall else _ABOVE * spread)
+        return rise > (-_LOST * self._fall if self._fall else _RISE * spread)
 
-    def go_back(self) -> None:
-        """Forget all but the first loss."""
+    def reset(self) -> None:
+        """Forget all losses but the first, when training goes back."""
         if self._first is not None:
             self._mean = self._first
         self._fall = 0.0
         self._recent.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, as plain data."""
+        """Return the state as plain data."""
         return {"first": self._first, "mean": self._mean, "fall": self._fall, "recent": list(self._recent)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Load the state that :meth:`state_dict` returned."""
         self._first, self._mean, self._fall = state["first"], state["mean"], state["fall"]
-        self._recent = deque(state["recent"], maxlen=_NOISE_OF + 1)
+        self._recent = deque(state["recent"], maxlen=_NOISE_WINDOW + 1)

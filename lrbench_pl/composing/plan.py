@@ -1,113 +1,38 @@
-"""Composing a policy while training: the plan, as a generator of legs. No torch, no Lightning."""
+"""Planner of a composition, as a generator of segments. No torch, no Lightning."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from lrbench_pl.composing.range_test import MARGIN, RangeTest, Sweep, range_test
-from lrbench_pl.composing.segments import Leg, Outcome
-from lrbench_pl.policies import Constant, Cyclic, InverseTime, Policy, Polynomial, Sequential, SqrtDecay, warmup
-from lrbench_pl.policies import _checks as check
+from lrbench_pl.composing import forecast
+from lrbench_pl.composing.forecast import Trend, is_frozen, is_standstill, trend
+from lrbench_pl.composing.range_test import MARGIN, RangeTest, RateRamp, range_test
+from lrbench_pl.composing.segments import Segment, SegmentResult
+from lrbench_pl.composing.settings import BRANCH_DECAYS, Settings
+from lrbench_pl.composing.state import Branch, Observed, StablePhase, joined
+from lrbench_pl.policies import Constant, Policy
 from lrbench_pl.words import counted
 
-Trunk = Literal["constant", "inverse_sqrt", "triangle", "sine"]
-Decay = Literal["linear", "cosine", "sqrt"]
-
-_SWEEP_STEPS = 50  # of one sweep of the range test, at least
-_RANGE_SHARE = 0.15  # of the budget, at most; in a smaller one the optimizer's own rate is the peak
-_APART = 1.2  # factor between two branch points, at least
-_RECENT = 2.0  # the trend is that of the checks since the policy's steps divided by this
-_FEWEST = 4  # checks that make a trend
-_PATIENCE = 2  # branches in a row without a gain that change the trunk
-_TAIL = 0.1  # of the rate at which a branch left, where it is held on after its decay
-_TAIL_SHARE = 1.0  # of the steps of the branch that it may be held on
-_FROZEN = 5  # checks in a row that bring the very same value: the network answers as before, whatever it is taught
-_NEAR = 2.0  # spreads of the trend within which a value is near the target
-
-# A trunk function at a peak rate; the cycles take as many steps as the first branch point.
-_TRUNKS: dict[str, Callable[[float, int], Policy]] = {
-    "constant": lambda peak, period: Constant(peak),
-    "inverse_sqrt": lambda peak, period: InverseTime(peak, 1 / period, 0.5),
-    "triangle": lambda peak, period: Cyclic(peak / 4, peak, period, "triangle", phase=period // 2),
-    "sine": lambda peak, period: Cyclic(peak / 4, peak, period, "sine", phase=period // 2),
-}
-_DECAYS: dict[str, Callable[[float, int], Policy]] = {
-    "linear": lambda lr, steps: Polynomial(lr, steps),
-    "cosine": lambda lr, steps: Sequential((Cyclic(0.0, lr, steps, "half_cosine"), Constant(0.0)), (steps,)),
-    "sqrt": lambda lr, steps: SqrtDecay(lr, steps),
-}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a policy is composed.
-
-    Args:
-        trunks: Functions of the trunk, in the order in which they are tried.
-        decay: Function of the branches.
-        first_branch: Share of the budget, in (0, 1), before which no branch leaves the trunk.
-        growth: A branch leaves the trunk at the latest at this multiple, above 1, of the point where the last one did.
-        decay_fraction: Steps of a branch as a share of the steps before it, in (0, 1].
-        average: After ``first_branch`` the checks of the trunk look at its weights averaged over about this share, in
-            [0, 1), of the policy's steps. Their trend forecasts, at no step, what a branch would reach: one leaves when
-            the forecast meets the target. 0: no forecast; branches leave at multiples of ``growth``.
-        reuse: Whether a trunk goes on from where a branch ended that missed, so that its steps are not lost (WSD-S of
-            Wen et al. 2024, arXiv 2410.05192); otherwise from where the branch left.
-        min_gain: Gain of the metric over two branches at or below which the trunk is changed.
-        span: The range test covers the optimizer's own rate divided and multiplied by this, above 1.
-        margin: Largest usable rate of the range test over the peak, at least 1; None for 3, with Adam and its kin 9.
-        repeats: Sweeps of the range test; 0 takes the optimizer's own rate as the peak.
-        tuning_budget: Share of the budget that range test and dead ends may take, in [0, 1].
-
-    Raises:
-        ValueError: If a field is out of its range.
-    """
-
-    trunks: tuple[Trunk, ...] = ("constant", "triangle")
-    decay: Decay = "linear"
-    first_branch: float = 0.05
-    growth: float = 3.0
-    decay_fraction: float = 0.25
-    average: float = 0.1
-    reuse: bool = True
-    min_gain: float = 0.0
-    span: float = 100.0
-    margin: float | None = None
-    repeats: int = 2
-    tuning_budget: float = 0.5
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "trunks", tuple(self.trunks))
-        for trunk in self.trunks or ("",):
-            if trunk not in _TRUNKS:
-                raise ValueError(f"trunks must be a list of {', '.join(_TRUNKS)}, got {list(self.trunks)}")
-        if self.decay not in _DECAYS:
-            raise ValueError(f"decay must be one of {', '.join(_DECAYS)}, got {self.decay!r}")
-        check.number("first_branch", self.first_branch, "lie in (0, 1)", lambda v: 0 < v < 1)
-        check.number("growth", self.growth, "be a finite number above 1", lambda v: v > 1)
-        check.number("decay_fraction", self.decay_fraction, "lie in (0, 1]", lambda v: 0 < v <= 1)
-        check.number("average", self.average, "lie in [0, 1)", lambda v: 0 <= v < 1)
-        check.rate("min_gain", self.min_gain)
-        check.number("span", self.span, "be a finite number above 1", lambda v: v > 1)
-        if self.margin is not None:
-            check.number("margin", self.margin, "be a finite number of at least 1", lambda v: v >= 1)
-        check.count("repeats", self.repeats, least=0)
-        check.number("tuning_budget", self.tuning_budget, "lie in [0, 1]", lambda v: 0 <= v <= 1)
+_PASS_STEPS = 50  # minimum steps of one pass of the range test
+_RANGE_SHARE = 0.15  # largest share of the budget for the range test; if it needs more, there is none
+_MIN_DISTANCE = 1.2  # minimum factor between the starts of two branches that a forecast starts
+_TAIL_RATE = 0.1  # rate after the decay of a branch, as a share of the rate at its start
+_TAIL_SHARE = 1.0  # largest length of that tail, as a share of the steps of the decay
 
 
 @dataclass
 class Composition:
-    """What has been composed.
+    """Result of a composition.
 
     Args:
-        policy: The best policy so far; None before the first branch ended.
-        best: Its value after its decay.
+        policy: Best policy so far; None before the end of the first branch.
+        best: Value of that policy at the end of its decay.
         range: The range test, if there was one.
-        avoided: Choices that were found bad, in words.
+        avoided: Choices that turned out to be bad, as messages.
     """
 
     policy: Policy | None = None
@@ -116,40 +41,51 @@ class Composition:
     avoided: list[str] = field(default_factory=list)
 
 
-def compose(
+def plan_segments(
     settings: Settings,
     lr: float,
     max_steps: int,
     interval: int,
     target: float | None = None,
     mode: Literal["max", "min"] = "max",
-) -> Generator[Leg, Outcome, Composition]:
-    """The plan: range test, trunk, a branch that decays to zero, trunk again, …, adapt; at last the best is kept.
+) -> Generator[Segment, SegmentResult, Composition]:
+    """Plan a composition: a range test, then stable phases and decay branches.
 
-    Whoever runs the legs ends the training at a check that meets the target: the policy is then that of the leg.
+    The caller trains each segment and sends its result. It ends the training at a check that meets the target; the
+    policy of that segment is then the composed policy. If the budget is used, the snapshot of the best branch is
+    restored.
 
     Args:
-        settings: How to compose.
+        settings: Settings of the composition.
         lr: The optimizer's own rate, the centre of the range test.
-        max_steps: Optimizer steps in all, dead ends included.
-        interval: Steps between two checks; every leg ends at one, but for the sweeps of a range test.
+        max_steps: Optimizer steps in total, abandoned branches included.
+        interval: Steps between two checks. Each segment ends at a check, except those of a range test.
         target: Value to reach; None spends the budget on one policy.
-        mode: Whether a larger or a smaller value is better.
+        mode: ``max`` if larger values are better, ``min`` if smaller ones are.
     """
-    plan = _Plan(settings, lr, max_steps, interval, target, mode)
-    legs, told = plan.legs(), 0
-    leg = next(legs)
+    planner = _Planner(settings, lr, max_steps, interval, target, mode)
+    segments, reported = planner.segments(), 0
+    segment = next(segments)
     while True:
-        outcome = yield replace(leg, avoided=tuple(plan.found.avoided[told:]))
-        told = len(plan.found.avoided)
+        result = yield replace(segment, avoided=tuple(planner.found.avoided[reported:]))
+        reported = len(planner.found.avoided)
         try:
-            leg = legs.send(outcome)
+            segment = segments.send(result)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
 
-class _Plan:
-    """Where a composition stands, and what it does next; values are signed so that larger is better."""
+@dataclass(frozen=True)
+class _Outlook:
+    """Next steps of the stable phase, and the branch after them."""
+
+    stable_steps: int
+    branch_steps: int
+    is_last: bool  # no other branch fits into the budget
+
+
+class _Planner:
+    """Decides the next segment of a composition. Larger signed values are better."""
 
     def __init__(
         self,
@@ -160,288 +96,228 @@ class _Plan:
         target: float | None,
         mode: Literal["max", "min"],
     ) -> None:
-        self.settings, self.max_steps, self.interval = settings, max_steps, interval
+        self.settings, self.max_steps, self.interval, self.target = settings, max_steps, interval, target
         self.sign = 1.0 if mode == "max" else -1.0
-        self.target = target
         self.goal = math.inf if target is None else self.sign * target
-        self.first = _whole(settings.first_branch * max_steps, interval)  # before it no branch leaves
+        self.own_lr = lr
         self.found = Composition()
-        self.spent = self.tuning = 0  # steps in all, and in vain
-        self.functions = list(settings.trunks)  # of the trunk, the present one first
-        self.own = self.peak = lr
-        self.trunk: Policy = Constant(lr)
-        self.t = 0  # steps of the trunk
-        self.snapshot, self.at = "start", 0  # the last good state, and its step of the trunk
-        self.back: str | None = None  # the state to which the next leg goes back
-        self.seen: list[tuple[int, float]] = []  # steps of the trunk and value of its averaged weights
-        self.branches: list[tuple[int, float]] = []  # where they left, and what they brought beyond the forecast
-        self.ends: list[float] = []  # what the branches of this trunk reached
-        self.values: list[float] = []  # of every check since the training last began
+        self.spent = 0  # steps in total
+        self.tuning_steps = 0  # steps that are not part of the policy
+        self.first_branch = _whole_intervals(settings.first_branch * max_steps, interval)
+        warmup_steps = max(1, min(interval, self.first_branch // 5))
+        self.stable = StablePhase(list(settings.stable), lr, self.first_branch, warmup_steps, Constant(lr))
+        self.observed = Observed()
+        self.snapshot, self.snapshot_step = "start", 0  # last good state, and its step of the policy
+        self.restore: str | None = None  # snapshot that the next segment starts from
 
-    def legs(self) -> Generator[Leg, Outcome, Composition]:
-        yield Leg("keep", Constant(self.peak), 0, 0, save="start")
+    def segments(self) -> Generator[Segment, SegmentResult, Composition]:
+        """Yield all segments of the composition."""
+        yield Segment("snapshot", Constant(self.own_lr), 0, 0, save="start")
         yield from self._find_peak()
-        self.trunk = self._risen()
+        self.stable.restart()
         while self.spent < self.max_steps:
-            ahead, steps, final = self._outlook()
-            if ahead > 0:
-                diverged = yield from self._follow_trunk(ahead, averaged=not final)
-                if diverged or not final:
+            outlook = self._outlook()
+            if outlook.stable_steps > 0:
+                diverged = yield from self._train_stable(outlook.stable_steps, forecasts=not outlook.is_last)
+                if diverged or not outlook.is_last:
                     continue
-            if self.at != self.t or self.snapshot == "start":
-                yield self._kept(self.trunk, restore=self.back)
-            steps = min(steps, self.max_steps - self.spent)
+            if self.snapshot_step != self.stable.t or self.snapshot == "start":
+                yield self._take_snapshot(restore=self.restore)
+            steps = min(outlook.branch_steps, self.max_steps - self.spent)
             if steps <= 0:
                 break
-            yield from self._take_branch(steps)
+            yield from self._train_branch(steps)
         if self.found.policy is not None:
-            yield Leg("keep", self.found.policy, 0, 0, restore="best")
+            yield Segment("snapshot", self.found.policy, 0, 0, restore="best")
         return self.found
 
-    def _find_peak(self) -> Generator[Leg, Outcome, None]:
-        """The range test, where the budget allows one."""
-        settings, lr = self.settings, self.peak
-        steps = _up(_SWEEP_STEPS * settings.repeats, self.interval)
+    def _find_peak(self) -> Generator[Segment, SegmentResult, None]:
+        """Run the range test, if the budget allows one."""
+        settings = self.settings
+        steps = _round_up(_PASS_STEPS * settings.repeats, self.interval)
         if not settings.repeats or steps > _RANGE_SHARE * self.max_steps:
             return
-        sweep = Sweep(lr / settings.span, lr * settings.span, steps // settings.repeats)
+        ramp = RateRamp(self.own_lr / settings.span, self.own_lr * settings.span, steps // settings.repeats)
         self.found.range = tested = yield from range_test(
-            sweep, settings.repeats, restore="start", steps=steps, margin=settings.margin or MARGIN
+            ramp, settings.repeats, restore="start", steps=steps, margin=settings.margin or MARGIN
         )
-        self.peak, self.spent, self.tuning = tested.peak, tested.steps, tested.steps
-        self.back = "start" if tested.steps else None
+        self.stable.peak, self.spent, self.tuning_steps = tested.peak, tested.steps, tested.steps
+        self.restore = "start" if tested.steps else None
         if tested.diverged_at is not None:
             self.found.avoided.append(f"rates of {tested.diverged_at:.3g} and above: the range test diverged")
 
-    def _outlook(self) -> tuple[int, int, bool]:
-        """Steps that the trunk goes on, those of the branch then, and whether that branch is the last that fits."""
-        settings, interval, t, first = self.settings, self.interval, self.t, self.first
+    # -- when the next branch starts ------------------------------------------------------------------------
+
+    def _outlook(self) -> _Outlook:
+        """Decide how long the stable phase continues before the next branch."""
+        settings, interval, t = self.settings, self.interval, self.stable.t
         left = self.max_steps - self.spent
-        steps = min(_whole(settings.decay_fraction * max(t, first), interval), left)
-        if (
-            self.target is None
-            or _floor(left - steps, interval) < interval
-            or self.tuning + steps > settings.tuning_budget * self.max_steps
-        ):
+        steps = min(_whole_intervals(settings.decay_fraction * max(t, self.first_branch), interval), left)
+        room = _round_down(left - steps, interval)
+        is_affordable = self.tuning_steps + steps <= settings.tuning_budget * self.max_steps
+        if self.target is None or room < interval or not is_affordable:
             share = settings.decay_fraction / (1 + settings.decay_fraction)
-            steps = min(_whole(share * (t + left), interval), left)
-            return _floor(left - steps, interval), steps, True
-        room = _floor(left - steps, interval)
-        if t < first:
-            return min(first - t, room), steps, False
-        if _is_time(settings, t, first, self.seen, self.branches, self.goal):
-            return 0, steps, False
-        if settings.average:
-            return interval, steps, False
-        return min(_due(settings, first, self.branches, interval) - t, room), steps, False
-
-    def _follow_trunk(self, steps: int, averaged: bool) -> Generator[Leg, Outcome, bool]:
-        """Go on; whether the trunk diverged, and goes on from the last good state at half the peak."""
-        averaged = averaged and bool(self.settings.average) and self.t >= self.first
-        note = f"peak {self.peak:.3g}"
-        outcome = yield Leg(
-            "trunk", self.trunk, self.t, steps, restore=self.back, save="trunk", averaged=averaged, note=note
-        )
-        self.spent, self.back = outcome.spent, None
-        if outcome.diverged:
-            self.tuning += outcome.steps
-            self.found.avoided.append(f"a trunk at {self.peak:.3g}: diverged after policy step {self.t}")
-            self.peak /= 2
-            self.t, self.back = self.at, self.snapshot
-            self.trunk, self.seen = self._changed(self.trunk), []
-            return True
-        self.t += outcome.steps
-        self.snapshot, self.at = "trunk", self.t
-        if outcome.value is not None:
-            self.values.append(self.sign * outcome.value)
-            if averaged and math.isfinite(outcome.value):
-                self.seen.append((self.t, self.sign * outcome.value))
-        return False
-
-    def _take_branch(self, steps: int) -> Generator[Leg, Outcome, None]:
-        """Decay to zero, hold on while the target is near, and go on from there or from where the branch left."""
-        t, rate = self.t, self.trunk(self.t)
-        forecast = trend(self.seen, t * (1 + self.settings.decay_fraction))
-        branch = _then(self.trunk, t, _DECAYS[self.settings.decay](rate, steps))
-        note = f"decays from {rate:.3g} over {counted(steps, 'step')}"
-        outcome = yield Leg("branch", branch, t, steps, restore=self.back, note=note)
-        end = t + outcome.steps
-        last = end + max(self.interval, _whole(_TAIL_SHARE * steps, self.interval))
-        reached: float | None = None
-        while True:
-            self.spent = outcome.spent
-            if outcome.value is None or outcome.diverged:
-                break
-            value = self.sign * outcome.value
-            self.values.append(value)
-            reached = value if reached is None else max(reached, value)
-            if self.found.best is None or value > self.sign * self.found.best:
-                self.found.best, self.found.policy = outcome.value, branch
-                yield Leg("keep", branch, end, 0, save="best")
-            if forecast is None or value + _NEAR * forecast.spread < self.goal or value < reached - forecast.spread:
-                break  # too far, or falling
-            if end >= last or self.spent >= self.max_steps or _is_frozen(self.values):
-                break
-            branch = _then(branch, end, Constant(_TAIL * rate))
-            held = min(self.interval, self.max_steps - self.spent)
-            note = f"held at {_TAIL * rate:.3g}: {outcome.value:.4g} is near the target"
-            outcome = yield Leg("branch", branch, end, held, note=note)
-            end += outcome.steps
-        self.branches.append((t, 0.0 if reached is None or forecast is None else reached - forecast.value))
-        if reached is not None:
-            self.ends.append(reached)
-        if _is_frozen(self.values) and self.spent < self.max_steps:
-            self._begin_anew()
-            return
-        if self.settings.reuse and not outcome.diverged:
-            self.t = end
-            self.trunk = self._changed(branch)
-            yield self._kept(self.trunk)
+            steps = min(_whole_intervals(share * (t + left), interval), left)
+            return _Outlook(_round_down(left - steps, interval), steps, is_last=True)
+        if t < self.first_branch:
+            ahead = min(self.first_branch - t, room)
+        elif self._is_time():
+            ahead = 0
+        elif settings.average:
+            ahead = interval
         else:
-            self.tuning += end - t
-            self.back = "trunk"
-        if _stands_still(self.ends, self.settings.min_gain):
-            self._change_trunk()
+            ahead = min(self._latest_start(interval) - t, room)
+        return _Outlook(ahead, steps, is_last=False)
 
-    def _kept(self, trunk: Policy, restore: str | None = None) -> Leg:
-        """Keep the present state as the last good one."""
-        self.snapshot, self.at, self.back = "trunk", self.t, None
-        return Leg("keep", trunk, self.t, 0, restore=restore, save="trunk")
+    def _latest_start(self, interval: int) -> int:
+        """Return the step at which a branch starts regardless of the forecast."""
+        settings, branches = self.settings, self.observed.branches
+        if branches:
+            last = float(branches[-1][0])
+        else:
+            last = self.first_branch if settings.average else self.first_branch / settings.growth
+        return max(_whole_intervals(settings.growth * last, interval), self.first_branch)
 
-    def _begin_anew(self) -> None:
-        """From the first weights, at half the peak or the own rate, if that is less: nothing is learnt any more."""
-        self.found.avoided.append(
-            f"going on at {self.peak:.3g}: {_FROZEN} checks in a row brought the same; begun anew"
+    def _is_time(self) -> bool:
+        """Return whether a branch starts now: it is due, or expected to succeed."""
+        t, branches = self.stable.t, self.observed.branches
+        if t >= self._latest_start(1):
+            return True
+        expected = self._forecast()
+        if expected is None or (branches and t < _MIN_DISTANCE * branches[-1][0]):
+            return False
+        mean_gain = statistics.fmean(gain for _, gain in branches) if branches else 0.0
+        # with reuse, a branch that misses the target costs little, so that the forecast may be optimistic
+        least = 0.0 if self.settings.reuse else -expected.spread
+        return expected.value + max(least, mean_gain) >= self.goal
+
+    def _forecast(self) -> Trend | None:
+        """Return the forecast of a branch that starts now."""
+        return trend(self.observed.averaged, self.stable.t * (1 + self.settings.decay_fraction))
+
+    # -- stable phase ---------------------------------------------------------------------------------------
+
+    def _train_stable(self, steps: int, forecasts: bool) -> Generator[Segment, SegmentResult, bool]:
+        """Continue the stable phase; return whether it diverged."""
+        stable = self.stable
+        averaged = forecasts and bool(self.settings.average) and stable.t >= self.first_branch
+        note = f"peak {stable.peak:.3g}"
+        result = yield Segment(
+            "stable", stable.policy, stable.t, steps, restore=self.restore, save="stable", averaged=averaged, note=note
         )
-        self.peak = min(self.peak / 2, self.own)
-        self.t, self.tuning, self.back, self.snapshot, self.at = 0, self.spent, "start", "start", 0
-        self.trunk = self._risen()
-        self.seen, self.branches, self.ends, self.values = [], [], [], []
-
-    def _change_trunk(self) -> None:
-        """The next function, at half the peak: the present one brings no gain."""
-        self.found.avoided.append(f"going on at {self.peak:.3g} ({self.functions[0]}): no gain in {_PATIENCE} branches")
-        self.functions.append(self.functions.pop(0))
-        self.peak /= 2
-        self.trunk, self.seen, self.ends = self._changed(self.trunk), self.seen[-1:], [max(self.ends)]
-
-    def _risen(self) -> Policy:
-        """A trunk from its beginning, warmed up."""
-        return warmup(self._function(), max(1, min(self.interval, self.first // 5)))
-
-    def _changed(self, policy: Policy) -> Policy:
-        """A policy up to the present step, then the present function at the present peak."""
-        return _then(policy, self.t, self._function()) if self.t else self._risen()
-
-    def _function(self) -> Policy:
-        return _TRUNKS[self.functions[0]](self.peak, self.first)
-
-
-@dataclass(frozen=True)
-class Trend:
-    """Where a value is heading.
-
-    Args:
-        value: What it will be.
-        slope: Gain per e-fold of steps.
-        spread: Standard deviation of the values around their line.
-    """
-
-    value: float
-    slope: float
-    spread: float
-
-
-def trend(seen: Sequence[tuple[int, float]], at: float) -> Trend | None:
-    """The line through the recent values over the logarithm of their steps, continued.
-
-    Args:
-        seen: Steps and values, in order; those of the last half of the steps are recent.
-        at: The step to look at.
-
-    Returns:
-        None if fewer than four values are recent.
-
-    Example:
-        >>> from math import log
-        >>> ahead = trend([(t, log(t)) for t in (60, 70, 80, 90, 100)], at=200)
-        >>> round(ahead.value - log(200), 6), round(ahead.slope, 6), round(ahead.spread, 6)
-        (0.0, 1.0, 0.0)
-        >>> trend([(80, 0.4), (90, 0.5), (100, 0.6)], at=200) is None
-        True
-    """
-    recent = [(math.log(t), value) for t, value in seen if t > seen[-1][0] / _RECENT]
-    if len(recent) < _FEWEST:
-        return None
-    xs, ys = zip(*recent, strict=True)
-    slope, intercept = statistics.linear_regression(xs, ys)
-    spread = math.sqrt(math.fsum((y - slope * x - intercept) ** 2 for x, y in recent) / (len(recent) - 2))
-    return Trend(slope * math.log(at) + intercept, slope, spread)
-
-
-def _due(settings: Settings, first: int, branches: list[tuple[int, float]], interval: int) -> int:
-    """The policy step at which a branch leaves whatever the forecast says."""
-    last = branches[-1][0] if branches else first if settings.average else first / settings.growth
-    return max(_whole(settings.growth * last, interval), first)
-
-
-def _is_time(
-    settings: Settings,
-    t: int,
-    first: int,
-    seen: list[tuple[int, float]],
-    branches: list[tuple[int, float]],
-    goal: float,
-) -> bool:
-    """Whether a branch leaves the trunk at ``t``: it is due, or the forecast says that it will reach the target."""
-    if t >= _due(settings, first, branches, 1):
-        return True
-    forecast = trend(seen, t * (1 + settings.decay_fraction))
-    if forecast is None or (branches and t < _APART * branches[-1][0]):
+        self.spent, self.restore = result.spent, None
+        if result.diverged:
+            self._go_back(result.steps)
+            return True
+        stable.t += result.steps
+        self.snapshot, self.snapshot_step = "stable", stable.t
+        if result.value is not None:
+            self.observed.values.append(self.sign * result.value)
+            if averaged and math.isfinite(result.value):
+                self.observed.averaged.append((stable.t, self.sign * result.value))
         return False
-    learned = statistics.fmean(gain for _, gain in branches) if branches else 0.0
-    least = 0.0 if settings.reuse else -forecast.spread  # a branch that misses is no great loss where the trunk goes on
-    return forecast.value + max(least, learned) >= goal
+
+    def _go_back(self, lost_steps: int) -> None:
+        """Return to the last snapshot, at half the peak: the stable phase diverged."""
+        stable = self.stable
+        self.tuning_steps += lost_steps
+        self.found.avoided.append(f"stable phase at {stable.peak:.3g}: diverged after policy step {stable.t}")
+        stable.peak /= 2
+        stable.t, self.restore = self.snapshot_step, self.snapshot
+        stable.follow(stable.policy)
+        self.observed.averaged = []
+
+    def _take_snapshot(self, restore: str | None = None) -> Segment:
+        """Return the segment that takes a snapshot of the current state."""
+        self.snapshot, self.snapshot_step, self.restore = "stable", self.stable.t, None
+        return Segment("snapshot", self.stable.policy, self.stable.t, 0, restore=restore, save="stable")
+
+    # -- decay branches -------------------------------------------------------------------------------------
+
+    def _train_branch(self, steps: int) -> Generator[Segment, SegmentResult, None]:
+        """Decay to zero, hold a small rate while the target is near, and move on."""
+        t, rate = self.stable.t, self.stable.policy(self.stable.t)
+        policy = joined(self.stable.policy, t, BRANCH_DECAYS[self.settings.decay](rate, steps))
+        branch = Branch(policy, t, t, self._forecast())
+        note = f"decays from {rate:.3g} over {counted(steps, 'step')}"
+        result = yield Segment("branch", policy, t, steps, restore=self.restore, note=note)
+        yield from self._observe(branch, result)
+        latest_end = branch.end + max(self.interval, _whole_intervals(_TAIL_SHARE * steps, self.interval))
+        while self._is_worth_holding(branch, latest_end):
+            branch.policy = joined(branch.policy, branch.end, Constant(_TAIL_RATE * rate))
+            steps = min(self.interval, self.max_steps - self.spent)
+            note = f"held at {_TAIL_RATE * rate:.3g}: {result.value:.4g} is near the target"
+            result = yield Segment("branch", branch.policy, branch.end, steps, note=note)
+            yield from self._observe(branch, result)
+        yield from self._continue_after(branch)
+
+    def _observe(self, branch: Branch, result: SegmentResult) -> Generator[Segment, SegmentResult, None]:
+        """Record a result of a branch, with a snapshot if it is the best so far."""
+        branch.end += result.steps
+        branch.diverged = result.diverged
+        self.spent = result.spent
+        if result.value is None or result.diverged:
+            branch.value = None
+            return
+        branch.value = value = self.sign * result.value
+        branch.reached = value if branch.reached is None else max(branch.reached, value)
+        self.observed.values.append(value)
+        if self.found.best is None or value > self.sign * self.found.best:
+            self.found.best, self.found.policy = result.value, branch.policy
+            yield Segment("snapshot", branch.policy, branch.end, 0, save="best")
+
+    def _is_worth_holding(self, branch: Branch, latest_end: int) -> bool:
+        """Return whether a branch continues at a small rate after its decay."""
+        has_room = branch.end < latest_end and self.spent < self.max_steps
+        return has_room and branch.is_near(self.goal) and not is_frozen(self.observed.values)
+
+    def _continue_after(self, branch: Branch) -> Generator[Segment, SegmentResult, None]:
+        """Decide where training continues after a branch that missed the target."""
+        self.observed.branches.append((branch.start, branch.gain))
+        if branch.reached is not None:
+            self.observed.ends.append(branch.reached)
+        if is_frozen(self.observed.values) and self.spent < self.max_steps:
+            self._restart()
+            return
+        if self.settings.reuse and not branch.diverged:
+            self.stable.t = branch.end
+            self.stable.follow(branch.policy)
+            yield self._take_snapshot()
+        else:
+            self.tuning_steps += branch.end - branch.start
+            self.restore = "stable"
+        if is_standstill(self.observed.ends, self.settings.min_gain):
+            self._change_shape()
+
+    def _restart(self) -> None:
+        """Restart at half the peak, but at most at the optimizer's own rate."""
+        stable = self.stable
+        self.found.avoided.append(
+            f"continuing at {stable.peak:.3g}: {forecast.FROZEN} identical checks in a row; training restarted"
+        )
+        stable.peak = min(stable.peak / 2, self.own_lr)
+        stable.restart()
+        self.tuning_steps, self.restore, self.snapshot, self.snapshot_step = self.spent, "start", "start", 0
+        self.observed = Observed()
+
+    def _change_shape(self) -> None:
+        """Continue with the next shape at half the peak: there is no gain."""
+        stable, observed = self.stable, self.observed
+        self.found.avoided.append(
+            f"continuing at {stable.peak:.3g} ({stable.shapes[0]}): no gain in {forecast.PATIENCE} branches"
+        )
+        stable.change_shape()
+        observed.averaged, observed.ends = observed.averaged[-1:], [max(observed.ends)]
 
 
-def _stands_still(ends: Sequence[float], min_gain: float) -> bool:
-    """Whether the last branches are no better than one before them.
-
-    Example:
-        >>> _stands_still([0.5, 0.4], 0.0), _stands_still([0.5, 0.4, 0.5], 0.0), _stands_still([0.5, 0.4, 0.6], 0.0)
-        (False, True, False)
-    """
-    return len(ends) > _PATIENCE and max(ends[-_PATIENCE:]) - max(ends[:-_PATIENCE]) <= min_gain
-
-
-def _is_frozen(values: Sequence[float]) -> bool:
-    """Whether the network answers as before, whatever it is taught: it has died, or has learnt its data by heart.
-
-    Example:
-        >>> _is_frozen([0.8, 0.9, 0.9, 0.9, 0.9, 0.9]), _is_frozen([0.9, 0.9, 0.9, 0.9, 0.91])
-        (True, False)
-    """
-    return len(values) >= _FROZEN and len(set(values[-_FROZEN:])) == 1
-
-
-def _whole(steps: float, interval: int) -> int:
-    """The nearest number of whole intervals, at least one."""
+def _whole_intervals(steps: float, interval: int) -> int:
+    """Return the nearest multiple of the interval, at least one interval."""
     return interval * max(1, round(steps / interval))
 
 
-def _floor(steps: int, interval: int) -> int:
+def _round_down(steps: int, interval: int) -> int:
     return steps // interval * interval
 
 
-def _up(steps: int, interval: int) -> int:
+def _round_up(steps: int, interval: int) -> int:
     return -(-steps // interval) * interval
-
-
-def _then(policy: Policy, t: int, following: Policy) -> Policy:
-    """One policy up to ``t``, another from there on."""
-    if t == 0:
-        return following
-    if not isinstance(policy, Sequential):
-        return Sequential((policy, following), (t,))
-    kept = [(part, start) for part, start in zip(policy.policies, (0, *policy.milestones), strict=True) if start < t]
-    return Sequential((*(part for part, _ in kept), following), (*(start for _, start in kept[1:]), t))

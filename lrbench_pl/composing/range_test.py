@@ -1,4 +1,4 @@
-"""The range test: which learning rates a network takes, from a rate that rises exponentially over a few steps."""
+"""Learning-rate range test: usable rates, from losses at a rising rate."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 from lrbench_pl.composing.divergence import noise
-from lrbench_pl.composing.segments import Leg, Outcome
+from lrbench_pl.composing.segments import Segment, SegmentResult
 from lrbench_pl.policies import _checks as check
 
-_WINDOWS = 12  # the running mean of the loss looks back over this part of a sweep
-_BLOWN = 0.3  # share of the whole fall by which a smoothed loss must stand above the start to have diverged
-_NEAR = 2.0  # windows that the noise looks back over
-_CLEAR = 5.0  # noise that a rise or a fall must exceed, to say more of a rate than that it does not diverge
-_RISEN = 1 / 3  # share of its fall that the loss must rise again by the end of a sweep to have met a limit
-MARGIN = 3.0  # from the peak to the highest usable rate: what holds for 50 steps may not for 1,000
+_WINDOWS = 12  # the window of the running mean is this part of a pass
+_DIVERGED = 0.3  # a loss that rises above its start by this share of its largest fall has diverged
+_NOISE_WINDOWS = 2.0  # windows over which the noise is measured
+_CLEAR = 5.0  # a rise or fall is significant if it exceeds this multiple of the noise
+_RISEN = 1 / 3  # share of its fall by which the loss must rise at the end of a pass to show an upper limit
+MARGIN = 3.0  # largest usable rate over the peak: a rate that is stable for 50 steps may not be stable for 1,000
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """A rate that rises exponentially from ``low`` to ``high`` over ``steps`` iterations.
+class RateRamp:
+    """Rate that rises exponentially from ``low`` to ``high`` over ``steps`` steps.
 
     Example:
-        >>> [round(Sweep(0.001, 0.1, 3)(t), 6) for t in range(4)]
+        >>> [round(RateRamp(0.001, 0.1, 3)(t), 6) for t in range(4)]
         [0.001, 0.01, 0.1, 0.1]
     """
 
@@ -38,27 +38,36 @@ class Sweep:
         check.count("steps", self.steps, least=2)
 
     def __call__(self, t: int) -> float:
-        """The rate of step ``t``."""
+        """Return the learning rate of step ``t``."""
         return self.low * math.pow(self.high / self.low, min(1.0, t / (self.steps - 1)))
+
+    @property
+    def centre(self) -> float:
+        """Geometric mean of the lowest and the highest rate."""
+        return math.sqrt(self.low * self.high)
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What a range test found.
+    """Result of a range test.
+
+    The peak is the largest usable rate divided by a margin, but at most the rate of the lowest loss. The largest usable
+    rate varies much less between samples than the rate of the lowest loss. There are two exceptions:
+
+    - If the fall of the loss is within its noise, as on an initial plateau, or the loss rose again without diverging,
+      the peak moves halfway, on a logarithmic scale, to the centre of the ramp.
+    - If the loss fell significantly and rose by less than a third of that fall, the test met no upper limit and the
+      network may be dead: the loss of a ResNet falls below its start when the network outputs a constant. The peak is
+      then at most the centre of the ramp.
 
     Args:
-        rates: The rates tried.
-        losses: The smoothed loss at each, mean of the repeats, as far as all of them went.
-        low: The least rate at which the loss fell by a tenth of its whole fall.
-        high: The largest usable rate: below any that diverged in any repeat.
-        peak: The suggested peak: a share of the largest usable rate, by default a third, and not above that where the
-            loss is lowest. The first varies far less from sample to sample than the second. Where the loss fell by no
-            more than its noise, as in a network that starts on a plateau, or rose again but never diverged, the peak
-            lies half way, on a logarithmic scale, to the middle of the sweep. Where it did not even rise by a third of
-            its fall, no limit was met and the network may have died (a ResNet's loss falls below that of its start as
-            it comes to answer a constant): the peak is then at most the middle of the sweep.
-        diverged_at: The least rate that diverged in any repeat; None if none did.
-        steps: Optimizer steps that it took.
+        rates: Rates that all passes reached.
+        losses: Smoothed loss at each of these rates, mean of the passes.
+        low: Smallest rate at which the loss has fallen by a tenth of its largest fall.
+        high: Largest usable rate, below any rate that diverged in any pass.
+        peak: Suggested peak rate.
+        diverged_at: Smallest rate that diverged in any pass; None if none did.
+        steps: Optimizer steps of the test.
     """
 
     rates: tuple[float, ...]
@@ -71,7 +80,7 @@ class RangeTest:
 
 
 def smoothed(losses: Sequence[float], window: float = 10.0) -> list[float]:
-    """Running mean over about ``window`` steps with bias correction, up to the first loss that is no finite number.
+    """Return the bias-corrected running mean, up to the first non-finite loss.
 
     Example:
         >>> smoothed([2.0, 2.0, float("nan"), 1.0])
@@ -87,101 +96,108 @@ def smoothed(losses: Sequence[float], window: float = 10.0) -> list[float]:
     return means
 
 
-def _end(losses: Sequence[float], window: float) -> int:
-    """Index of the first loss that has diverged, else their number."""
+def _steps_before_divergence(losses: Sequence[float], window: float) -> int:
+    """Return the index of the first diverged loss, or the number of losses."""
     means = smoothed(losses, window)
     if not means:
         return 0
     best = min(range(len(means)), key=means.__getitem__)
-    has_learnt = means[0] - means[best] > _CLEAR * _noise(losses, best, window)
+    has_learned = means[0] - means[best] > _CLEAR * _noise_before(losses, best, window)
     for index, mean in enumerate(means):
-        limit = _BLOWN * (means[0] - means[best]) if has_learnt else _CLEAR * _noise(losses, index, window)
+        limit = _DIVERGED * (means[0] - means[best]) if has_learned else _CLEAR * _noise_before(losses, index, window)
         if index > 1 and mean - means[0] > limit:
             return index
     return len(means)
 
 
-def _noise(losses: Sequence[float], index: int, window: float) -> float:
-    """The noise just before a step, which grows with the rate."""
-    return noise(losses[max(0, index - round(_NEAR * window)) : index + 1])
+def _noise_before(losses: Sequence[float], index: int, window: float) -> float:
+    """Return the noise of the losses just before a step; it grows with the rate."""
+    return noise(losses[max(0, index - round(_NOISE_WINDOWS * window)) : index + 1])
 
 
-def analyse(sweep: Sweep, repeats: Sequence[Sequence[float]], margin: float = MARGIN) -> RangeTest:
-    """Usable range and peak from the losses of the repeats.
+def analyse(ramp: RateRamp, repeats: Sequence[Sequence[float]], margin: float = MARGIN) -> RangeTest:
+    """Compute the usable range and the peak from the losses of all passes.
 
     Args:
-        sweep: The rates.
-        repeats: The losses of each, by step.
-        margin: The largest usable rate over the peak.
+        ramp: Rates of each pass.
+        repeats: Losses of each pass, by step.
+        margin: Largest usable rate over the peak.
 
     Raises:
-        ValueError: If there is no repeat, or one diverged before its third step.
+        ValueError: If there is no pass, or one diverged before its third step.
 
     Example:
         >>> falling = [2.3 - 0.02 * t for t in range(100)]
-        >>> found = analyse(Sweep(1e-4, 1.0, 100), [[*falling[:80], float("nan")], falling])
+        >>> found = analyse(RateRamp(1e-4, 1.0, 100), [[*falling[:80], float("nan")], falling])
         >>> found.high < found.diverged_at, round(found.diverged_at, 2), found.steps
         (True, 0.17, 181)
     """
     if not repeats or not all(repeats):
         raise ValueError("expected the losses of at least one repeat, got none")
-    window = max(2, round(sweep.steps / _WINDOWS))
-    ends = [min(_end(losses, window), sweep.steps) for losses in repeats]
+    window = max(2, round(ramp.steps / _WINDOWS))
+    ends = [min(_steps_before_divergence(losses, window), ramp.steps) for losses in repeats]
     shortest = min(ends)
     if shortest < 3:
         raise ValueError(
-            f"the training diverged at a rate of {sweep(shortest):.3g}, the least of the range test; "
-            "give it a lower range, or look for another cause"
+            f"the training diverged at a rate of {ramp(shortest):.3g}, the lowest of the range test; "
+            "test a lower range, or look for another cause"
         )
-    whole = [end == min(len(losses), sweep.steps) for end, losses in zip(ends, repeats, strict=True)]
-    diverged_at = None if all(whole) else min(sweep(end) for end, ok in zip(ends, whole, strict=True) if not ok)
+    diverged = [ramp(end) for end, losses in zip(ends, repeats, strict=True) if end < min(len(losses), ramp.steps)]
+    diverged_at = min(diverged, default=None)
     curves = [smoothed(losses[:shortest], window) for losses in repeats]
     mean = [math.fsum(values) / len(curves) for values in zip(*curves, strict=True)]
-    rates = [sweep(t) for t in range(shortest)]
     best = min(range(shortest), key=mean.__getitem__)
-    fall = mean[0] - mean[best]
-    low = next(rate for rate, loss in zip(rates, mean, strict=True) if loss <= mean[0] - 0.1 * fall)
-    peak = min(rates[best], rates[-1] / margin)
-    own = math.sqrt(sweep.low * sweep.high)
-    has_learnt = fall > _CLEAR * statistics.fmean(_noise(losses, best, window) for losses in repeats)
-    if has_learnt and diverged_at is None and mean[-1] - mean[best] < _RISEN * fall:
-        peak = min(peak, own)
-    elif not has_learnt or diverged_at is None:
-        peak = min(peak, math.sqrt(peak * own))
+    noise_at_best = statistics.fmean(_noise_before(losses, best, window) for losses in repeats)
+    peak = _peak(ramp, mean, noise_at_best, diverged_at is not None, margin)
+    fallen = (t for t, loss in enumerate(mean) if loss <= mean[0] - 0.1 * (mean[0] - mean[best]))
     return RangeTest(
-        rates=tuple(rates),
+        rates=tuple(ramp(t) for t in range(shortest)),
         losses=tuple(mean),
-        low=min(low, peak),
-        high=rates[-1],
+        low=min(ramp(next(fallen)), peak),
+        high=ramp(shortest - 1),
         peak=peak,
         diverged_at=diverged_at,
         steps=sum(len(losses) for losses in repeats),
     )
 
 
+def _peak(ramp: RateRamp, losses: Sequence[float], noise_at_best: float, has_diverged: bool, margin: float) -> float:
+    """Return the suggested peak, as :class:`RangeTest` describes it."""
+    best = min(range(len(losses)), key=losses.__getitem__)
+    fall = losses[0] - losses[best]
+    peak = min(ramp(best), ramp(len(losses) - 1) / margin)
+    has_learned = fall > _CLEAR * noise_at_best
+    if has_learned and not has_diverged and losses[-1] - losses[best] < _RISEN * fall:
+        return min(peak, ramp.centre)
+    if not has_learned or not has_diverged:
+        return min(peak, math.sqrt(peak * ramp.centre))
+    return peak
+
+
 def range_test(
-    sweep: Sweep,
+    ramp: RateRamp,
     repeats: int = 2,
     restore: str | None = None,
     steps: int | None = None,
     margin: float = MARGIN,
-) -> Generator[Leg, Outcome, RangeTest]:
-    """Run the repeats from one snapshot; their caller goes back to it afterwards.
+) -> Generator[Segment, SegmentResult, RangeTest]:
+    """Plan the passes of a range test; the caller restores the snapshot at the end.
 
     Args:
-        sweep: The rates.
-        repeats: Number of sweeps, each on the next batches.
-        restore: Name of the snapshot that each repeat starts from.
-        steps: Steps of all repeats together, by default what they need; more let the last one stay at its end.
+        ramp: Rates of each pass.
+        repeats: Number of passes, each on the next batches.
+        restore: Name of the snapshot that each pass starts from.
+        steps: Steps of all passes together, by default the steps of their ramps. The last pass stays at the highest
+            rate for the additional steps.
         margin: As in :func:`analyse`.
     """
     curves = []
     spent = 0
-    spare = 0 if steps is None else steps - repeats * sweep.steps
+    additional = 0 if steps is None else steps - repeats * ramp.steps
     for number in range(repeats):
-        note = f"range test {number + 1} of {repeats}: {sweep.low:.2g} to {sweep.high:.2g}"
-        length = sweep.steps + (spare if number == repeats - 1 else 0)
-        outcome = yield Leg("range", sweep, 0, length, restore=restore, skip=spent, note=note)
-        curves.append(outcome.losses[: sweep.steps])
-        spent += outcome.steps
-    return replace(analyse(sweep, curves, margin), steps=spent)
+        note = f"range test {number + 1} of {repeats}: {ramp.low:.2g} to {ramp.high:.2g}"
+        length = ramp.steps + (additional if number == repeats - 1 else 0)
+        result = yield Segment("range", ramp, 0, length, restore=restore, skip=spent, note=note)
+        curves.append(result.losses[: ramp.steps])
+        spent += result.steps
+    return replace(analyse(ramp, curves, margin), steps=spent)

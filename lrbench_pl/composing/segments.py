@@ -1,4 +1,4 @@
-"""A training cut into legs: what a tuner asks for, and what it is told. No torch, no Lightning."""
+"""Segments of a training, their results, and a journal of both. No torch."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import Any, Literal
 
 from lrbench_pl.policies import Policy
 
-Kind = Literal["range", "trunk", "branch", "keep"]
+SegmentKind = Literal["range", "stable", "branch", "snapshot"]
 
 
 @dataclass(frozen=True)
-class Leg:
-    """A stretch of training that ends at a check; a sweep of a range test may end between two.
+class Segment:
+    """Part of a training that ends at a check, or is a pass of a range test.
 
     Args:
-        kind: ``range`` (a range test), ``trunk`` (goes on), ``branch`` (decays) or ``keep`` (no steps: only snapshots).
-        policy: The whole policy, whose rate at ``start``, ``start + 1``, … is applied.
-        start: The policy's own clock at the first step.
-        steps: Optimizer steps; the leg ends at the first check at or after them. 0: nothing is trained.
-        restore: Name of the snapshot to go back to before it.
-        skip: Steps whose batches are passed over after that.
-        save: Name under which the state after it is kept: ``start``, ``trunk`` or ``best``.
-        averaged: Whether the check at its end looks at the averaged weights; it can then not reach the target.
-        note: Why it is taken, for the record.
-        avoided: Choices that what came before it showed to be bad, in words, for the record.
+        kind: ``range`` (one pass of a range test), ``stable`` (stable phase), ``branch`` (decay branch) or ``snapshot``
+            (no steps, only snapshots are restored or taken).
+        policy: The whole policy; the segment applies its rates at ``start``, ``start + 1``, …
+        start: Step of the policy at the beginning.
+        steps: Optimizer steps. The segment ends at the first check at or after them. 0: nothing is trained.
+        restore: Name of the snapshot to restore first.
+        skip: Steps whose batches are skipped after that.
+        save: Name of the snapshot to take at the end: ``start``, ``stable`` or ``best``.
+        averaged: Whether the check at the end uses the averaged weights. Such a check cannot reach the target.
+        note: Reason for the segment, for the record.
+        avoided: Choices that the segments before it showed to be bad, for the record.
     """
 
-    kind: Kind
+    kind: SegmentKind
     policy: Policy
     start: int
     steps: int
@@ -42,16 +43,16 @@ class Leg:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a leg.
+class SegmentResult:
+    """Result of a segment.
 
     Args:
         steps: Optimizer steps taken.
-        value: The monitored metric at its last check; None if it took no step.
-        diverged: Whether the training loss became non-finite, stood clearly above its start, or came back to it after
-            a clear fall.
-        losses: Training loss of each step, only for a ``range`` leg.
-        spent: Steps of the whole training so far.
+        value: Monitored metric at the last check; None if no step was taken.
+        diverged: Whether the training loss became non-finite, rose clearly above its start, or returned to it after a
+            clear fall.
+        losses: Training loss of each step, for a ``range`` segment only.
+        spent: Optimizer steps of the whole training so far.
     """
 
     steps: int
@@ -61,91 +62,143 @@ class Outcome:
     spent: int = 0
 
 
-# A tuner yields legs, is sent their outcomes, and returns what it found.
-Tuner = Generator[Leg, Outcome, Any]
+@dataclass
+class RunningSegment:
+    """Segment that is being trained.
+
+    Args:
+        segment: The segment.
+        spent: Steps of the training at its start.
+        losses: Loss of each step so far, for a range test.
+        diverged: Whether it has diverged.
+    """
+
+    segment: Segment
+    spent: int
+    losses: list[float] = field(default_factory=list)
+    diverged: bool = False
+
+    def steps_at(self, t: int) -> int:
+        """Return the steps of the segment at step ``t`` of the training."""
+        return t - self.spent
+
+    def policy_step(self, t: int) -> int:
+        """Return the step of the policy at step ``t`` of the training."""
+        return self.segment.start + t - self.spent
+
+    def is_complete(self, t: int) -> bool:
+        """Return whether the segment has all its steps at step ``t`` of the training."""
+        return t - self.spent >= self.segment.steps
+
+    def result(self, t: int, value: float, diverged: bool) -> SegmentResult:
+        """Return the result of the segment if it ends at step ``t`` of the training."""
+        return SegmentResult(self.steps_at(t), value, diverged, tuple(self.losses), t)
+
+
+# A plan yields segments, is sent their results, and returns what it found.
+SegmentPlan = Generator[Segment, SegmentResult, Any]
 
 
 class Journal:
-    """A tuner, and all that it was told: told again, another one comes to the same point.
+    """Runs a plan and records its results, so that it can be replayed.
 
     Args:
-        tuner: One that has not begun.
+        plan: A plan that has not been started.
 
     Attributes:
-        found: What the tuner returned; None while it has not.
-        failure: Why it could not go on, in words; None if it could.
+        found: Return value of the plan; None before it has ended.
+        failure: Message of the ``ValueError`` that ended the plan; None if there was none.
 
     Example:
-        >>> def twice():
-        ...     outcome = yield Leg("trunk", float, 0, 10)
-        ...     yield Leg("trunk", float, outcome.steps, 10)
+        >>> def two_segments():
+        ...     result = yield Segment("stable", float, 0, 10)
+        ...     yield Segment("stable", float, result.steps, 10)
         ...     return "done"
-        >>> journal, again = Journal(twice()), Journal(twice())
-        >>> journal.send(None).start, journal.send(Outcome(20)).start
+        >>> journal, resumed = Journal(two_segments()), Journal(two_segments())
+        >>> journal.send(None).start, journal.send(SegmentResult(20)).start
         (0, 20)
-        >>> [leg.start for leg in again.replay(journal.state_dict())]
+        >>> [segment.start for segment in resumed.replay(journal.state_dict())]
         [0, 20]
-        >>> again.send(Outcome(10)) is None, again.found
+        >>> resumed.send(SegmentResult(10)) is None, resumed.found
         (True, 'done')
     """
 
-    def __init__(self, tuner: Tuner) -> None:
-        self._tuner = tuner
-        self._outcomes: list[Outcome] = []
-        self._marks: list[str] = []  # of the legs that followed
+    def __init__(self, plan: SegmentPlan) -> None:
+        self._plan = plan
+        self._results: list[SegmentResult] = []
+        self._fingerprints: list[str] = []  # of the segment that followed each result
         self.found: Any = None
         self.failure: str | None = None
 
     @property
     def has_ended(self) -> bool:
-        """Whether there is no leg any more."""
-        return bool(self._marks) and self._marks[-1] == _END
+        """Return whether the plan has ended."""
+        return bool(self._fingerprints) and self._fingerprints[-1] == _END
 
-    def send(self, outcome: Outcome | None) -> Leg | None:
-        """The next leg after an outcome, the first one after None; None at the end."""
-        if outcome is not None:
-            self._outcomes.append(outcome)
-        leg: Leg | None = None
+    def send(self, result: SegmentResult | None) -> Segment | None:
+        """Send a result to the plan and return the next segment.
+
+        Args:
+            result: Result of the last segment; None for the first segment.
+
+        Returns:
+            The next segment; None if the plan has ended.
+        """
+        if result is not None:
+            self._results.append(result)
+        segment: Segment | None = None
         try:
-            leg = self._tuner.send(outcome)  # type: ignore[arg-type]  # None begins a generator
+            segment = self._plan.send(result)  # type: ignore[arg-type]  # None starts a generator
         except StopIteration as end:
             self.found = end.value
         except ValueError as error:
             self.failure = str(error)
-        self._marks.append(_END if leg is None else _mark(leg))
-        return leg
+        self._fingerprints.append(_END if segment is None else _fingerprint(segment))
+        return segment
 
-    def replay(self, state: Mapping[str, Any]) -> list[Leg]:
-        """Tell the tuner what another one was told.
+    def replay(self, state: Mapping[str, Any]) -> list[Segment]:
+        """Send the recorded results of another journal to the plan.
 
         Args:
-            state: :meth:`state_dict` of the other's journal.
+            state: :meth:`state_dict` of the other journal.
 
         Returns:
-            The legs so far; the last one is under way.
+            The segments so far; the last one is not finished.
 
         Raises:
-            ValueError: If it asks for another leg than the other did.
+            ValueError: If the plan requests a segment that differs from the recorded one.
         """
-        legs = []
-        outcomes = [Outcome(**{**kept, "losses": tuple(kept["losses"])}) for kept in state["outcomes"]]
-        for number, (outcome, mark) in enumerate(zip((None, *outcomes), state["marks"], strict=True), 1):
-            leg = self.send(outcome)
-            if self._marks[-1] != mark:
-                instead = "ends" if leg is None else f"takes a {leg.kind} of {leg.steps} steps from {leg.start}"
-                raise ValueError(f"the plan {instead} where leg {number} of the checkpoint was another one")
-            if leg is not None:
-                legs.append(leg)
-        return legs
+        segments = []
+        results = [SegmentResult(**{**stored, "losses": tuple(stored["losses"])}) for stored in state["results"]]
+        for number, (result, expected) in enumerate(zip((None, *results), state["fingerprints"], strict=True), 1):
+            segment = self.send(result)
+            if self._fingerprints[-1] != expected:
+                raise ValueError(_describe_difference(number, segment))
+            if segment is not None:
+                segments.append(segment)
+        return segments
 
     def state_dict(self) -> dict[str, Any]:
-        """The outcomes, and what tells the legs apart, as plain data."""
-        return {"outcomes": [asdict(outcome) for outcome in self._outcomes], "marks": list(self._marks)}
+        """Return the results and the fingerprints of the segments, as plain data."""
+        return {"results": [asdict(result) for result in self._results], "fingerprints": list(self._fingerprints)}
 
 
 _END = "end"
 
+# Names in the texts that are hashed. They stay those of version 0.1, so that its checkpoints still match.
+_HASHED_NAMES = {"Segment(": "Leg(", "RateRamp(": "Sweep(", "'stable'": "'trunk'", "'snapshot'": "'keep'"}
 
-def _mark(leg: Leg) -> str:
-    """What tells legs apart, whatever is said of them."""
-    return hashlib.sha256(repr(replace(leg, note="")).encode()).hexdigest()[:16]
+
+def _fingerprint(segment: Segment) -> str:
+    """Return a hash of a segment without its note."""
+    text = repr(replace(segment, note=""))
+    for name, hashed in _HASHED_NAMES.items():
+        text = text.replace(name, hashed)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _describe_difference(number: int, segment: Segment | None) -> str:
+    if segment is None:
+        return f"the plan ends before segment {number} of the checkpoint"
+    found = f"{segment.kind}, {segment.steps} steps from step {segment.start}"
+    return f"segment {number} of the plan ({found}) differs from that of the checkpoint"

@@ -1,286 +1,232 @@
-"""All of a training's state in memory, to go back to: weights, optimizer, scaler, callbacks, random numbers, data."""
+"""Snapshots of a whole training in memory, which can be restored exactly."""
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning.callbacks import Callback
-from torch import nn
+
+from lrbench_pl.composing.attributes import copy_attributes, named_tensors, restore_attributes
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
+    from torch import nn
 
-Without = Callable[[Callback], bool]
-
-# Callbacks of Lightning by name, since each of its two packages has its own. Their files and clocks go on.
-_GOES_ON = ("Checkpoint", "Timer")
+# Callbacks of Lightning are recognised by the name of their class, since each of its two packages has its own.
+_NEVER_RESTORED = ("Checkpoint", "Timer")  # files and clocks do not go back
 _NOT_RESTORABLE = {
-    "BaseFinetuning": "changes what is trained at an epoch, and epochs are not gone back to; set up the groups and "
-    "what is frozen in the module",
+    "BaseFinetuning": "changes the trained parameters at an epoch, and epochs are not restored; set up parameter "
+    "groups and frozen parameters in the module",
     "ModelPruning": "replaces parameters of the module; prune after composing",
 }
 
 
 class ChangedModuleError(RuntimeError):
-    """A snapshot of a module that has other parameters or buffers by now."""
+    """Raised if the parameters or buffers of a module are not those of its snapshot."""
 
 
 class Snapshot:
-    """The state of a training between two batches.
+    """State of a training between two batches, which can be restored exactly.
 
-    Restoring is exact: what is trained after it equals, bit for bit on a CPU, what would have been trained had nothing
-    come between. It puts back parameters and buffers, and which are trained; other tensors that the module or a
-    callback holds in an attribute, alone, in a list or a dict, or in a module such as an averaged model; pending
-    gradients; the optimizers with their parameter groups, the schedulers and the scaler; what each callback's
-    ``state_dict`` says; and the random numbers. That holds for the data too if the training loader has a ``position``
-    that it reads at each batch, as :class:`~lrbench_pl.workloads.data.TrainLoader` does; any other loader goes on where
-    it is.
+    On a CPU the training after a restore is bitwise identical to one that was never interrupted. A snapshot contains
 
-    The step count and the epoch of the Trainer are not part of it: steps that were spent stay spent.
+    - parameters and buffers, which parameters are trained, and pending gradients;
+    - other tensors in attributes of the module and of the callbacks, also inside lists, dicts and modules such as an
+      averaged model;
+    - optimizers with their parameter groups, schedulers and the gradient scaler;
+    - the ``state_dict`` of each callback, and the random state;
+    - the position in the data, if the training loader has a ``position`` that it reads at each batch, as
+      :class:`~lrbench_pl.workloads.data.TrainLoader` does. Any other loader continues at its current batch.
+
+    The step count and the epoch of the Trainer are not restored: steps that were taken still count.
 
     Args:
-        trainer: A Trainer that is fitting.
-        module: Its module.
-        skip: Which callbacks keep their state; checkpoints and timers always do, since files stay and clocks go on.
-        gradients: Whether gradients wait for a step; else there are none after going back.
+        trainer: Trainer that is fitting the module.
+        module: Trained module.
+        skip: Returns whether a callback keeps its state. Checkpoint callbacks and timers always do.
+        gradients: Whether there are gradients to keep. If false, the gradients are None after a restore.
     """
 
     def __init__(
         self,
         trainer: Trainer,
         module: LightningModule,
-        skip: Without = lambda callback: False,
+        skip: Callable[[Callback], bool] = lambda callback: False,
         gradients: bool = True,
     ) -> None:
         self._skip = skip
-        names = {id(parameter): name for name, parameter in module.named_parameters()}
-        with torch.inference_mode(False), torch.no_grad():  # a check runs in inference mode, whose tensors cannot train
+        callbacks = self._restored_callbacks(trainer)
+        with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode cannot be trained
             self._state = {
-                "tensors": {name: tensor.detach().clone() for name, tensor in _tensors(module)},
-                "frozen": [name for name, parameter in module.named_parameters() if not parameter.requires_grad],
-                "gradients": {
-                    name: parameter.grad.detach().clone()
-                    for name, parameter in module.named_parameters()
-                    if gradients and parameter.grad is not None
+                **_copy_parameters(module, gradients),
+                "held": {
+                    name: held for name, part in module.named_modules() if (held := copy_attributes(part, module))
                 },
-                "held": {name: held for name, part in module.named_modules() if (held := _held(part, module))},
-                "groups": [
-                    [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
-                    for optimizer in trainer.optimizers
-                ],
-                "optimizers": [_copy(optimizer.state_dict()) for optimizer in trainer.optimizers],
-                "schedulers": [_copy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs],
-                "precision": _copy(trainer.precision_plugin.state_dict()),
-                "callbacks": {key: _copy(callback.state_dict()) for key, callback in self._with_state(trainer)},
-                "held by callbacks": {key: _held(callback, module) for key, callback in self._with_state(trainer)},
+                "groups": _parameter_groups(trainer, module),
+                "optimizers": [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers],
+                "schedulers": [copy.deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs],
+                "precision": copy.deepcopy(trainer.precision_plugin.state_dict()),
+                "callbacks": {key: copy.deepcopy(callback.state_dict()) for key, callback in callbacks},
+                "held by callbacks": {key: copy_attributes(callback, module) for key, callback in callbacks},
                 "random": _random_state(),
                 "position": getattr(trainer.train_dataloader, "position", None),
             }
 
     @classmethod
-    def of(cls, state: dict[str, Any], skip: Without = lambda callback: False) -> Snapshot:
-        """The snapshot whose :meth:`state_dict` it was."""
+    def from_state_dict(
+        cls, state: dict[str, Any], skip: Callable[[Callback], bool] = lambda callback: False
+    ) -> Snapshot:
+        """Build a snapshot from its :meth:`state_dict`."""
         snapshot = cls.__new__(cls)
         snapshot._skip, snapshot._state = skip, state
         return snapshot
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, for a checkpoint: tensors and plain data, if the other callbacks keep no other."""
+        """Return the state: tensors, plain data and the states of other callbacks."""
         return self._state
 
     @property
     def is_exact(self) -> bool:
-        """Whether the data position is part of it."""
+        """Return whether the snapshot contains the position in the data."""
         return self._state["position"] is not None
 
     def restore(self, trainer: Trainer, module: LightningModule) -> None:
-        """Put the training back; may be done any number of times.
+        """Restore the training; can be called any number of times.
 
         Raises:
-            ChangedModuleError: If the module has other parameters or buffers by now.
+            ChangedModuleError: If the module has other parameters or buffers than at the snapshot.
         """
-        state = self._state
-        tensors = dict(_tensors(module))
-        if changed := sorted(tensors.keys() ^ state["tensors"].keys()):
-            raise ChangedModuleError(
-                f"the training cannot go back: {changed[0]!r} was added to the module or taken from it since; add "
-                "and take parameters and buffers before training"
-            )
+        self._check_names(module)
         with torch.inference_mode(False), torch.no_grad():
-            for name, tensor in tensors.items():
-                tensor.copy_(state["tensors"][name])
-            frozen, gradients = (
-                state.get("frozen"),
-                state.get("gradients", {}),
-            )  # absent from checkpoints of version 0.1
-            for name, parameter in module.named_parameters():
-                if frozen is not None and parameter.requires_grad is (name in frozen):
-                    parameter.requires_grad_(name not in frozen)
-                _restore_gradient(parameter, gradients.get(name))
-            for name, part in module.named_modules():
-                _restore_held(part, state.get("held", {}).get(name, {}))
-            parameters = dict(module.named_parameters())
-            groups = state.get("groups", [None] * len(trainer.optimizers))
-            for optimizer, kept, names in zip(trainer.optimizers, state["optimizers"], groups, strict=True):
-                if names is not None:
-                    _restore_groups(
-                        optimizer, kept["param_groups"], [[parameters[n] for n in group] for group in names]
-                    )
-                optimizer.load_state_dict(_copy(kept))  # which keeps what it is given
-            for config, kept in zip(trainer.lr_scheduler_configs, state.get("schedulers", ()), strict=False):
-                config.scheduler.load_state_dict(_copy(kept))
-            trainer.precision_plugin.load_state_dict(_copy(state["precision"]))
-            for key, callback in self._with_state(trainer):
-                if key in state["callbacks"]:  # a training that goes on may have others: a progress bar
-                    callback.load_state_dict(_copy(state["callbacks"][key]))
-                    _restore_held(callback, state.get("held by callbacks", {}).get(key, {}))
-        _set_random_state(state["random"])
+            self._restore_module(module)
+            self._restore_optimizers(trainer, module)
+            trainer.precision_plugin.load_state_dict(copy.deepcopy(self._state["precision"]))
+            self._restore_callbacks(trainer)
+        _set_random_state(self._state["random"])
         if self.is_exact:
-            trainer.train_dataloader.position = state["position"]  # type: ignore[union-attr]
+            trainer.train_dataloader.position = self._state["position"]  # type: ignore[union-attr]
 
-    def _with_state(self, trainer: Trainer) -> list[tuple[str, Any]]:
+    def _check_names(self, module: nn.Module) -> None:
+        if changed := sorted(dict(named_tensors(module)).keys() ^ self._state["tensors"].keys()):
+            raise ChangedModuleError(
+                f"the training cannot go back: {changed[0]!r} was added to the module or removed from it; add and "
+                "remove parameters and buffers before training"
+            )
+
+    # Checkpoints of version 0.1 lack the keys that are read with `get`.
+
+    def _restore_module(self, module: nn.Module) -> None:
+        for name, tensor in named_tensors(module):
+            tensor.copy_(self._state["tensors"][name])
+        frozen, gradients = self._state.get("frozen"), self._state.get("gradients", {})
+        for name, parameter in module.named_parameters():
+            if frozen is not None and parameter.requires_grad is (name in frozen):
+                parameter.requires_grad_(name not in frozen)
+            _restore_gradient(parameter, gradients.get(name))
+        for name, part in module.named_modules():
+            restore_attributes(part, self._state.get("held", {}).get(name, {}))
+
+    def _restore_optimizers(self, trainer: Trainer, module: nn.Module) -> None:
+        parameters = dict(module.named_parameters())
+        groups = self._state.get("groups", [None] * len(trainer.optimizers))
+        for optimizer, stored, names in zip(trainer.optimizers, self._state["optimizers"], groups, strict=True):
+            if names is not None:
+                _restore_groups(
+                    optimizer, stored["param_groups"], [[parameters[name] for name in group] for group in names]
+                )
+            optimizer.load_state_dict(copy.deepcopy(stored))  # it keeps the objects that it is given
+        for config, stored in zip(trainer.lr_scheduler_configs, self._state.get("schedulers", ()), strict=False):
+            config.scheduler.load_state_dict(copy.deepcopy(stored))
+
+    def _restore_callbacks(self, trainer: Trainer) -> None:
+        for key, callback in self._restored_callbacks(trainer):
+            if key in self._state["callbacks"]:  # a resumed training may have others, such as a progress bar
+                callback.load_state_dict(copy.deepcopy(self._state["callbacks"][key]))
+                restore_attributes(callback, self._state.get("held by callbacks", {}).get(key, {}))
+
+    def _restored_callbacks(self, trainer: Trainer) -> list[tuple[str, Any]]:
         return [
             (callback.state_key, callback)
             for callback in trainer.callbacks  # type: ignore[attr-defined]
-            if _is_any_of(callback, _GOES_ON) is None and not self._skip(callback)
+            if _lightning_class(callback, _NEVER_RESTORED) is None and not self._skip(callback)
         ]
 
 
 def why_not_restorable(trainer: Trainer, module: LightningModule) -> str | None:
-    """What a snapshot of this training could not put back, by name; None if nothing."""
+    """Return why a snapshot of this training could not be restored; None if it could."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if (name := _is_any_of(callback, tuple(_NOT_RESTORABLE))) is not None:
+        if (name := _lightning_class(callback, tuple(_NOT_RESTORABLE))) is not None:
             return f"{type(callback).__name__} {_NOT_RESTORABLE[name]}"
     strategy = type(trainer.strategy).__name__
     if strategy.startswith("DeepSpeed"):
-        return f"{strategy} keeps weights of its own, which cannot be put back; use another strategy"
+        return f"{strategy} keeps its own copy of the weights, which cannot be restored; use another strategy"
     known = {id(parameter) for parameter in module.parameters()}
     for index, optimizer in enumerate(trainer.optimizers):
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if id(parameter) not in known:
-                    shape = tuple(parameter.shape)
-                    what = f"optimizer {index} trains a tensor of shape {shape}"
-                    return f"{what} that is no parameter of the module; make it one"
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            if id(parameter) not in known:
+                tensor = f"a tensor of shape {tuple(parameter.shape)}"
+                return f"optimizer {index} trains {tensor} that is not a parameter of the module; make it one"
     return None
 
 
-def _is_any_of(callback: object, names: tuple[str, ...]) -> str | None:
-    """The name of the class of Lightning, in either of its packages, that a callback is of."""
+def _lightning_class(callback: object, names: tuple[str, ...]) -> str | None:
+    """Return the name of the Lightning class of a callback, if it is one of these."""
     for kind in type(callback).__mro__:
         if kind.__name__ in names and kind.__module__.startswith(("pytorch_lightning.", "lightning.")):
             return kind.__name__
     return None
 
 
-def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]
+def _copy_parameters(module: nn.Module, gradients: bool) -> dict[str, Any]:
+    parameters = list(module.named_parameters())
+    return {
+        "tensors": {name: tensor.detach().clone() for name, tensor in named_tensors(module)},
+        "frozen": [name for name, parameter in parameters if not parameter.requires_grad],
+        "gradients": {
+            name: parameter.grad.detach().clone()
+            for name, parameter in parameters
+            if gradients and parameter.grad is not None
+        },
+    }
 
 
-def _copy(state: Any) -> Any:
-    return copy.deepcopy(state)
+def _parameter_groups(trainer: Trainer, module: nn.Module) -> list[list[list[str]]]:
+    """Return the names of the parameters in each group of each optimizer."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return [
+        [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
+        for optimizer in trainer.optimizers
+    ]
 
 
-def _restore_gradient(parameter: nn.Parameter, kept: torch.Tensor | None) -> None:
-    if kept is None:
+def _restore_gradient(parameter: nn.Parameter, stored: torch.Tensor | None) -> None:
+    if stored is None:
         parameter.grad = None
     elif parameter.grad is None:
-        parameter.grad = kept.clone()
+        parameter.grad = stored.clone()
     else:
-        parameter.grad.copy_(kept)
+        parameter.grad.copy_(stored)
 
 
-def _restore_groups(optimizer: Any, kept: list[dict[str, Any]], groups: list[list[nn.Parameter]]) -> None:
-    """Give an optimizer its parameter groups back, if others were added or taken since."""
-    now = [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
-    if now != [[id(parameter) for parameter in group] for group in groups]:
+def _restore_groups(optimizer: Any, stored: list[dict[str, Any]], groups: list[list[nn.Parameter]]) -> None:
+    """Restore the parameter groups of an optimizer if groups were added or removed."""
+    current = [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
+    if current != [[id(parameter) for parameter in group] for group in groups]:
         optimizer.param_groups[:] = [
-            {**_copy(group), "params": parameters} for group, parameters in zip(kept, groups, strict=True)
+            {**copy.deepcopy(group), "params": parameters} for group, parameters in zip(stored, groups, strict=True)
         ]
 
 
-_OF_A_MODULE = frozenset(vars(nn.Module()))  # parameters, buffers, modules, hooks
-
-
-def _attributes(owner: object) -> Iterator[tuple[str, Any]]:
-    """Attributes in which tensors may be held, beside the parameters and buffers of a module."""
-    own = _OF_A_MODULE if isinstance(owner, nn.Module) else ()
-    return ((name, value) for name, value in vars(owner).items() if name not in own)
-
-
-def _held(owner: object, module: nn.Module) -> dict[str, Any]:
-    """The tensors in the attributes of an object, and which attributes are None or empty."""
-    attributes = [(name, value) for name, value in _attributes(owner) if value is not module]
-    return {name: _kept(value) for name, value in attributes if _has_tensors(value) or _is_empty(value)}
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, dict | list) and not value)
-
-
-def _has_tensors(value: Any) -> bool:
-    if isinstance(value, nn.Module):
-        return bool(_tensors(value))
-    if isinstance(value, dict):
-        return any(_has_tensors(each) for each in value.values())
-    if isinstance(value, list | tuple):
-        return any(_has_tensors(each) for each in value)
-    return isinstance(value, torch.Tensor)
-
-
-def _kept(value: Any) -> Any:
-    if isinstance(value, nn.Module):
-        return {name: tensor.detach().clone() for name, tensor in _tensors(value)}
-    if isinstance(value, dict):
-        return {name: _kept(each) for name, each in value.items() if _has_tensors(each)}
-    if isinstance(value, list | tuple):
-        return [_kept(each) if _has_tensors(each) else None for each in value]
-    return None if value is None else value.detach().clone()
-
-
-def _restore_held(owner: object, kept: dict[str, Any]) -> None:
-    for name, value in list(_attributes(owner)):
-        if name in kept and (value is None or _has_tensors(value)):
-            vars(owner)[name] = _restored(value, kept[name])
-
-
-def _restored(value: Any, kept: Any) -> Any:
-    """A value with the tensors that were kept, in place where that can be: others may hold it too."""
-    if isinstance(value, nn.Module) and isinstance(kept, dict):
-        for name, tensor in _tensors(value):
-            if name in kept:
-                tensor.copy_(kept[name])
-        return value
-    if isinstance(value, dict) and isinstance(kept, dict):
-        for name in list(value):
-            if name in kept:
-                value[name] = _restored(value[name], kept[name])
-            elif _has_tensors(value[name]):
-                del value[name]  # it came later
-        return value
-    if isinstance(value, list | tuple) and isinstance(kept, list):
-        pairs = zip(value, kept, strict=False)
-        parts = [_restored(each, part) if part is not None else each for each, part in pairs]
-        if isinstance(value, list):
-            value[:] = [*parts, *_copy(kept[len(value) :])]
-            return value
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    if isinstance(kept, torch.Tensor):
-        if isinstance(value, torch.Tensor) and value.is_leaf and not value.is_inference() and value.shape == kept.shape:
-            return value.copy_(kept)
-        return kept.clone()
-    return _copy(kept)
-
-
 def _random_state() -> dict[str, Any]:
+    """Return the state of all random number generators as tensors and plain data."""
     import numpy as np
 
     numpy_state = np.random.get_state(legacy=False)
-    numpy_state["state"]["key"] = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))  # plain data
+    numpy_state["state"]["key"] = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": numpy_state, "python": random.getstate()}
 

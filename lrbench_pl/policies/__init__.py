@@ -1,4 +1,7 @@
-"""What the learning rate is: policies as frozen values, pure in the iteration, of the standard library alone."""
+"""Learning-rate policies: frozen values that are pure functions of the step.
+
+Standard library only.
+"""
 
 from lrbench_pl.policies._basic import (
     Constant,

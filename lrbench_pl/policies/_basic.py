@@ -1,4 +1,4 @@
-"""The policies that are constant or decay: FIX, STEP, NSTEP, EXP, INV, POLY and SIG of LRBench."""
+"""Constant and decaying policies: FIX, STEP, NSTEP, EXP, INV, POLY and SIG."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lrbench_pl.policies._fields import (
 @register_policy
 @dataclass(frozen=True)
 class Constant:
-    """One rate for ever (FIX).
+    """Constant learning rate (FIX).
 
     lr(t) = lr
 
@@ -45,24 +45,24 @@ class Constant:
     lr: Rate
 
     def __call__(self, t: int) -> float:
-        """The learning rate of step ``t``."""
+        """Return the learning rate of step ``t``."""
         return self.lr
 
 
 @register_policy
 @dataclass(frozen=True)
 class Step:
-    """A drop by one factor at every ``step_size`` iterations (STEP).
+    """Multiplies the rate by ``gamma`` every ``step_size`` steps (STEP).
 
     lr(t) = init_lr * gamma ** floor(t / step_size)
 
     Args:
         init_lr: Learning rate at t = 0 (k0).
         gamma: Factor of each drop, in (0, 1].
-        step_size: Iterations between drops (l), at least 1.
+        step_size: Steps between two drops (l), at least 1.
 
     Raises:
-        ValueError: If a field is out of its range.
+        ValueError: If a field is out of range.
 
     Example:
         >>> policy = Step(init_lr=1.0, gamma=0.5, step_size=100)
@@ -77,24 +77,24 @@ class Step:
     step_size: Interval
 
     def __call__(self, t: int) -> float:
-        """The learning rate of step ``t``."""
+        """Return the learning rate of step ``t``."""
         return self.init_lr * float(self.gamma) ** (t // self.step_size)
 
 
 @register_policy
 @dataclass(frozen=True)
 class MultiStep:
-    """A drop by one factor at each milestone (NSTEP).
+    """Multiplies the rate by ``gamma`` at each milestone (NSTEP).
 
-    lr(t) = init_lr * gamma ** i, where i counts the milestones that are <= t
+    lr(t) = init_lr * gamma ** i, where i is the number of milestones <= t
 
     Args:
         init_lr: Learning rate at t = 0 (k0).
         gamma: Factor of each drop, in (0, 1].
-        milestones: Iterations of the drops, positive and strictly increasing.
+        milestones: Steps of the drops, positive and strictly increasing.
 
     Raises:
-        ValueError: If a field is out of its range.
+        ValueError: If a field is out of range.
 
     Example:
         >>> policy = MultiStep(init_lr=1.0, gamma=0.5, milestones=[10, 15])
@@ -109,23 +109,23 @@ class MultiStep:
     milestones: Milestones
 
     def __call__(self, t: int) -> float:
-        """The learning rate of step ``t``."""
+        """Return the learning rate of step ``t``."""
         return self.init_lr * float(self.gamma) ** bisect_right(self.milestones, t)
 
 
 @register_policy
 @dataclass(frozen=True)
 class Exponential:
-    """A drop by one factor at every iteration (EXP).
+    """Multiplies the rate by ``gamma`` at every step (EXP).
 
     lr(t) = init_lr * gamma ** t
 
     Args:
         init_lr: Learning rate at t = 0 (k0).
-        gamma: Factor per iteration, in (0, 1] and very near 1: 0.9999 leaves 37 % after 10,000 iterations.
+        gamma: Factor per step, in (0, 1], usually close to 1: 0.9999 leaves 37 % of the rate after 10,000 steps.
 
     Raises:
-        ValueError: If a field is out of its range.
+        ValueError: If a field is out of range.
 
     Example:
         >>> policy = Exponential(init_lr=1.0, gamma=0.5)
@@ -139,24 +139,24 @@ class Exponential:
     gamma: FactorPerStep
 
     def __call__(self, t: int) -> float:
-        """The learning rate of step ``t``."""
+        """Return the learning rate of step ``t``."""
         return self.init_lr * float(self.gamma) ** t
 
 
 @register_policy
 @dataclass(frozen=True)
 class InverseTime:
-    """Decay by a power of time (INV; Caffe's default for LeNet).
+    """Inverse-time decay (INV; Caffe's default for LeNet).
 
     lr(t) = init_lr / (1 + gamma * t) ** power
 
     Args:
         init_lr: Learning rate at t = 0 (k0).
-        gamma: Speed of the decay per iteration, at least 0.
+        gamma: Speed of the decay per step, at least 0.
         power: Exponent (p), at least 0.
 
     Raises:
-        ValueError: If a field is out of its range.
+        ValueError: If a field is out of range.
 
     Example:
         >>> policy = InverseTime(init_lr=1.0, gamma=1.0, power=2.0)
@@ -171,26 +171,26 @@ class InverseTime:
     power: NonNegative
 
     def __call__(self, t: int) -> float:
-        """The learning rate of step ``t``."""
-        # as exp(-p log(1 + x)): no power of a large number overflows
+        """Return the learning rate of step ``t``."""
+        # exp(-p log(1 + x)) does not overflow for large t
         return self.init_lr * math.exp(-self.power * math.log1p(self.gamma * t))
 
 
 @register_policy
 @dataclass(frozen=True)
 class Polynomial:
-    """Polynomial decay to ``end_lr`` over ``decay_steps`` iterations, then constant (POLY; linear with ``power=1``).
+    """Polynomial decay to ``end_lr``, then constant (POLY; linear for ``power=1``).
 
     lr(t) = end_lr + (init_lr - end_lr) * (1 - min(t, decay_steps) / decay_steps) ** power
 
     Args:
-        init_lr: Learning rate at t = 0 (k0). Below ``end_lr`` the rate rises, as in a warm-up.
-        decay_steps: Iterations until ``end_lr`` is reached (l), at least 1.
+        init_lr: Learning rate at t = 0 (k0). If it is below ``end_lr``, the rate rises, as in a warm-up.
+        decay_steps: Steps until ``end_lr`` is reached (l), at least 1.
         power: Exponent (p), above 0.
         end_lr: Learning rate from ``decay_steps`` on.
 
     Raises:
-        ValueError: If a field is out of its range.
+        ValueError: If a field is out of range.
 
     Example:
         >>> policy = Polynomial(init_lr=1.0, decay_steps=10, power=2)
@@ -206,7 +206,7 @@ class Polynomial:
     end_lr: Rate = 0.0
 
     def __call__(self, t: int) -> float:
-        """The learning rate of step ``t``."""
+        """Return the learning rate of step ``t``."""
         if t >= self.decay_steps:
             return self.end_lr
         return self.end_lr + (self.init_lr - self.end_lr) * math.pow(1 - t / self.decay_steps, self.power)
@@ -215,17 +215,17 @@ class Polynomial:
 @register_policy
 @dataclass(frozen=True)
 class SqrtDecay:
-    """Decay by the root of time to ``end_lr`` over ``decay_steps`` iterations, then constant: the "1 - sqrt" cooldown.
+    """Decay by ``1 - sqrt(t)`` to ``end_lr``, then constant: the "1 - sqrt" cooldown.
 
     lr(t) = end_lr + (init_lr - end_lr) * (1 - sqrt(min(t, decay_steps) / decay_steps))
 
     Args:
         init_lr: Learning rate at t = 0.
-        decay_steps: Iterations until ``end_lr`` is reached, at least 1.
+        decay_steps: Steps until ``end_lr`` is reached, at least 1.
         end_lr: Learning rate from ``decay_steps`` on.
 
     Raises:
-        ValueError: If a field is out of its range.
+        ValueError: If a field is out of range.
 
     Example:
         >>> policy = SqrtDecay(init_lr=1.0, decay_steps=100)
@@ -240,7 +240,7 @@ class SqrtDecay:
     end_lr: Rate = 0.0
 
     def __call__(self, t: int) -> float:
-        """The learning rate of step ``t``."""
+        """Return the learning rate of step ``t``."""
         if t >= self.decay_steps:
             return self.end_lr
         return self.end_lr + (self.init_lr - self.end_lr) * (1 - math.sqrt(t / self.decay_steps))
@@ -249,17 +249,17 @@ class SqrtDecay:
 @register_policy
 @dataclass(frozen=True)
 class Sigmoid:
-    """A smooth fall around ``midpoint`` (SIG); a negative ``gamma`` is LRBench's own sign for the fall.
+    """Sigmoid decay around ``midpoint`` (SIG).
 
     lr(t) = init_lr / (1 + exp(-gamma * (t - midpoint)))
 
     Args:
-        init_lr: The upper asymptote (k0).
-        gamma: Steepness per iteration: negative falls from ``init_lr`` to 0, positive rises.
-        midpoint: Iteration at which the rate is half of ``init_lr`` (l).
+        init_lr: Upper asymptote (k0).
+        gamma: Steepness per step. Negative, as in LRBench: the rate falls from ``init_lr`` to 0. Positive: it rises.
+        midpoint: Step at which the rate is half of ``init_lr`` (l).
 
     Raises:
-        ValueError: If a field is out of its range.
+        ValueError: If a field is out of range.
 
     Example:
         >>> policy = Sigmoid(init_lr=1.0, gamma=-0.1, midpoint=50)
@@ -274,9 +274,9 @@ class Sigmoid:
     midpoint: Moment
 
     def __call__(self, t: int) -> float:
-        """The learning rate of step ``t``."""
+        """Return the learning rate of step ``t``."""
         x = self.gamma * (t - self.midpoint)
         if x >= 0:
             return self.init_lr / (1 + math.exp(-x))
-        e = math.exp(x)  # the mirrored form: its exponent is never positive
+        e = math.exp(x)  # mirrored form: the exponent is never positive, so it cannot overflow
         return self.init_lr * e / (1 + e)

@@ -1,4 +1,7 @@
-"""Rules for the value of a field: each returns the value, or says the field, the rule and what was given."""
+"""Validation of field values.
+
+Each function returns the value or raises ``ValueError`` with field, rule and value.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from lrbench_pl.policies._protocols import AdaptivePolicy
 def number(
     name: str, value: Any, rule: str = "be a finite number", holds: Callable[[float], bool] | None = None
 ) -> Any:
-    """Require a finite number for which the rule holds."""
+    """Require a finite number that satisfies ``holds``; ``rule`` is its description."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not good or (holds is not None and not holds(value)):
         raise ValueError(f"{name} must {rule}, got {value!r}")
@@ -21,7 +24,7 @@ def number(
 
 
 def rate(name: str, value: Any) -> Any:
-    """Require a learning rate."""
+    """Require a learning rate: a finite number of at least 0."""
     return number(name, value, "be a finite number of at least 0", lambda v: v >= 0)
 
 
@@ -36,21 +39,21 @@ def factor(name: str, value: Any) -> Any:
 
 
 def integer(name: str, value: Any) -> Any:
-    """Require a whole number."""
+    """Require an integer."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name} must be an integer, got {value!r}")
     return value
 
 
 def count(name: str, value: Any, least: int = 1) -> Any:
-    """Require a whole number of at least ``least``."""
+    """Require an integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
     return value
 
 
 def milestones(name: str, value: Iterable[Any]) -> tuple[int, ...]:
-    """Require positive integers, each above the one before; returns them as a tuple."""
+    """Require positive, strictly increasing integers and return them as a tuple."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise ValueError(f"{name} must be a list of integers, got {value!r}")
     result = tuple(value)
@@ -62,14 +65,14 @@ def milestones(name: str, value: Iterable[Any]) -> tuple[int, ...]:
 
 
 def policy(name: str, value: Any) -> Any:
-    """Require a policy that does not adapt."""
+    """Require a policy that is not adaptive."""
     if not callable(value) or isinstance(value, (type, AdaptivePolicy)):
         raise ValueError(f"{name} must be a plain policy, t -> learning rate, got {value!r}")
     return value
 
 
 def policies(name: str, value: Any) -> tuple[Any, ...]:
-    """Require policies that do not adapt; returns them as a tuple."""
+    """Require policies that are not adaptive and return them as a tuple."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise ValueError(f"{name} must be a list of policies, got {value!r}")
     result = tuple(value)

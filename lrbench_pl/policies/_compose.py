@@ -1,4 +1,4 @@
-"""Policies made of policies, and what can be said of any of them."""
+"""Composite policies, and functions of any policy: parts, warm-up, rates, id."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from lrbench_pl.policies._protocols import Policy as Policy
 @register_policy
 @dataclass(frozen=True)
 class Sequential:
-    """Policies one after the other, joined at milestones: the paper's composite. It nests.
+    """Composite of policies that run one after the other, joined at milestones.
 
-    lr(t) = policies[i](t - milestones[i - 1]), where i counts the milestones that are <= t
+    It can contain other composites.
 
-    At a milestone the next policy runs (left-closed, as in torch's ``SequentialLR``), and each has its own clock.
+    lr(t) = policies[i](t - milestones[i - 1]), where i is the number of milestones <= t
+
+    At a milestone the next policy starts (left-closed, as in torch's ``SequentialLR``), at its own step 0.
 
     Args:
         policies: At least one policy.
-        milestones: Iterations at which the next one begins: one fewer, positive and strictly increasing.
+        milestones: Steps at which the next policy starts: one fewer than policies, positive and strictly increasing.
 
     Raises:
-        ValueError: If a part is no policy, or the milestones do not fit.
+        ValueError: If a part is not a policy, or the milestones do not match the policies.
 
     Example:
         >>> from lrbench_pl.policies import Constant
@@ -49,13 +51,13 @@ class Sequential:
             )
 
     def __call__(self, t: int) -> float:
-        """The learning rate of step ``t``."""
+        """Return the learning rate of step ``t``."""
         part = bisect_right(self.milestones, t)
         return self.policies[part](t - self.milestones[part - 1] if part else t)
 
     @property
     def is_homogeneous(self) -> bool:
-        """Whether all parts, nested ones included, are of one function (the paper's term).
+        """Return whether all parts have the same function (homogeneous in the paper).
 
         Example:
             >>> from lrbench_pl.policies import Constant
@@ -70,7 +72,7 @@ def _function(policy: Policy) -> tuple[object, ...]:
 
 
 def turns(policy: Policy) -> Iterator[tuple[int, int | None, Policy]]:
-    """The parts of a composite, each with the iterations [start, end) of its turn; none if ``policy`` is no composite.
+    """Yield the parts of a composite as (start, end, policy); none for others.
 
     Example:
         >>> from lrbench_pl.policies import Constant
@@ -83,7 +85,9 @@ def turns(policy: Policy) -> Iterator[tuple[int, int | None, Policy]]:
 
 
 def segments(policy: Policy) -> list[tuple[int, Policy]]:
-    """The parts of a policy with the iteration at which each begins; nested composites opened, unreached parts dropped.
+    """Return the parts of a policy as (start, policy), flattened.
+
+    Nested composites are replaced by their parts. Parts that are never reached are left out.
 
     Example:
         >>> from lrbench_pl.policies import Constant
@@ -101,12 +105,12 @@ def segments(policy: Policy) -> list[tuple[int, Policy]]:
 
 
 def warmup(policy: Policy, steps: int) -> Sequential:
-    """A linear rise over ``steps`` iterations to the policy's first rate, then the policy on its own clock.
+    """Prepend a linear warm-up of ``steps`` steps to a policy.
 
-    lr(t) = policy(0) * (t + 1) / (steps + 1) for t < steps: no step is wasted at rate 0
+    lr(t) = policy(0) * (t + 1) / (steps + 1) for t < steps, then policy(t - steps). No step has rate 0.
 
     Raises:
-        ValueError: If ``steps`` is no integer of at least 1, or the policy starts at rate 0.
+        ValueError: If ``steps`` is not an integer of at least 1, or the policy starts at rate 0.
 
     Example:
         >>> from lrbench_pl.policies import Constant
@@ -118,12 +122,12 @@ def warmup(policy: Policy, steps: int) -> Sequential:
     check.count("steps", steps)
     peak = policy(0)
     if peak <= 0:
-        raise ValueError(f"policy must start above 0 to be warmed up to, got {peak!r} at t = 0 from {policy!r}")
+        raise ValueError(f"policy must start above 0 for a warm-up, got {peak!r} at t = 0 from {policy!r}")
     return Sequential((Polynomial(peak / (steps + 1), steps, end_lr=peak), policy), (steps,))
 
 
 def table(policy: Policy, n: int) -> list[float]:
-    """The rates of the first ``n`` steps.
+    """Return the rates of the first ``n`` steps.
 
     Example:
         >>> from lrbench_pl.policies import Step
@@ -135,9 +139,9 @@ def table(policy: Policy, n: int) -> list[float]:
 
 
 def policy_id(policy: Policy, max_steps: int) -> str:
-    """A short hash of the rates over a budget: equal policies have one, however they are spelt.
+    """Return a short hash of the rates over a budget, equal for equal rates.
 
-    Rates count as equal when their first 12 significant digits are.
+    Policies with equal rates have the same id, however they are defined. Rates are rounded to 13 significant digits.
 
     Example:
         >>> from lrbench_pl.policies import Constant, Step
@@ -146,5 +150,5 @@ def policy_id(policy: Policy, max_steps: int) -> str:
     """
     digest = hashlib.sha256()
     for rate in table(policy, max_steps):
-        digest.update(b"%.12e;" % (rate + 0.0))  # + 0.0: minus zero is zero
+        digest.update(b"%.12e;" % (rate + 0.0))  # + 0.0 turns -0.0 into 0.0
     return digest.hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""A policy as plain data, and back; what comes back can be nothing but a policy of a registered type."""
+"""Policies as plain data and back; only registered types are instantiated."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from lrbench_pl.policies._compose import Policy
 from lrbench_pl.policies._fields import each, meanings, registered, require_registered, target_of
 
-ENTRY_POINTS = "lrbench_pl.policies"  # the group in which an installed package names its policies
+ENTRY_POINTS = "lrbench_pl.policies"  # entry-point group of packages that bring policies
 
 
 def to_config(policy: Policy) -> dict[str, Any]:
-    """The constructor call as plain data: what Hydra instantiates and ``policy.yaml`` holds.
+    """Return the constructor call as plain data, as in ``policy.yaml``.
 
     Raises:
-        TypeError: If the type of the policy, or of a part of it, is not registered.
+        TypeError: If the type of the policy or of one of its parts is not registered.
 
     Example:
         >>> from lrbench_pl.policies import MultiStep
@@ -33,14 +33,14 @@ def to_config(policy: Policy) -> dict[str, Any]:
 
 
 def from_config(config: Mapping[str, Any]) -> Policy:
-    """The policy that plain data describes; only registered policy types are ever instantiated.
+    """Build a policy from plain data; only registered types are instantiated.
 
-    These are the types of this package, those that this program registered by
-    :func:`~lrbench_pl.policies.register_policy`, and those that an installed package names in its entry points of the
-    group ``lrbench_pl.policies``. What the data names is never imported.
+    Registered are the types of this package, those passed to :func:`~lrbench_pl.policies.register_policy`, and those of
+    installed packages with an entry point in the group ``lrbench_pl.policies``. A module that only the data names is
+    never imported.
 
     Raises:
-        ValueError: If ``_target_`` names something else, or a field is missing, unknown or out of its range.
+        ValueError: If ``_target_`` is not a registered type, or a field is missing, unknown or out of range.
 
     Example:
         >>> from_config({"_target_": "lrbench_pl.policies.Constant", "lr": 0.1})
@@ -56,7 +56,7 @@ module that this program imports or by an entry point lrbench_pl.policies; got '
         raise ValueError(f"expected a mapping with _target_, got {config!r}")
     arguments = dict(config)
     target = arguments.pop("_target_", None)
-    arguments.pop("_convert_", None)  # Hydra's own word, in every composite of conf/
+    arguments.pop("_convert_", None)  # a setting of Hydra, in every composite of conf/
     kind = _type_named(target)
     known = meanings(kind)
     if unknown := [name for name in arguments if name not in known]:
@@ -72,7 +72,7 @@ module that this program imports or by an entry point lrbench_pl.policies; got '
 
 
 def _loaded(value: Any) -> Any:
-    """A nested field from plain data; what is neither a mapping nor a list is left for the field's own check."""
+    """Build the value of a nested field; invalid values are left to its validation."""
     if isinstance(value, Mapping):
         return from_config(value)
     if isinstance(value, SequenceABC) and not isinstance(value, (str, bytes)):
@@ -96,8 +96,8 @@ def _type_named(target: object) -> type[Any]:
 
 @functools.cache
 def _load_entry_points() -> None:
-    """Import the policies that installed packages offer, once."""
-    from importlib.metadata import entry_points  # here: most programs never need it, and it is slow to import
+    """Import the policies of installed packages, once."""
+    from importlib.metadata import entry_points  # imported here: it is slow, and most programs do not need it
 
     for entry in entry_points(group=ENTRY_POINTS):
         try:
@@ -105,5 +105,5 @@ def _load_entry_points() -> None:
         except Exception as error:
             raise ValueError(
                 f"the policies of entry point {entry.name} ({entry.value}) cannot be imported: {error}; "
-                f"repair or uninstall their package"
+                f"repair or uninstall that package"
             ) from error

@@ -1,4 +1,4 @@
-"""Twenty-seven of LRBench's functions as one: a wave between two bounds, and how its height decays."""
+"""Cyclic policies: a wave between two bounds, for 27 of LRBench's functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lrbench_pl.policies._fields import FactorPerStep, Period, Rate, phase_of, r
 Wave = Literal["triangle", "sine", "cosine", "sawtooth", "quarter_sine", "half_cosine"]
 Decay = Literal["none", "halving", "exponential"]
 
-# Each on the cycle's phase u in [0, 1): what share of the range the rate stands at.
+# Height of the wave, as a share of the range, at the phase u in [0, 1) of the cycle.
 _WAVES: dict[str, Callable[[float], float]] = {
     "triangle": lambda u: 1 - abs(2 * u - 1),
     "sine": lambda u: math.sin(math.pi * u),
@@ -27,9 +27,9 @@ _WAVES: dict[str, Callable[[float], float]] = {
 @register_policy
 @dataclass(frozen=True)
 class Cyclic:
-    """A rate that cycles between two bounds: TRI, SIN, COS, RSW and all their kin.
+    """Rate that cycles between two bounds: the TRI, SIN, COS and RSW families.
 
-    lr(t) = base_lr + (max_lr - base_lr) * wave(u) * decay(t),  u = the fraction of (t + phase) / period
+    lr(t) = base_lr + (max_lr - base_lr) * wave(u) * decay(t),  u = fractional part of (t + phase) / period
 
     ============== ============================ ==========================
     wave           of u in [0, 1)               starts a cycle at
@@ -43,17 +43,17 @@ class Cyclic:
     ============== ============================ ==========================
 
     Args:
-        base_lr: Lower bound, at least 0; no decay touches it.
+        base_lr: Lower bound, at least 0. It does not decay.
         max_lr: Upper bound, at least ``base_lr``.
-        period: The full cycle in iterations, at least 1 (LRBench's ``l`` is half of it for the first three waves).
-        wave: Shape of a cycle.
-        decay: How the height shrinks: ``none``; ``halving`` with each cycle (for cosine at each minimum);
-            ``exponential`` by ``gamma ** t``.
-        gamma: Factor per iteration of the exponential decay, in (0, 1]; 1 with any other decay.
-        phase: Iterations by which the wave is ahead; negative: behind.
+        period: Steps of a full cycle, at least 1 (LRBench's ``l`` is half of it for the first three waves).
+        wave: Shape of the cycle.
+        decay: Decay of the height: ``none``; ``halving``, once per cycle (for the cosine at each minimum);
+            ``exponential``, by ``gamma ** t``.
+        gamma: Factor per step of the exponential decay, in (0, 1]; must be 1 with any other decay.
+        phase: Steps by which the wave is shifted ahead; negative values shift it back.
 
     Raises:
-        ValueError: If a field is out of its range.
+        ValueError: If a field is out of range.
 
     Example:
         >>> tri2 = Cyclic(base_lr=0.0, max_lr=1.0, period=4, wave="triangle", decay="halving")
@@ -77,13 +77,13 @@ class Cyclic:
             raise ValueError(f"gamma must be 1 unless decay is 'exponential', got {self.gamma!r}")
 
     def __call__(self, t: int) -> float:
-        """The learning rate of step ``t``."""
-        cycle, within = divmod(t + self.phase, self.period)  # integers: exact at every boundary, however late
+        """Return the learning rate of step ``t``."""
+        cycle, within = divmod(t + self.phase, self.period)  # integer arithmetic: exact at every boundary
         height = _WAVES[self.wave](within / self.period)
         if self.decay == "halving":
-            # cosine has its minimum in mid-cycle, and halves there
+            # the cosine has its minimum in the middle of the cycle and is halved there
             halvings = cycle + (self.wave == "cosine" and 2 * within >= self.period)
-            height = math.ldexp(height, -max(0, halvings))  # a wave that is behind starts no higher than max_lr
+            height = math.ldexp(height, -max(0, halvings))  # with a negative phase the first cycle is not doubled
         elif self.decay == "exponential":
             height *= float(self.gamma) ** t
         return self.base_lr + (self.max_lr - self.base_lr) * height

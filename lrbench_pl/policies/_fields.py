@@ -1,6 +1,7 @@
-"""What the fields of a policy mean: said once, in the field's annotation, and read by everything that handles policies.
+"""Meaning of policy fields, declared once in the field's annotation.
 
-Validation, storing, stretching, cutting, lint and preview know no policy type. They ask :func:`meanings`.
+Validation, serialization, stretching, cutting, lint and preview read it with :func:`meanings`, and depend on no policy
+type.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ def _same(value: Any, factor: float) -> Any:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a field means: which values it takes, and what becomes of one when time is stretched.
+    """Meaning of a field: its valid values and its change when time is stretched.
 
     Args:
-        kind: What lint and the like recognise it by.
-        check: Called with the field's name and value; returns the value to keep or raises ``ValueError``.
-        stretch: Called with the value and the factor by which time is stretched; returns the new value.
-        beside: The field of the same policy that this one goes with: the milestones of ``turns``, the period of a
-            ``phase``. It must stand before a phase.
+        kind: Kind of the field, for lint and other code that handles fields of one kind.
+        check: Called with name and value of the field. Returns the value to store or raises ``ValueError``.
+        stretch: Called with the value and the factor by which time is stretched. Returns the new value.
+        beside: Another field of the same policy that this one refers to: the milestones of ``turns``, the period of a
+            ``phase``. The period must be declared before its phase.
     """
 
     kind: Kind
@@ -58,7 +59,7 @@ class Meaning:
 
     @property
     def is_nested(self) -> bool:
-        """Whether the value is a policy, or a tuple of policies."""
+        """Return whether the value is a policy or a tuple of policies."""
         return self.kind in ("nested", "turns")
 
 
@@ -75,7 +76,7 @@ def _slower(speed: float, factor: float) -> float:
 
 
 def _per_step(gamma: float, factor: float) -> float:
-    """The factor per step whose power over ``factor`` steps is ``gamma``; never underflows to 0."""
+    """Return the factor per step that gives ``gamma`` over ``factor`` steps; never 0."""
     return max(math.pow(gamma, 1 / factor), sys.float_info.min)
 
 
@@ -91,41 +92,45 @@ def _shifted(steps: int, factor: float) -> int:
 
 
 Rate = Annotated[float, Meaning("rate", check.rate)]
-"""A learning rate, at least 0."""
+"""Learning rate, at least 0."""
 Number = Annotated[float, Meaning("number", check.number)]
-"""A finite number that has nothing to do with time."""
+"""Finite number, independent of time."""
 NonNegative = Annotated[float, Meaning("number", check.rate)]
-"""A number of at least 0 that has nothing to do with time, such as an exponent."""
+"""Number of at least 0, independent of time, such as an exponent."""
 Positive = Annotated[float, Meaning("number", check.positive)]
-"""A number above 0 that has nothing to do with time."""
+"""Number above 0, independent of time."""
 Factor = Annotated[float, Meaning("factor", check.factor)]
-"""The factor of one drop, in (0, 1]."""
+"""Factor of one drop, in (0, 1]."""
 FactorPerStep = Annotated[float, Meaning("factor per step", check.factor, _per_step)]
-"""The factor of every step, in (0, 1]."""
+"""Factor applied at every step, in (0, 1]."""
 PerStep = Annotated[float, Meaning("per step", check.rate, _slower)]
-"""A speed per step, at least 0."""
+"""Speed per step, at least 0."""
 SignedPerStep = Annotated[float, Meaning("per step", check.number, _slower)]
-"""A speed per step; its sign is the direction."""
+"""Speed per step; the sign is the direction."""
 Steps = Annotated[int, Meaning("steps", check.count, _length)]
-"""A number of steps, at least 1."""
+"""Number of steps, at least 1."""
 Horizon = Annotated[int, Meaning("horizon", check.count, _length)]
-"""The number of steps, at least 1, after which the rate is constant."""
+"""Number of steps, at least 1, after which the rate is constant."""
 Interval = Annotated[int, Meaning("interval", check.count, _length)]
-"""The number of steps, at least 1, from one drop to the next."""
+"""Number of steps, at least 1, between two drops."""
 Period = Annotated[int, Meaning("period", check.count, _length)]
-"""The number of steps, at least 1, of a full cycle."""
+"""Number of steps, at least 1, of a full cycle."""
 Moment = Annotated[float, Meaning("moment", check.rate, _longer)]
-"""A point in time in steps, at least 0 and not rounded: where a smooth change is half done."""
+"""Point in time, in steps, at least 0 and not rounded, such as the midpoint of a smooth change."""
 Milestones = Annotated[tuple[int, ...], Meaning("milestones", check.milestones, _moved)]
-"""The steps at which something changes, positive and strictly increasing."""
+"""Steps at which something changes, positive and strictly increasing."""
 Nested = Annotated[Policy, Meaning("nested", check.policy)]
-"""A policy on the same clock as the one that holds it."""
+"""Policy that is evaluated at the same step as the one that contains it."""
 Turns = Annotated[tuple[Policy, ...], Meaning("turns", check.policies, beside="milestones")]
-"""Policies one after the other, each on its own clock, the next from each step of the field ``milestones`` on."""
+"""Policies that run one after the other, each from its own step 0. They change at the field ``milestones``."""
 
 
 def phase_of(period: str) -> Meaning:
-    """The meaning of a number of steps by which a cycle is ahead; the field ``period`` says how long a cycle is."""
+    """Return the meaning of a phase, the steps by which a cycle is shifted ahead.
+
+    Args:
+        period: Name of the field that holds the steps of a cycle.
+    """
     return Meaning("phase", check.integer, _shifted, period)
 
 
@@ -136,15 +141,15 @@ _T = TypeVar("_T", bound=type[Any])
 
 
 def register_policy(cls: _T) -> _T:
-    """Class decorator: from here on, this frozen dataclass can be validated, stored, loaded, stretched, cut and linted.
+    """Register a frozen dataclass as a policy type (class decorator).
 
-    Every field is annotated with what it means: :data:`Rate`, :data:`Steps`, :data:`FactorPerStep` and so on, a
-    ``Literal`` of the values it may take, or ``Annotated`` with a :class:`Meaning` of your own. Each new policy is
-    checked by these before its own ``__post_init__`` runs. Stored data may name the class once it is registered.
+    A registered type can be validated, stored, loaded, stretched, cut and linted. Annotate each field with its meaning:
+    :data:`Rate`, :data:`Steps`, :data:`FactorPerStep` and so on, a ``Literal`` of the valid values, or ``Annotated``
+    with your own :class:`Meaning`. The fields of a new policy are validated before its ``__post_init__`` runs.
 
     Raises:
-        TypeError: If the class is no frozen dataclass, cannot be called, is not at the top of a module or has a field
-            that does not say what it means.
+        TypeError: If the class is not a frozen dataclass, has no ``__call__``, is not at the top level of a module, or
+            has a field without a meaning.
 
     Example::
 
@@ -164,9 +169,11 @@ def register_policy(cls: _T) -> _T:
     if parameters is None or "__dataclass_fields__" not in vars(cls) or not parameters.frozen:
         raise TypeError(f"{cls.__qualname__} must be a frozen dataclass: write @dataclass(frozen=True) below this line")
     if not any("__call__" in vars(base) for base in cls.__mro__):
-        raise TypeError(f"{cls.__qualname__} must have __call__(self, t): the learning rate of step t")
+        raise TypeError(f"{cls.__qualname__} must have __call__(self, t) that returns the learning rate of step t")
     if "<locals>" in cls.__qualname__:
-        raise TypeError(f"{cls.__qualname__} must be defined at the top of a module, where stored data can name it")
+        raise TypeError(
+            f"{cls.__qualname__} must be defined at the top level of a module: stored policies name it there"
+        )
     meant = {field.name: _meaning(cls, field.name, hint) for field, hint in _hints(cls)}
     for name, meaning in meant.items():
         if meaning.beside and meaning.beside not in meant:
@@ -181,7 +188,7 @@ def _hints(cls: type[Any]) -> list[tuple[Any, Any]]:
     try:
         hints = get_type_hints(cls, localns={cls.__name__: cls}, include_extras=True)
     except NameError as error:
-        where = f"import what its annotations name at the top of {cls.__module__}"
+        where = f"import the names in its annotations at the top of {cls.__module__}"
         raise TypeError(f"{cls.__qualname__}: {error}; {where}") from error
     return [(field, hints[field.name]) for field in fields(cls) if field.init]
 
@@ -193,8 +200,8 @@ def _meaning(cls: type[Any], name: str, hint: Any) -> Meaning:
         if isinstance(extra, Meaning):
             return extra
     raise TypeError(
-        f"{cls.__qualname__}.{name} must be annotated with what it means, such as Rate, Steps or Number of "
-        f"{_PACKAGE}, or a Literal; got {hint!r}"
+        f"{cls.__qualname__}.{name} must be annotated with its meaning, such as Rate, Steps or Number of {_PACKAGE}, "
+        f"or a Literal; got {hint!r}"
     )
 
 
@@ -205,14 +212,14 @@ def _choice(known: tuple[Any, ...], name: str, value: Any) -> Any:
 
 
 def _check_first(cls: Any, meant: Mapping[str, Meaning]) -> None:
-    """Make every new value of ``cls`` check its fields, before its own ``__post_init__`` if it has one."""
+    """Validate the fields of every new ``cls``, before its own ``__post_init__``."""
     own: Callable[..., None] | None = getattr(cls, "__post_init__", None)
 
     def checked(self: Any) -> None:
         for name, meaning in meant.items():
             object.__setattr__(self, name, meaning.check(name, getattr(self, name)))
 
-    if own is None:  # then the dataclass's __init__ would not call it
+    if own is None:  # the dataclass's __init__ calls no __post_init__
         init = cls.__init__
 
         @functools.wraps(init)
@@ -232,23 +239,23 @@ def _check_first(cls: Any, meant: Mapping[str, Meaning]) -> None:
 
 
 def target_of(cls: type[Any]) -> str:
-    """The ``_target_`` by which stored data names a policy type; those of this package stand in the package itself."""
-    ours = cls.__module__.startswith(f"{_PACKAGE}._")
+    """Return the ``_target_`` that names a policy type in stored data."""
+    ours = cls.__module__.startswith(f"{_PACKAGE}._")  # named by the package, not by its private module
     return f"{_PACKAGE if ours else cls.__module__}.{cls.__qualname__}"
 
 
 def registered() -> Mapping[str, type[Any]]:
-    """The registered policy types by their ``_target_``."""
+    """Return the registered policy types by their ``_target_``."""
     return MappingProxyType(_REGISTERED)
 
 
 def meanings(cls: type[Any]) -> Mapping[str, Meaning]:
-    """What each field of a policy type means; empty if exactly this type is not registered."""
+    """Return the meaning of each field of a type; empty if it is not registered."""
     return _MEANINGS.get(cls, {})
 
 
 def meant(policy: object, kind: Kind) -> dict[str, Any]:
-    """The fields of a policy that are of a kind, with their values; empty if its type is not registered.
+    """Return name and value of the fields of a kind; empty for unregistered types.
 
     Example:
         >>> from lrbench_pl.policies import Polynomial
@@ -260,7 +267,7 @@ def meant(policy: object, kind: Kind) -> dict[str, Any]:
 
 
 def require_registered(policy: object) -> Mapping[str, Meaning]:
-    """What each field of a policy means.
+    """Return the meaning of each field of a policy.
 
     Raises:
         TypeError: If exactly this type is not registered.
@@ -273,5 +280,5 @@ def require_registered(policy: object) -> Mapping[str, Meaning]:
 
 
 def each(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The value of a nested field, a policy or a tuple of policies, with each policy changed."""
+    """Apply ``change`` to each policy in the value of a nested field."""
     return tuple(change(part) for part in value) if isinstance(value, tuple) else change(value)

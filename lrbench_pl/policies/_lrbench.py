@@ -1,4 +1,4 @@
-"""LRBench's own way to write a policy, read as ours."""
+"""Policies from LRBench's parameters: its 34 names with k0, k1, l, p and gamma."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from lrbench_pl.policies._cyclic import Cyclic, Decay, Wave
 def from_lrbench(
     parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]], boundaries: Sequence[int] | None = None
 ) -> Policy:
-    """The policy that LRBench's parameters describe; a list of them with boundaries gives a composite.
+    """Build a policy from LRBench's parameters, or a composite from a list of them.
 
-    ``k0`` and ``k1`` are the two bounds in either order, ``l`` the half cycle (the full one for the restarting
-    RSW family, the step or decay length elsewhere), ``p`` a power. Where the reference code errs, this does not.
+    ``k0`` and ``k1`` are the two bounds in either order. ``l`` is half a cycle (a full one for the RSW families, the
+    step size or the decay length elsewhere), ``p`` a power. Errors of the reference code are not reproduced.
 
     Args:
         parameters: ``{"lrPolicy": NAME, …}`` with one of the 34 names, or a list of such mappings.
-        boundaries: Iterations at which the next of a list begins.
+        boundaries: Steps at which the next policy of the list starts.
 
     Raises:
-        ValueError: If the name is unknown, or a parameter missing, superfluous or out of its range; the message names
-            the policy, the parameter and what the policy takes.
+        ValueError: If the name is unknown, or a parameter is missing, unexpected or out of range. The message names the
+            policy, the parameter and the parameters that the policy takes.
 
     Example:
         >>> from_lrbench({"lrPolicy": "TRIEXP", "k0": 0.001, "k1": 0.006, "l": 2000, "gamma": 0.99994})
@@ -46,7 +46,7 @@ def from_lrbench(
     """
     if isinstance(parameters, Mapping):
         if boundaries is not None:
-            raise ValueError("boundaries belong to a list of policies, got one policy")
+            raise ValueError("boundaries need a list of policies, got one policy; leave them out or give a list")
         return _one(parameters)
     if isinstance(parameters, (str, bytes)) or not isinstance(parameters, Sequence):
         raise ValueError(f"expected a mapping with lrPolicy, or a list of them, got {parameters!r}")
@@ -67,7 +67,7 @@ def _one(parameters: Mapping[str, Any]) -> Policy:
             raise ValueError(f"{name}: parameter {parameter!r} is missing; {takes}")
     for parameter in given:
         if parameter not in needed + optional:
-            raise ValueError(f"{name}: parameter {parameter!r} is not known; {takes}")
+            raise ValueError(f"{name}: unknown parameter {parameter!r}; {takes}")
     try:
         return build(**given)
     except ValueError as error:
@@ -79,7 +79,7 @@ def _poly(k0: float, p: float, l: int, k1: float = 0.0) -> Policy:  # noqa: E741
 
 
 def _cyclic(wave: Wave, decay: Decay, cycle: int, ahead: int) -> Callable[..., Policy]:
-    """``cycle`` and ``ahead``: the period and the phase in units of ``l``."""
+    """Return a builder of cyclic policies with period and phase in units of ``l``."""
 
     def build(k0: float, k1: float, l: int, gamma: float = 1.0) -> Policy:  # noqa: E741 - LRBench's name
         check.rate("k0", k0)
@@ -98,7 +98,7 @@ _FAMILIES: dict[str, tuple[Wave, int, int]] = {
     "SIN": ("sine", 2, 0),
     "DSIN": ("sine", 2, 1),
     "COS": ("cosine", 2, 0),
-    "UPCOS": ("cosine", 2, -1),  # behind, not ahead: its first cycle has the full height
+    "UPCOS": ("cosine", 2, -1),  # negative: the first cycle has the full height
     "RSW": ("sawtooth", 1, 0),
     "SINRSW": ("quarter_sine", 1, 0),
     "COSRSW": ("half_cosine", 1, 0),

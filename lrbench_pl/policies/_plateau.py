@@ -1,4 +1,4 @@
-"""The adaptive policy of LRBench: change the policy when the metric stands still."""
+"""Adaptive policy of LRBench, which changes on a plateau of the metric."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from lrbench_pl.policies._compose import Policy, Sequential
 
 @dataclass
 class PlateauPolicy:
-    """Change to a larger policy on an early plateau of the metric, to a smaller one on a late plateau.
+    """Changes to a larger policy on an early plateau, to a smaller one on a late one.
 
-    A check *improves* when it beats the best before it by more than ``threshold``. After ``patience`` checks in a row
-    without, and outside the cooldown, the next larger policy takes over before ``switch_fraction`` of the budget, the
-    next smaller one after it; at either end of the list the last one stays. Each policy starts on its own clock.
+    A check is an improvement if it is better than the best previous one by more than ``threshold``. After ``patience``
+    consecutive checks without an improvement, outside the cooldown, the policy changes: to the next larger one before
+    ``switch_fraction`` of the budget, to the next smaller one after it. At either end of the list it does not change.
+    Each policy starts at its own step 0.
 
     Args:
         policies: Plain policies, from the smallest rate to the largest.
-        start: Index of the first one.
-        patience: Checks without improvement that make a plateau, at least 1.
-        threshold: Least gain that counts as improvement, in units of the metric, at least 0.
-        cooldown: Checks after a change during which none are counted, at least 0.
-        switch_fraction: Share of the budget, in [0, 1], before which changes go upwards.
-        max_steps: The budget in optimizer steps.
+        start: Index of the policy to start with.
+        patience: Consecutive checks without an improvement that count as a plateau, at least 1.
+        threshold: Gain that an improvement must exceed, in units of the metric, at least 0.
+        cooldown: Checks after a change that do not count, at least 0.
+        switch_fraction: Share of the budget, in [0, 1], before which the policy changes to larger ones.
+        max_steps: Budget in optimizer steps.
         mode: Whether a larger (``max``) or a smaller (``min``) metric is better.
 
     Raises:
-        ValueError: If a field is out of its range.
+        ValueError: If a field is out of range.
 
     Example:
         >>> from lrbench_pl.policies import Constant
@@ -43,7 +44,7 @@ class PlateauPolicy:
         >>> policy.realised()
         Sequential(policies=(Constant(lr=0.1), Constant(lr=0.01)), milestones=(30,))
 
-    Source: the public reference code of LRBench (change of policy on a plateau).
+    Source: the public reference code of LRBench (``ChangeLROnPlateau``).
     """
 
     policies: Sequence[Policy]
@@ -56,7 +57,8 @@ class PlateauPolicy:
     mode: Literal["max", "min"] = "max"
 
     def __post_init__(self) -> None:
-        self.policies = Sequential(tuple(self.policies), tuple(range(1, len(self.policies)))).policies  # the same rules
+        # Sequential validates the policies
+        self.policies = Sequential(tuple(self.policies), tuple(range(1, len(self.policies)))).policies
         check.count("start", self.start, least=0)
         if self.start >= len(self.policies):
             raise ValueError(f"start must be an index of policies, below {len(self.policies)}, got {self.start}")
@@ -70,20 +72,20 @@ class PlateauPolicy:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was observed: a new training begins."""
-        self._starts = [0]  # when each applied policy began
-        self._applied = [self.start]  # its index
+        """Reset to the initial state, for a new training."""
+        self._starts = [0]  # first step of each applied policy
+        self._applied = [self.start]  # index of each applied policy
         self._best: float | None = None
-        self._standing = 0  # checks without improvement
-        self._cooling = 0  # checks of the cooldown still to come
+        self._standing = 0  # consecutive checks without an improvement
+        self._cooling = 0  # remaining checks of the cooldown
 
     def __call__(self, t: int) -> float:
-        """The learning rate of step ``t``, as far as is known by now."""
+        """Return the learning rate of step ``t``, given the observations so far."""
         part = bisect_right(self._starts, t) - 1
         return self.policies[self._applied[part]](t - self._starts[part])
 
     def observe(self, t: int, value: float) -> None:
-        """Take note of the metric at a check before step ``t``; NaN is no improvement."""
+        """Observe the metric of a check before step ``t``; NaN is not an improvement."""
         gain = None if self._best is None else (value - self._best if self.mode == "max" else self._best - value)
         improved = value == value and (gain is None or gain > self.threshold)
         if improved:
@@ -107,7 +109,7 @@ class PlateauPolicy:
         self._cooling = self.cooldown
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to keep."""
+        """Return the state for a checkpoint."""
         return {
             "starts": list(self._starts),
             "applied": list(self._applied),
@@ -117,7 +119,7 @@ class PlateauPolicy:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Load the state that :meth:`state_dict` returned."""
         self._starts = list(state["starts"])
         self._applied = list(state["applied"])
         self._best = state["best"]
@@ -125,6 +127,6 @@ class PlateauPolicy:
         self._cooling = state["cooling"]
 
     def realised(self) -> Policy:
-        """The schedule applied so far, as a plain policy that can be run again anywhere."""
+        """Return the schedule applied so far, as a plain policy."""
         applied = tuple(self.policies[index] for index in self._applied)
         return applied[0] if len(applied) == 1 else Sequential(applied, tuple(self._starts[1:]))

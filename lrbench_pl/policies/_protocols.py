@@ -1,4 +1,4 @@
-"""What counts as a policy, and what as an adaptive one."""
+"""Protocols of policies and adaptive policies."""
 
 from __future__ import annotations
 
@@ -7,33 +7,36 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Policy(Protocol):
-    """Anything that maps the number of optimizer steps taken, from 0, to the learning rate of the next step."""
+    """Callable that maps the steps taken, from 0, to the rate of the next step."""
 
     def __call__(self, t: int, /) -> float:
-        """The learning rate of step ``t``."""
+        """Return the learning rate of step ``t``."""
         ...
 
 
 @runtime_checkable
 class AdaptivePolicy(Protocol):
-    """A policy that also looks at the validation metric. Its state is explicit, its outcome a plain policy."""
+    """Policy that also observes the validation metric.
+
+    Its state is explicit. The schedule that it applied is available as a plain policy.
+    """
 
     def __call__(self, t: int, /) -> float:
-        """The learning rate of step ``t``, as far as is known by now."""
+        """Return the learning rate of step ``t``, given the observations so far."""
         ...
 
     def observe(self, t: int, value: float) -> None:
-        """Take note of the metric at a check before step ``t``."""
+        """Observe the metric of a check before step ``t``."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to keep."""
+        """Return the state for a checkpoint."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Load the state that :meth:`state_dict` returned."""
         ...
 
     def realised(self) -> Policy:
-        """The schedule that was in fact applied, as a plain policy."""
+        """Return the schedule that was applied, as a plain policy."""
         ...

@@ -1,4 +1,4 @@
-"""The same policy on another horizon."""
+"""Policies on another horizon: stretched in time, or cut at a step."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lrbench_pl.policies._fields import each, meanings, meant, require_registere
 
 
 def stretched(policy: Policy, factor: float) -> Policy:
-    """The policy with its time stretched: at ``factor * t`` it gives the rate that ``policy`` gives at ``t``.
+    """Stretch a policy in time: its rate at ``t`` moves to ``factor * t``.
 
-    Lengths and milestones are rounded to whole steps, at least one each and one between milestones, so that the n-th
-    cycle or drop may be n / 2 steps off.
+    Lengths and milestones are rounded to whole steps, with at least one step each and between milestones. The n-th
+    cycle or drop may therefore be off by n / 2 steps.
 
     Args:
         policy: A policy of a registered type, composite or not.
-        factor: Above 1 stretches, below 1 squeezes.
+        factor: Factor of the time, above 0: above 1 stretches, below 1 compresses.
 
     Raises:
-        ValueError: If ``factor`` is no finite number above 0.
-        TypeError: If the type of the policy, or of a part of it, is not registered.
+        ValueError: If ``factor`` is not a finite number above 0.
+        TypeError: If the type of the policy or of one of its parts is not registered.
 
     Example:
         >>> from lrbench_pl.policies import Exponential, MultiStep
@@ -37,17 +37,19 @@ def stretched(policy: Policy, factor: float) -> Policy:
         value = getattr(policy, name)
         if meaning.is_nested:
             new[name] = each(value, lambda part: stretched(part, factor))
-        else:  # a phase keeps its part of the cycle, however the period was rounded
+        else:  # a phase keeps its share of the cycle, also if the period was rounded
             of = meaning.beside
             new[name] = meaning.stretch(value, new[of] / getattr(policy, of) if of else factor)
     return replace(policy, **new)  # type: ignore[type-var]
 
 
 def cut(policy: Policy, max_steps: int) -> Policy:
-    """The policy without the parts and drops that begin at ``max_steps`` or later; its rates before that are the same.
+    """Remove the parts and drops that start at ``max_steps`` or later.
+
+    Rates before ``max_steps`` do not change.
 
     Raises:
-        ValueError: If ``max_steps`` is no integer of at least 1.
+        ValueError: If ``max_steps`` is not an integer of at least 1.
 
     Example:
         >>> from lrbench_pl.policies import Constant, MultiStep, Sequential
@@ -63,9 +65,9 @@ def cut(policy: Policy, max_steps: int) -> Policy:
     for name, inner in meant(policy, "nested").items():
         new[name] = cut(inner, max_steps)
     for name in meant(policy, "turns"):
-        begun = [turn for turn in turns(policy) if turn[0] < max_steps]
-        parts = tuple(cut(part, min(max_steps, end or max_steps) - start) for start, end, part in begun)
-        if len(parts) == 1 and len(meanings(type(policy))) == 2:  # nothing but parts and their milestones
+        started = [part for part in turns(policy) if part[0] < max_steps]
+        parts = tuple(cut(part, min(max_steps, end or max_steps) - start) for start, end, part in started)
+        if len(parts) == 1 and len(meanings(type(policy))) == 2:  # the type has only parts and milestones
             return parts[0]
         new[name] = parts
     return replace(policy, **new) if new else policy  # type: ignore[type-var]

@@ -1,1 +1,1 @@
-"""One run: specification, configuration, construction, training, result, folder."""
+"""Train one run: specification, checks, construction, training, result and folder."""

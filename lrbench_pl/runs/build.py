@@ -1,9 +1,10 @@
-"""The objects of one run, from its configuration. Every object that trains is instantiated here."""
+"""Build the objects of a run from its configuration. Everything that trains is instantiated here."""
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,21 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pytorch_lightning.loggers import Logger
 
 from lrbench_pl.callbacks.checkpoints import Checkpoints
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
 from lrbench_pl.callbacks.progress import progress
-from lrbench_pl.runs.config import build_data, build_policy, in_sweep, is_shown_by_launcher
-from lrbench_pl.runs.options import UserError, refuse_late_milestones
+from lrbench_pl.runs.config import DESCRIBES_DATA, build_data, build_policy, in_sweep, is_shown_by_launcher
+from lrbench_pl.runs.options import UserError, check_milestones
 from lrbench_pl.runs.spec import RunSpec
 from lrbench_pl.workloads.classifier import Classifier
 
 
 @dataclass
 class Parts:
-    """What one run is made of."""
+    """The objects of one run."""
 
     module: pl.LightningModule
     data: pl.LightningDataModule
@@ -35,37 +36,61 @@ class Parts:
 
 
 def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None = None) -> Parts:
-    """Everything that one run needs. This function holds every ``instantiate`` of objects that train.
+    """Build all objects of a run.
+
+    Args:
+        cfg: The configuration.
+        loggers: Loggers of the Trainer.
+        output: Folder of the run; None for the working directory.
 
     Raises:
-        UserError: If the parts do not fit each other.
+        UserError: If the objects do not fit together.
     """
-    _refuse_contradictions(cfg)
+    _check_trainer_keys(cfg)
     data = build_data(cfg.dataset)
-    if cfg.workload is None:
-        module = Classifier(
-            model=instantiate(cfg.model),
-            optimizer=instantiate(cfg.optimizer),
-            num_classes=_num_classes(cfg, data),
-            param_groups=instantiate(cfg.param_groups, _convert_="all"),
-            channels_last=cfg.channels_last,
-            compile=cfg.compile,
-        )
-    else:
-        module = instantiate(cfg.workload)
+    module = _build_module(cfg, data)
     loggers = list(loggers)
     verifier = build_verifier(cfg, output)
     folder = (Path() if output is None else output) / "checkpoints"
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoints_kept, cfg.max_time)
     checkpoints.remember(loggers)
-    quiet = sys.stdout.isatty() and in_sweep() and is_shown_by_launcher()  # a sweep has one view of its own
+    trainer = _build_trainer(cfg, [verifier], [checkpoints], loggers, output)
+    if cfg.workload is not None:
+        trainer.callbacks.append(OptimizerNameCheck(cfg))  # type: ignore[attr-defined]
+    return Parts(module, data, verifier, checkpoints, trainer)
+
+
+def _build_module(cfg: DictConfig, data: pl.LightningDataModule) -> pl.LightningModule:
+    if cfg.workload is not None:
+        module: pl.LightningModule = instantiate(cfg.workload)
+        return module
+    kind: Any = getattr(data, "module_class", Classifier)
+    return kind(  # type: ignore[no-any-return]
+        model=instantiate(_completed(cfg, data).model),
+        optimizer=instantiate(cfg.optimizer),
+        num_classes=_num_classes(cfg, data),
+        param_groups=instantiate(cfg.param_groups, _convert_="all"),
+        channels_last=cfg.channels_last,
+        compile=cfg.compile,
+    )
+
+
+def _build_trainer(
+    cfg: DictConfig,
+    first: Sequence[pl.Callback],
+    last: Sequence[pl.Callback],
+    loggers: Sequence[Logger],
+    output: Path | None,
+) -> pl.Trainer:
+    """Build the Trainer with callbacks in order: ``first``, progress, ``last``, own."""
+    quiet = sys.stdout.isatty() and in_sweep() and is_shown_by_launcher()  # the sweep shows a view instead
     quiet = quiet or cfg.trainer.get("enable_progress_bar") is False
     kept = OmegaConf.masked_copy(cfg.trainer, [str(key) for key in cfg.trainer if key != "callbacks"])
-    kept._set_parent(cfg)  # so that references to the rest still resolve
-    trainer = instantiate(
+    kept._set_parent(cfg)  # so that references to the parts left out still resolve
+    trainer: pl.Trainer = instantiate(
         kept,
         val_check_interval=cfg.check_every * cfg.trainer.accumulate_grad_batches,  # Lightning counts batches
-        callbacks=[verifier, *([] if quiet else [progress(cfg.monitor)]), checkpoints, *_own_callbacks(cfg)],
+        callbacks=[*first, *([] if quiet else [progress(cfg.monitor)]), *last, *_own_callbacks(cfg)],
         logger=loggers,
         enable_progress_bar=sys.stdout.isatty() and not quiet,
         default_root_dir=output,
@@ -75,12 +100,10 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
             f"the Trainer would take {trainer.max_steps} steps of max_steps={cfg.max_steps}; leave out "
             "trainer.fast_dev_run, and set the budget with max_steps"
         )
-    if cfg.workload is not None:
-        trainer.callbacks.append(TrueLabel(cfg))
-    return Parts(module, data, verifier, checkpoints, trainer)
+    return trainer
 
 
-# Arguments of the Trainer that a run sets itself, and from what.
+# Arguments of the Trainer that a run sets itself, and the keys to use instead.
 _SET_BY_RUN = {
     "val_check_interval": "check_every=STEPS",
     "logger": "the group logger, such as logger=csv",
@@ -88,8 +111,8 @@ _SET_BY_RUN = {
 }
 
 
-def _refuse_contradictions(cfg: DictConfig) -> None:
-    """Refuse keys of ``trainer`` that would be overwritten, or that would end the training before its budget."""
+def _check_trainer_keys(cfg: DictConfig) -> None:
+    """Refuse keys of ``trainer`` that the run sets itself or that contradict it."""
     for name, instead in _SET_BY_RUN.items():
         if cfg.trainer.get(name) is not None:
             raise UserError(f"trainer.{name} is set by the run, got {cfg.trainer[name]!r}; use {instead} instead")
@@ -101,7 +124,7 @@ def _refuse_contradictions(cfg: DictConfig) -> None:
 
 
 def _own_callbacks(cfg: DictConfig) -> list[Any]:
-    """What ``+trainer.callbacks=`` names: one callback, a list of them, or a mapping from names."""
+    """Instantiate ``trainer.callbacks``: one, a list, or a mapping from names."""
     callbacks = instantiate(cfg.trainer.get("callbacks"), _convert_="all") or []
     if isinstance(callbacks, dict):
         callbacks = list(callbacks.values())
@@ -113,48 +136,67 @@ def _own_callbacks(cfg: DictConfig) -> list[Any]:
     return callbacks
 
 
-class TrueLabel(pl.Callback):
-    """Refuses a workload that builds another optimizer than the row would name.
+class OptimizerNameCheck(pl.Callback):
+    """Refuse a workload whose optimizer differs from the one named in the result.
 
     Args:
-        cfg: The configuration; a name given by ``names.optimizer`` is believed.
+        cfg: The configuration; a name given as ``names.optimizer`` is not checked.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
         chosen = HydraConfig.get().runtime.choices.get("optimizer") if HydraConfig.initialized() else None
         self._name = str(cfg.names.optimizer)
-        self._believed = self._name != str(chosen) or not isinstance(cfg.optimizer, DictConfig)
+        self._skip = self._name != str(chosen) or not isinstance(cfg.optimizer, DictConfig)
         self._optimizer = cfg.optimizer
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Before the first step."""
-        if self._believed or len(trainer.optimizers) != 1:  # of several, the callback says what to do
+        """Compare the optimizer with its name.
+
+        Raises:
+            UserError: If class or settings differ.
+        """
+        if self._skip or len(trainer.optimizers) != 1:  # several are handled by the policy callback
             return
         built, named = trainer.optimizers[0], get_object(str(self._optimizer.get("_target_")))
-        other = "give optimizer=NAME of the one that it builds, or any name as names.optimizer=NAME"
+        other = "choose optimizer=NAME as the workload builds it, or give any name as names.optimizer=NAME"
         if isinstance(named, type) and type(built) is not named:
             raise UserError(
                 f"the workload builds {type(built).__name__}, but optimizer={self._name} is {named.__name__}, "
-                f"and so would the row say; {other}"
+                f"which the result would name; {other}"
             )
         for key, value in self._optimizer.items():
             if key not in ("_target_", "_partial_", "lr") and built.defaults.get(str(key), value) != value:
                 raise UserError(
                     f"the workload builds {type(built).__name__} with {key}={built.defaults[str(key)]!r}, but "
-                    f"optimizer={self._name} says {value!r}, and so would the row; {other}"
+                    f"optimizer={self._name} has {value!r}, which the result would name; {other}"
                 )
 
 
+def _completed(cfg: DictConfig, data: pl.LightningDataModule) -> DictConfig:
+    """Return the configuration with what only the data knows: null keys of ``dataset`` that describe it."""
+    unknown = [key for key in DESCRIBES_DATA if key in cfg.dataset and cfg.dataset[key] is None]
+    if unknown:
+        cfg = copy.deepcopy(cfg)
+        with read_write(cfg), open_dict(cfg):
+            for key in unknown:
+                value = getattr(data, key, None)
+                cfg.dataset[key] = list(value) if isinstance(value, tuple) else value
+    return cfg
+
+
 def _num_classes(cfg: DictConfig, data: pl.LightningDataModule) -> int:
-    """The number of classes, which a data module or a model of the user's own may say."""
+    """Return the number of classes, from the data module or the configuration."""
     for found in (getattr(data, "num_classes", None), OmegaConf.select(cfg, "model.num_classes")):
         if found is not None:
             return int(found)
-    raise UserError("the number of classes is not known; give it as model.num_classes or as dataset.num_classes")
+    raise UserError("the number of classes is unknown; give it as model.num_classes or as dataset.num_classes")
 
 
 def build_verifier(cfg: DictConfig, output: Path | None = None) -> LRPolicyCallback:
-    """The callback that applies the configured policy, or the one that the policy group itself names."""
+    """Build the callback that applies the configured policy.
+
+    Some choices of ``lr_policy``, such as ``auto``, are callbacks themselves.
+    """
     target = {
         "target": cfg.target,
         "monitor": cfg.monitor,
@@ -166,5 +208,5 @@ def build_verifier(cfg: DictConfig, output: Path | None = None) -> LRPolicyCallb
     )
     if isinstance(policy, LRPolicyCallback):
         return policy
-    refuse_late_milestones(policy, cfg.max_steps)
+    check_milestones(policy, cfg.max_steps)
     return LRPolicyCallback(policy, stop=cfg.stop_at_target, **target)

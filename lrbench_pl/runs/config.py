@@ -1,7 +1,7 @@
-"""Configurations and what they say: the units of ``conf/``, composing, and the policy that a configuration names.
+"""Compose configurations and read them: the resolvers of ``conf/``, policies, data modules, launchers.
 
-Every policy in ``conf/lr_policy`` is written in fractions of the budget and of the peak learning rate, so that ``lr``
-and ``max_steps`` rescale all of it at once.
+Every policy in ``conf/lr_policy`` is written in fractions of the budget and of the peak learning rate, so ``lr`` and
+``max_steps`` rescale the whole policy.
 """
 
 from __future__ import annotations
@@ -23,39 +23,41 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-_DESCRIBES_DATA = ("num_classes", "input_shape")
+DESCRIBES_DATA = ("num_classes", "input_shape")
 _LOOK_UP = "lrbench_pl.selection.best.best"
 
 
 def steps(fraction: float, *, _root_: Any) -> int:
-    """``${steps:0.5}``: a fraction of the budget ``max_steps``, rounded, at least 1 step."""
+    """Resolve ``${steps:0.5}``: a fraction of ``max_steps``, at least 1 step."""
     return max(1, round(float(fraction) * int(_root_.max_steps)))
 
 
 def rate(fraction: float, *, _root_: Any) -> float:
-    """``${rate:0.1}``: a fraction of the peak learning rate ``lr``."""
+    """Resolve ``${rate:0.1}``: a fraction of the peak learning rate ``lr``."""
     return float(fraction) * float(_root_.lr)
 
 
 def decay(rest: float, *, _root_: Any) -> float:
-    """``${decay:0.01}``: the factor per step that leaves the fraction ``rest`` after the budget."""
+    """Resolve ``${decay:0.01}``: the factor per step that leaves 0.01 at the end."""
     if not 0 < float(rest) <= 1:
         raise ValueError(f"decay must leave a fraction in (0, 1] of the rate, got {rest}")
     return math.exp(math.log(float(rest)) / int(_root_.max_steps))
 
 
 def behind(fraction: float, *, _root_: Any) -> int:
-    """``${behind:0.1}``: a phase by which a cycle is behind, as a fraction of the budget."""
+    """Resolve ``${behind:0.1}``: the negative of ``${steps:0.1}``, the lag of a cycle."""
     return -steps(fraction, _root_=_root_)
 
 
 def per_budget(number: float, *, _root_: Any) -> float:
-    """``${per_budget:2.0}``: a quantity per step that adds up to ``number`` over the budget."""
+    """Resolve ``${per_budget:2.0}``: the amount per step that sums to 2."""
     return float(number) / int(_root_.max_steps)
 
 
 def register_resolvers() -> None:
-    """Make the units ``${steps:}``, ``${rate:}``, ``${decay:}``, … known to OmegaConf; may be called again.
+    """Register the resolvers ``${steps:}``, ``${rate:}``, … with OmegaConf.
+
+    It may be called repeatedly.
 
     Example:
         >>> register_resolvers()
@@ -68,22 +70,24 @@ def register_resolvers() -> None:
 
 
 def use_own_launchers() -> None:
-    """Make ``hydra/launcher=NAME`` mean ``conf/hydra/launcher/lrbench_NAME.yaml`` in this program.
+    """Let ``hydra/launcher=NAME`` select our launcher of that name.
 
-    Hydra and its plugins bring launchers with the same short names. The files carry longer ones, so that a project
-    that takes groups from here keeps its own launchers and can choose ours beside them.
+    Hydra and its plugins have launchers with the same short names. The files have longer ones, so that a project which
+    uses our configuration groups keeps its own launchers and can select ours as well.
     """
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
 
-    Plugins.instance()  # they register when they are found
+    Plugins.instance()  # plugins register theirs on discovery
     for path in (conf_dir() / "hydra" / "launcher").glob("lrbench_*.yaml"):
         name = path.stem.removeprefix("lrbench_")
         ConfigStore.instance().store(name, OmegaConf.load(path), "hydra/launcher", provider="lrbench_pl")
 
 
 def conf_dir() -> Path:
-    """The folder of the configuration groups: in a checkout ``conf/``, installed ``lrbench_pl/conf``.
+    """Return the folder of the configuration groups.
+
+    It is ``conf/`` in a checkout and ``lrbench_pl/conf`` in an installation.
 
     Raises:
         FileNotFoundError: If the package was installed without it.
@@ -96,7 +100,7 @@ def conf_dir() -> Path:
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration that ``lrbench run OVERRIDES`` would run.
+    """Compose the configuration of ``lrbench run OVERRIDES``.
 
     Example:
         >>> cfg = compose(["lr_policy=fix", "max_steps=500", "optimizer=adam"])
@@ -110,16 +114,16 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     use_own_launchers()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)  # `names` reads the choices from it
+    HydraConfig.instance().set_config(cfg)  # `names` refers to the choices in it
     OmegaConf.resolve(cfg.names)
-    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])  # as a job gets it
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])  # as a job receives it
 
 
 def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:
-    """The overrides of every job that ``lrbench run -m OVERRIDES`` would run.
+    """Return the overrides of every job of ``lrbench run -m OVERRIDES``.
 
     Raises:
-        UserError: If an override is not in Hydra's language.
+        UserError: If an override violates Hydra's grammar.
 
     Example:
         >>> expand(["lr_policy=tri,cos", "max_steps=500"])
@@ -131,7 +135,7 @@ def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:
     from hydra.errors import HydraException
 
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())  # glob() asks it
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())  # for glob()
         try:
             choices = [
                 [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
@@ -145,23 +149,23 @@ def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def quoted(text: str) -> str:
-    r"""Quote a text so that Hydra's grammar reads it back as it is, whatever it contains.
+    r"""Quote any text so that Hydra's grammar reads it back unchanged.
 
     Example:
         >>> print(quoted("it's here/a b"))
         'it\'s here/a b'
     """
     text = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
-    text = re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", text)  # backslashes count before a quote alone
+    text = re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", text)  # backslashes are special only before a quote
     text = re.sub(r"\\+$", lambda found: found[0] * 2, text)
     return f"'{text}'"
 
 
 def program_options(hydra: Mapping[str, Any]) -> list[str]:
-    """The words of a command line, beside the overrides of the task, that decide where its configuration comes from.
+    """Return the command-line options that select the sources of a configuration.
 
     Args:
-        hydra: The configuration's own node ``hydra``, composed or as stored in ``.hydra/hydra.yaml``.
+        hydra: The node ``hydra``, composed or as stored in ``.hydra/hydra.yaml``.
 
     Example:
         >>> sources = [{"provider": "main", "path": "conf"}, {"provider": "command-line", "path": "/home/me/mine"}]
@@ -177,15 +181,15 @@ def program_options(hydra: Mapping[str, Any]) -> list[str]:
 
 
 def build_policy(cfg: DictConfig, kept_in: Path | None = None, settings: Mapping[str, Any] | None = None) -> Any:
-    """The very object that a training with this configuration asks for its rates.
+    """Build the policy of a configuration.
 
     Args:
         cfg: The configuration.
-        kept_in: File in which a run keeps what ``lr_policy=best`` found, to go on with it.
-        settings: Those of the task, by which ``lr_policy=best`` looks a policy up.
+        kept_in: File in which a run stores the answer of ``lr_policy=best``, to resume with the same.
+        settings: Settings of the task, by which ``lr_policy=best`` looks a policy up.
 
     Returns:
-        A policy, or the callback that the policy group itself names (``lr_policy=auto``).
+        A policy, or a callback if the choice of ``lr_policy`` is one (``lr_policy=auto``).
 
     Raises:
         UserError: If ``lr_policy_file`` cannot be read as a policy.
@@ -201,17 +205,17 @@ def build_policy(cfg: DictConfig, kept_in: Path | None = None, settings: Mapping
     more: dict[str, Any] = {}
     if kept_in is not None and cfg.lr_policy.get("_target_") == _LOOK_UP:
         more = {"kept_in": kept_in, "settings": settings}
-    return instantiate(cfg.lr_policy, _convert_="all", **more)  # parts of a composite stay policies
+    return instantiate(cfg.lr_policy, _convert_="all", **more)  # parts of a composite are policies too
 
 
 def build_data(cfg: DictConfig) -> Any:
-    """The data module that a configuration names.
+    """Build the data module of a configuration.
 
-    ``dataset.num_classes`` and ``dataset.input_shape`` describe the data to everyone, above all to the model. A data
-    module whose constructor does not take them is built without.
+    ``dataset.num_classes`` and ``dataset.input_shape`` describe the data to other parts, such as the model. They are
+    passed to the data module only if its constructor has these arguments.
 
     Args:
-        cfg: The part ``dataset`` of a configuration.
+        cfg: The group ``dataset`` of a configuration.
 
     Example:
         >>> build_data(OmegaConf.create({"_target_": "fractions.Fraction", "numerator": 2, "num_classes": 10}))
@@ -221,22 +225,22 @@ def build_data(cfg: DictConfig) -> Any:
 
     try:
         takes = inspect.signature(get_object(str(cfg.get("_target_")))).parameters
-    except Exception:  # of an import, or a type without a signature: instantiate has the message
+    except Exception:  # a failing import, or no signature: instantiate has the message
         return instantiate(cfg)
     if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes.values()):
         return instantiate(cfg)
-    left_out = [name for name in _DESCRIBES_DATA if name in cfg and name not in takes]
+    left_out = [name for name in DESCRIBES_DATA if name in cfg and name not in takes]
     if not left_out:
         return instantiate(cfg)
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)  # as long as all that it may refer to is there
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)  # while the nodes that it refers to are there
     return instantiate({name: value for name, value in resolved.items() if name not in left_out})
 
 
 def read_policy(path: str | Path) -> Policy:
-    """A policy from a ``policy.yaml``; the file may name policy types of this package and nothing else.
+    """Read a policy from a ``policy.yaml``; it may name registered types only.
 
     Raises:
-        UserError: If the file is missing, is no YAML mapping or names something else.
+        UserError: If the file is missing, is not a YAML mapping or names another type.
     """
     try:
         stored = OmegaConf.to_container(OmegaConf.load(Path(path).expanduser()), resolve=False)
@@ -248,7 +252,7 @@ def read_policy(path: str | Path) -> Policy:
 
 
 def in_sweep() -> bool:
-    """Whether this process runs a job of a multirun."""
+    """Return whether this process runs a job of a multirun."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -256,7 +260,7 @@ def in_sweep() -> bool:
 
 
 def is_shown_by_launcher() -> bool:
-    """Whether the launcher of this job is one of ours, which shows what came of it."""
+    """Return whether the launcher of this job is one of ours, which shows its result."""
     from hydra.core.hydra_config import HydraConfig
 
     return str(HydraConfig.get().launcher.get("_target_")).startswith("hydra_plugins.lrbench_launchers.")

@@ -1,6 +1,6 @@
-"""Mistakes in a configuration as one line: what was given, what was expected, what was probably meant.
+"""Explain errors in a configuration in one line: what was given, what was expected, what was probably meant.
 
-Everything that composes a configuration (``run.py``, ``lrbench preview``, ``lint``, ``db best``) says them so.
+All commands that compose a configuration use it (``lrbench run``, ``preview``, ``lint``, ``db best``).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, Interpolation
 from lrbench_pl.runs.options import FORMER_KEYS, UserError, one_line
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
-_NOT_KEYS = ("names", "hydra")  # what nobody sets by hand, or only below
-_ALIKE = 0.6  # difflib's ratio
-_MOST_MEANT = 3
+_NOT_KEYS = ("names", "hydra")  # never suggested: not set by hand, or only below
+_CUTOFF = 0.6  # ratio of difflib
+_MOST_SUGGESTIONS = 3
 
 
 def explain(error: BaseException) -> str | None:
-    """The mistake in one line; None if the error is not known to be one of a configuration.
+    """Explain an error of a configuration in one line; None for any other error.
 
     Example:
         >>> explain(UserError("lr must be a number"))
@@ -56,13 +56,15 @@ def explain(error: BaseException) -> str | None:
 
 
 @contextlib.contextmanager
-def said_in_one_line() -> Iterator[None]:
-    """Around a program of Hydra's: a mistake in the configuration is one line and exit code 1.
+def one_line_errors() -> Iterator[None]:
+    """Print an error in the configuration as one line and exit with code 1.
 
-    ``HYDRA_FULL_ERROR=1`` shows the traceback, as ever.
+    The context contains a Hydra program.
+
+    ``HYDRA_FULL_ERROR=1`` shows the traceback, as usual.
     """
     before = os.environ.get(_FULL_ERROR)
-    os.environ[_FULL_ERROR] = "1"  # Hydra raises what it would print otherwise
+    os.environ[_FULL_ERROR] = "1"  # Hydra raises the error instead of printing it
     try:
         yield
     except Exception as error:
@@ -78,7 +80,7 @@ def said_in_one_line() -> Iterator[None]:
 
 
 def did_you_mean(given: str, choices: Iterable[str]) -> list[str]:
-    """The choices that ``given`` may have been meant for, the likeliest first.
+    """Return the choices that are close to ``given``, the closest first.
 
     Example:
         >>> did_you_mean("lr_polcy", ["lr", "lr_policy", "max_steps"])
@@ -87,8 +89,8 @@ def did_you_mean(given: str, choices: Iterable[str]) -> list[str]:
         ['tri']
     """
     by_lower = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(given.lower(), by_lower, n=_MOST_MEANT, cutoff=_ALIKE)
-    close = [name for name in found if _ratio(given, name) > _ratio(given, found[0]) - 0.1]  # nothing far behind
+    found = difflib.get_close_matches(given.lower(), by_lower, n=_MOST_SUGGESTIONS, cutoff=_CUTOFF)
+    close = [name for name in found if _ratio(given, name) > _ratio(given, found[0]) - 0.1]  # not far behind the first
     return [by_lower[name] for name in close]
 
 
@@ -97,22 +99,22 @@ def _ratio(a: str, b: str) -> float:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what caused it."""
+    """Iterate over the error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def _meant(names: Iterable[str]) -> str:
+def _suggestion(names: Iterable[str]) -> str:
     words = " or ".join(names)
     return f"; did you mean {words}?" if words else ""
 
 
-# -- what was mistaken --------------------------------------------------------------------------------------------
+# -- kinds of errors --------------------------------------------------------------------------------------------
 
 
 def _of_yaml(error: yaml.MarkedYAMLError) -> str:
-    """A file that is no YAML."""
+    """Explain a file that is not valid YAML."""
     mark = error.problem_mark or error.context_mark
     where = "the YAML" if mark is None else f"{mark.name}, line {mark.line + 1}"
     problem = " ".join(str(error.problem or error.context or "not understood").split())
@@ -122,33 +124,33 @@ def _of_yaml(error: yaml.MarkedYAMLError) -> str:
     context = f", {error.context}" if error.context else ""
     if context and begun is not None and mark is not None and begun.line != mark.line:
         context += f" that begins in line {begun.line + 1}"
-    return f"{where}: this is no YAML: {problem}{context}; correct the file there"
+    return f"{where}: invalid YAML: {problem}{context}; correct the file there"
 
 
 def _of_choice(error: MissingConfigException) -> str:
-    """A choice that its group does not have."""
+    """Explain a choice that its group does not have."""
     file = str(error.missing_cfg_file)
     group, _, choice = file.rpartition("/")
-    said = re.match(r"In '([^']+)': ", str(error))
-    where = f"{said[1]}.yaml: " if said is not None and said[1] not in ("config", "hydra/config") else ""
+    parent = re.match(r"In '([^']+)': ", str(error))
+    where = f"{parent[1]}.yaml: " if parent is not None and parent[1] not in ("config", "hydra/config") else ""
     options = sorted(map(str, error.options or ()))
     if not group or not options:
-        return f"{where}there is no configuration {file!r}{_meant(did_you_mean(choice or file, options))}"
+        return f"{where}there is no configuration {file!r}{_suggestion(did_you_mean(choice or file, options))}"
     return (
-        f"{where}{group} has no choice {choice!r}{_meant(did_you_mean(choice, options)) or ';'} "
+        f"{where}{group} has no choice {choice!r}{_suggestion(did_you_mean(choice, options)) or ';'} "
         f"choose from {', '.join(options)}"
     )
 
 
 def _of_key(error: BaseException, missing: OmegaConfBaseException) -> str | None:
-    """A key on the command line that the configuration does not have; None if it was none of the command line."""
+    """Explain an unknown key of the command line; None for a key from elsewhere."""
     found = (re.search(r"Could not override '([^']+)'", str(each)) for each in _chain(error))
-    if (asked := next(filter(None, found), None)) is None:
+    if (override := next(filter(None, found), None)) is None:
         return None
-    given = asked[1]
+    given = override[1]
     if "/" in given:  # a group below another one
         meant = did_you_mean(given, _groups())
-        return f"there is no group {given!r}{_meant(meant) or '; lrbench run --help lists them'}"
+        return f"there is no group {given!r}{_suggestion(meant) or '; lrbench run --help lists them'}"
     if given in FORMER_KEYS:
         return f"there is no key {given!r} any more; it is called {FORMER_KEYS[given]}"
     parent = missing.parent_node
@@ -158,9 +160,9 @@ def _of_key(error: BaseException, missing: OmegaConfBaseException) -> str | None
     names = siblings if at else [*(name for name in siblings if name not in _NOT_KEYS), *_groups()]
     meant = [prefix + name for name in did_you_mean(key, dict.fromkeys(names))]
     if not meant:
-        meant = [name for name in _keys(_root(parent)) if name.rpartition(".")[2] == key][:_MOST_MEANT]
+        meant = [name for name in _keys(_root(parent)) if name.rpartition(".")[2] == key][:_MOST_SUGGESTIONS]
     if meant:
-        return f"there is no key {given!r}{_meant(meant)}"
+        return f"there is no key {given!r}{_suggestion(meant)}"
     if at and siblings:
         return f"there is no key {given!r}; {at} has {', '.join(sorted(siblings))} (a key of your own: +{given}=…)"
     return f"there is no key {given!r}; lrbench run --help lists them (a key of your own: +{given}=…)"
@@ -173,7 +175,7 @@ def _root(node: object) -> DictConfig | None:
 
 
 def _keys(node: DictConfig | None, prefix: str = "") -> Iterator[str]:
-    """Every key of a configuration, with dots."""
+    """Iterate over the dotted keys of a configuration."""
     for key in map(str, node if node is not None else ()):
         if prefix or key not in _NOT_KEYS:
             yield f"{prefix}{key}"
@@ -183,20 +185,21 @@ def _keys(node: DictConfig | None, prefix: str = "") -> Iterator[str]:
 
 
 def _of_grammar(error: OverrideParseException) -> str:
-    """An override that is not in Hydra's language."""
+    """Explain an override that violates Hydra's grammar."""
     given = str(error.override)
     if "=" not in given and not given.startswith("~"):
         return f"expected KEY=VALUE, such as lr_policy=tri, got {given!r}"
     lines = [line for line in str(error).splitlines() if line and "^" not in line and not line.startswith("See http")]
     problem = " ".join(line.strip() for line in lines[1:]) or lines[0]
     return (
-        f"{given!r} is not in Hydra's language: {problem}; a value with signs such as , {{ ( wants quotes inside others"
+        f"{given!r} violates Hydra's grammar: {problem}; a value with characters such as , {{ ( needs quotes "
+        "inside the quotes of the shell"
     )
 
 
 @cache
 def _groups() -> tuple[str, ...]:
-    """The groups of ``conf/``."""
+    """Return the groups of ``conf/``."""
     from lrbench_pl.runs.config import conf_dir
 
     folders = (path.relative_to(conf_dir()) for path in sorted(conf_dir().rglob("*")) if path.is_dir())

@@ -1,4 +1,4 @@
-"""What a configuration, its parts and a verdict say in the row of a run. Imports no torch."""
+"""Describe a run: specification and setup from its configuration, one line from its result. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,118 +15,80 @@ from omegaconf import DictConfig, OmegaConf
 from lrbench_pl.files import ResultError
 from lrbench_pl.policies import AdaptivePolicy, policy_id, table, to_config
 from lrbench_pl.runs.options import UserError, as_text
-from lrbench_pl.runs.result import RunResult, check_row
+from lrbench_pl.runs.result import Outcome, RunResult, Setup
 from lrbench_pl.runs.spec import RunSpec
 from lrbench_pl.words import counted, is_accuracy, metric_name, metric_value
 
 if TYPE_CHECKING:
     from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
     from lrbench_pl.runs.build import Parts
-    from lrbench_pl.verdict import Verdict
 
-_MONITOR = "val/accuracy"  # of a row that does not say it
+_MONITOR = "val/accuracy"  # of a result that does not know its monitor
 
 
 def run_id(cfg: DictConfig) -> str:
-    """Hash of everything in the configuration that can change the numbers of a run."""
+    """Return the hash of all settings that can change the numbers of a run."""
     return RunSpec.from_config(cfg).run_id
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
-    """What :func:`run_id` is the hash of, as plain data."""
+    """Return the specification behind :func:`run_id` as plain data."""
     return RunSpec.from_config(cfg).to_dict()
 
 
 def plain_config(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict[str, Any]:
-    """The configuration as data; what a workload of the user's own replaces is no part of it."""
+    """Return a configuration as plain data, without parts that a workload replaces."""
     without += ("model", "optimizer") if cfg.workload is not None else ()
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in without])
-    kept._set_parent(cfg)  # so that references to what was left out still resolve
+    kept._set_parent(cfg)  # so that references to the parts left out still resolve
     return {str(key): value for key, value in OmegaConf.to_container(kept, resolve=True).items()}  # type: ignore[union-attr]
 
 
-def describe(cfg: DictConfig) -> dict[str, Any]:
-    """What the configuration says of a run before it begins.
+def specify(cfg: DictConfig) -> tuple[RunSpec, Setup]:
+    """Return specification and setup of a run, as far as its configuration tells.
 
     Raises:
-        UserError: If a row cannot hold it.
+        UserError: If a value cannot be stored in a result.
     """
-    texts = {name: as_text(f"names.{name}", value) for name, value in cfg.names.items()}
-    texts |= {name: as_text(name, cfg[name]) for name in ("monitor", "mode", "study")}
     spec = RunSpec.from_config(cfg)
-    task = spec.task
-    row = {
-        "run_id": spec.run_id,
-        "study": texts["study"],
-        "dataset": texts["dataset"],
-        "model": texts["model"] if cfg.workload is None else task.model,
-        "optimizer": texts["optimizer"],
-        "policy": texts["policy"] if cfg.lr_policy_file is None else spec.policy_name,
-        "batch_size": task.batch_size,
-        "lr": spec.lr,
-        "seed": spec.seed,
-        "max_steps": task.max_steps,
-        "target": task.target,
-        "monitor": texts["monitor"],
-        "mode": texts["mode"],
-        "confirmations": task.confirmations,
-        "settings": spec.settings,
-        "versions": _versions(),
-        "git_sha": _git_sha(),
-    }
-    return _held(row)
+    setup = Setup(study=as_text("study", cfg.study), versions=_versions(), git_sha=_git_sha())
+    return _checked(spec, setup)
 
 
-def _held(row: dict[str, Any]) -> dict[str, Any]:
-    """Part of a row, if a row can hold it: else the training would be lost at its end."""
-    try:
-        check_row({"run_id": "", "policy": "", **row, "status": "missed"})
-    except ResultError as error:
-        raise UserError(f"a row cannot hold this: {error}") from error
-    return row
-
-
-def describe_parts(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
-    """What is known once the parts stand.
+def specify_parts(cfg: DictConfig, parts: Parts, spec: RunSpec, setup: Setup) -> tuple[RunSpec, Setup]:
+    """Complete specification and setup of a run with what its parts tell.
 
     Raises:
-        UserError: If a row cannot hold it.
+        UserError: If a value cannot be stored in a result.
     """
     import torch  # here, so that a sweep can be launched without it
 
     policy = parts.verifier.policy
-    on_gpu = parts.trainer.strategy.root_device.type == "cuda"
-    found: dict[str, Any] = {}
-    if getattr(parts.verifier, "recommendation", None) is not None:  # looked up in the database
-        lr = max(table(policy, cfg.max_steps))
-        spec = replace(RunSpec.from_config(cfg), policy=to_config(policy), lr=lr)
-        found = {"run_id": spec.run_id, "lr": lr}
-    row = {
-        **found,
-        "policy_id": None if isinstance(policy, AdaptivePolicy) else policy_id(policy, cfg.max_steps),
-        "policy_repr": repr(policy),
-        "check_on": as_text("check_on of the data", getattr(parts.data, "check_on", None)),
-        "precision": str(parts.trainer.precision),
-        "device": torch.cuda.get_device_name(parts.trainer.strategy.root_device) if on_gpu else "cpu",
-    }
-    return _held(row)
+    if getattr(parts.verifier, "recommendation", None) is not None:  # a policy from the database
+        spec = replace(spec, policy=to_config(policy), lr=max(table(policy, cfg.max_steps)))
+    device = parts.trainer.strategy.root_device
+    setup = replace(
+        setup,
+        policy_id=None if isinstance(policy, AdaptivePolicy) else policy_id(policy, cfg.max_steps),
+        policy_repr=repr(policy),
+        check_on=as_text("check_on of the data", getattr(parts.data, "check_on", None)),
+        precision=str(parts.trainer.precision),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    )
+    return _checked(spec, setup)
 
 
-def judge(verdict: Verdict) -> dict[str, Any]:
-    """The verdict's share of the row."""
-    return {
-        "status": verdict.status,
-        "message": verdict.message,
-        "steps_to_target": verdict.steps_to_target,
-        "seconds_to_target": verdict.seconds_to_target,
-        "best_value": verdict.best_value,
-        "best_step": verdict.best_step,
-        "final_value": verdict.final_value,
-    }
+def _checked(spec: RunSpec, setup: Setup) -> tuple[RunSpec, Setup]:
+    """Check that a result can hold the values, before the training is spent."""
+    try:
+        RunResult.build(spec, setup, Outcome("missed"))
+    except ResultError as error:
+        raise UserError(f"the result cannot be stored: {error}") from error
+    return spec, setup
 
 
-def headline(row: RunResult, with_seed: bool = False) -> str:
-    """The last line of a run, for a person.
+def headline(result: RunResult, with_seed: bool = False) -> str:
+    """Summarize a result in one line.
 
     Example:
         >>> print(headline(RunResult(run_id="a", policy="tri", optimizer="momentum", lr=0.05, status="reached",
@@ -138,35 +100,40 @@ def headline(row: RunResult, with_seed: bool = False) -> str:
         >>> print(headline(RunResult(run_id="a", policy="tri", status="missed", monitor="val/loss", mode="min",
         ...     target=0.04, max_steps=1, best_value=0.0475, test_accuracy=0.972)))
         tri: missed loss 0.04 within 1 step, best loss 0.0475, test accuracy 0.972
+        >>> print(headline(RunResult(run_id="a", policy="tri", status="reached", monitor="val/rmse", mode="min",
+        ...     target=3.0, steps_to_target=80, max_steps=100, best_value=2.81, test_value=2.954)))
+        tri: reached rmse 3 at step 80 of 100, best rmse 2.81, test rmse 2.954
     """
-    name = label(row, with_seed)
-    monitor = row.monitor or _MONITOR
+    name = label(result, with_seed)
+    monitor = result.monitor or _MONITOR
     metric = "" if is_accuracy(monitor) else f"{metric_name(monitor)} "
-    target = "" if row.target is None else f"{metric}{metric_value(monitor, row.target)}"
-    search = f", {row.tuning_steps} of them search" if row.tuning_steps else ""
-    if row.status == "reached":
-        budget = "" if search or row.max_steps is None else f" of {row.max_steps}"
-        words = f"reached {target} at step {row.steps_to_target}{budget}{search}"
-    elif row.status == "missed" and row.target is None:
-        words = f"ran {counted(row.steps_run or 0, 'step')} without a target{search}"
-    elif row.status == "missed":
-        words = f"missed {target} within {counted(row.max_steps or 0, 'step')}{search}"
+    target = "" if result.target is None else f"{metric}{metric_value(monitor, result.target)}"
+    search = f", {result.tuning_steps} of them search" if result.tuning_steps else ""
+    if result.status == "reached":
+        budget = "" if search or result.max_steps is None else f" of {result.max_steps}"
+        words = f"reached {target} at step {result.steps_to_target}{budget}{search}"
+    elif result.status == "missed" and result.target is None:
+        words = f"ran {counted(result.steps_run or 0, 'step')} without a target{search}"
+    elif result.status == "missed":
+        words = f"missed {target} within {counted(result.max_steps or 0, 'step')}{search}"
     else:
-        words = f"{row.status}: {row.message}"
-    if row.best_value is not None:
-        words += f", best {metric}{metric_value(monitor, row.best_value)}"
-    if row.test_accuracy is not None:
-        words += f", test {'accuracy ' if metric else ''}{row.test_accuracy:.3f}"
+        words = f"{result.status}: {result.message}"
+    if result.best_value is not None:
+        words += f", best {metric}{metric_value(monitor, result.best_value)}"
+    if metric and result.test_value is not None:
+        words += f", test {metric}{metric_value(monitor, result.test_value)}"
+    if result.test_accuracy is not None:
+        words += f", test {'accuracy ' if metric else ''}{result.test_accuracy:.3f}"
     return f"{name}: {words}"
 
 
 def peak_found(verifier: LRPolicyCallback, lr: float, steps: int) -> float | None:
-    """The peak rate that a composition found; None if the policy was given, or kept ``lr``.
+    """Return the peak rate that a composition found; None if it was given.
 
     Args:
-        verifier: What applied the policy.
-        lr: The rate that the configuration gives.
-        steps: Optimizer steps that were trained.
+        verifier: The callback that applied the policy.
+        lr: The configured rate.
+        steps: Optimizer steps taken.
     """
     policy = verifier.policy
     if not (hasattr(verifier, "tuning_steps") and isinstance(policy, AdaptivePolicy)) or steps < 1:
@@ -175,20 +142,20 @@ def peak_found(verifier: LRPolicyCallback, lr: float, steps: int) -> float | Non
     return None if peak == 0 or math.isclose(peak, lr, rel_tol=1e-6) else peak
 
 
-def label(row: RunResult, with_seed: bool = True) -> str:
-    """Which run it is, for a person.
+def label(result: RunResult, with_seed: bool = True) -> str:
+    """Name a run by policy, optimizer, rate and seed.
 
     Example:
         >>> label(RunResult(run_id="a", policy="tri", status="missed", optimizer="sgd", lr=0.1, seed=3))
         'tri (sgd, lr 0.1, seed 3)'
     """
-    if row.peak_found is not None:
-        said = [row.optimizer, f"peak {row.peak_found:.3g} found"]
+    if result.peak_found is not None:
+        details = [result.optimizer, f"peak {result.peak_found:.3g} found"]
     else:
-        said = [row.optimizer, f"lr {row.lr:g}"] if row.lr is not None else []
-    if with_seed and row.seed is not None:
-        said.append(f"seed {row.seed}")
-    return f"{row.policy} ({', '.join(map(str, said))})" if said else row.policy
+        details = [result.optimizer, f"lr {result.lr:g}"] if result.lr is not None else []
+    if with_seed and result.seed is not None:
+        details.append(f"seed {result.seed}")
+    return f"{result.policy} ({', '.join(map(str, details))})" if details else result.policy
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The exit code of a run or a sweep: one rule for both, and for every launcher."""
+"""Exit codes of runs and sweeps: one rule for both, under every launcher."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from omegaconf import DictConfig
 from lrbench_pl.verdict import Status
 
 EXIT_FAILED, EXIT_MISSED, EXIT_STOPPED = 1, 3, 130
-_SELECTS = "hydra_plugins.lrbench_sweeper."  # a candidate of a selection may fail; the selection has a code of its own
+_SELECTION = "hydra_plugins.lrbench_sweeper."  # its candidates may fail; it exits with a code of its own
 
-_ended: dict[Path, tuple[Status, bool]] = {}
+_statuses: dict[Path, tuple[Status, bool]] = {}
 
 
 def exit_code(runs: Iterable[tuple[Status, bool]]) -> int:
-    """The exit code of runs, each with its status and whether its target was required.
+    """Return the exit code of runs, given as pairs (status, target required).
 
     Example:
         >>> exit_code([("reached", True), ("missed", False)])
@@ -35,20 +35,26 @@ def exit_code(runs: Iterable[tuple[Status, bool]]) -> int:
     return EXIT_MISSED if any(required and status != "reached" for status, required in runs) else 0
 
 
-def note_end(folder: Path, status: Status, required: bool) -> None:
-    """Remember how a job of the sweep ended, for the exit code of the whole."""
-    _ended[folder] = status, required
+def record_status(folder: Path, status: Status, required: bool) -> None:
+    """Record the status of a job for the exit code of the sweep.
+
+    Args:
+        folder: Folder of the job.
+        status: Status of its result.
+        required: Whether the job required its target.
+    """
+    _statuses[folder] = status, required
 
 
 class ExitCode(Callback):
-    """A callback of Hydra that ends a sweep with the exit code of its jobs."""
+    """Hydra callback that exits a sweep with the exit code of its jobs."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Forget an earlier sweep of this process."""
-        _ended.clear()
+        """Reset the statuses of an earlier sweep in this process."""
+        _statuses.clear()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Leave with the code, if it is not 0."""
-        selects = str(config.hydra.sweeper.get("_target_")).startswith(_SELECTS)
-        if not selects and (code := exit_code(_ended.values())):
+        """Exit with the code if it is not 0."""
+        is_selection = str(config.hydra.sweeper.get("_target_")).startswith(_SELECTION)
+        if not is_selection and (code := exit_code(_statuses.values())):
             sys.exit(code)

@@ -1,9 +1,8 @@
-"""What a run leaves in its folder while it is under way, so that the same command can go on from there. No torch."""
+"""The folder of a run: its lock, its record ``run.json`` and its state, by which a run resumes. Imports no torch."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -14,6 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from lrbench_pl.files import FORMAT, ResultError, check_format, version, write_atomically
 from lrbench_pl.policies import to_config
 from lrbench_pl.runs.result import RESULT_FILE, RunResult
@@ -21,29 +22,34 @@ from lrbench_pl.runs.spec import RunSpec, readable
 
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
-FINISHED = ("reached", "missed", "diverged")  # a failed or stopped run may end otherwise next time
-State = Literal["missing", "running", "begun", "finished", "failed", "stopped"]
+FINISHED = ("reached", "missed", "diverged")  # final; a failed or stopped run is resumed by the same command
+State = Literal["missing", "running", "unfinished", "finished", "failed", "stopped"]
+
+_BRIEF_S = 0.5  # reading a state takes the lock for a moment, which is not worth a warning
 
 log = logging.getLogger(__name__)
 
 
 class ChangedConfigurationError(ValueError):
-    """A folder that holds a run of another configuration; the message shows the difference."""
+    """Raised for a folder that holds a run of another configuration.
+
+    The message names the differences.
+    """
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run that was begun.
+    """The start of a run, as ``run.json`` stores it.
 
     Args:
-        run_id: Hash of its specification.
-        configuration: The specification itself, as :meth:`lrbench_pl.runs.spec.RunSpec.to_dict` gives it.
-        started: When it was begun last, in ISO 8601 and UTC.
-        host: Where.
-        pid: By which process.
-        notes: What a person should know of it, such as a checkpoint that could not be read.
-        format: Number of the format, for later versions.
-        version: Version of this package that wrote it.
+        run_id: Hash of the specification.
+        configuration: The specification itself, see :meth:`lrbench_pl.runs.spec.RunSpec.to_dict`.
+        started: Time of the latest start, in ISO 8601 and UTC.
+        host: Host of the process.
+        pid: Id of the process.
+        notes: Events worth showing to the user, such as a checkpoint that cannot be read.
+        format: Number of the file format.
+        version: Version of this package that wrote the file.
     """
 
     run_id: str
@@ -56,27 +62,27 @@ class Record:
     version: str = field(default_factory=version)
 
     def write(self, folder: Path) -> None:
-        """Write ``run.json`` into ``folder`` at one stroke."""
+        """Write ``run.json`` into ``folder`` atomically."""
         write_atomically(folder / RECORD_FILE, json.dumps(asdict(self), indent=2, default=str) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Record | None:
-        """What ``run.json`` in ``folder`` says; None if there is none that can be read.
+        """Read ``run.json`` in ``folder``; return None if there is no readable one.
 
-        One of format 1 holds the whole configuration, of which the specification is made.
+        A file of format 1 holds the whole configuration, from which the specification is built.
         """
         try:
-            row = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-            if check_format(row.pop("format", 1), row.pop("version", None)) == 1:
-                spec = RunSpec.from_format_1(row["configuration"], _stored_policy(folder))
-                row |= {"run_id": spec.run_id, "configuration": spec.to_dict()}
-            return cls(**{**row, "notes": tuple(row["notes"])})
+            stored = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+            if check_format(stored.pop("format", 1), stored.pop("version", None)) == 1:
+                spec = RunSpec.from_format_1(stored["configuration"], _stored_policy(folder))
+                stored |= {"run_id": spec.run_id, "configuration": spec.to_dict()}
+            return cls(**{**stored, "notes": tuple(stored["notes"])})
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
 
 def _stored_policy(folder: Path) -> dict[str, Any] | None:
-    """The policy that a run wrote beside its record; None if there is none."""
+    """Read ``policy.yaml`` in a folder; return None if there is no readable one."""
     from lrbench_pl.runs.config import read_policy
 
     try:
@@ -85,88 +91,88 @@ def _stored_policy(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def row_of(folder: Path) -> RunResult | None:
-    """The row in a folder; None if there is none that can be read."""
+def read_result(folder: Path) -> RunResult | None:
+    """Read the result in a folder; return None if there is no readable one."""
     try:
         return RunResult.read(folder / RESULT_FILE)
     except ResultError:
         return None
 
 
-def finished_row(folder: Path, run_id: str) -> RunResult | None:
-    """The row of a run that has ended by itself and need not run again, or None."""
-    row, record = row_of(folder), Record.read(folder)
-    if row is None or row.status not in FINISHED:
+def finished_result(folder: Path, run_id: str) -> RunResult | None:
+    """Return the result of run ``run_id`` if it is in the folder and final, else None."""
+    result, record = read_result(folder), Record.read(folder)
+    if result is None or result.status not in FINISHED:
         return None
-    begun_as = record.run_id if record is not None else row.run_id  # a policy that is looked up changes the row's
-    return row if begun_as == run_id else None
+    started_as = record.run_id if record is not None else result.run_id  # lr_policy=best changes the result's
+    return result if started_as == run_id else None
 
 
 def state_of(folder: Path) -> State:
-    """How far the run of a folder is; ``begun`` is one that nobody runs any more, such as a killed one."""
-    row = row_of(folder)
-    if row is not None:
-        return "finished" if row.status in FINISHED else row.status  # type: ignore[return-value]
+    """Return the state of a run; ``unfinished``: no result and no live process."""
+    result = read_result(folder)
+    if result is not None:
+        return "finished" if result.status in FINISHED else result.status  # type: ignore[return-value]
     if not (folder / RECORD_FILE).exists():
         return "missing"
-    return "running" if _is_locked(folder) else "begun"
+    return "running" if _is_locked(folder) else "unfinished"
 
 
-def refuse_other(folder: Path, run_id: str, configuration: Mapping[str, Any]) -> None:
-    """Refuse a folder in which a run of another configuration was begun.
+def check_same_run(folder: Path, run_id: str, configuration: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds a run of another configuration.
 
     Raises:
-        ChangedConfigurationError: If it holds another run.
+        ChangedConfigurationError: If it does, or if its files cannot be compared.
     """
     record = Record.read(folder)
     if record is None:
-        _refuse_unknown(folder)
-        row = row_of(folder)
-        if row is not None and row.run_id not in (run_id, "unknown"):
+        _check_comparable(folder)
+        result = read_result(folder)
+        if result is not None and result.run_id not in (run_id, "unknown"):
             raise ChangedConfigurationError(
-                f"{folder} holds the run {row.run_id} of another configuration; give another folder"
+                f"{folder} holds the run {result.run_id} of another configuration; choose another folder"
             )
     elif record.run_id != run_id:
         both = readable(record.configuration), readable(configuration)
-        changed = "; ".join(differences(*both)) or "another version of it"
+        changed = "; ".join(differences(*both)) or "written by an incompatible version"
         raise ChangedConfigurationError(
-            f"{folder} holds a run of another configuration: {changed}. Give another folder, or the old configuration"
+            f"{folder} holds a run of another configuration: {changed}. "
+            "Choose another folder, or restore the configuration"
         )
 
 
-def _refuse_unknown(folder: Path) -> None:
-    """Refuse a folder whose files say that a run was begun there, in a format that cannot be compared."""
+def _check_comparable(folder: Path) -> None:
+    """Refuse a folder of a version that this one cannot compare with."""
     for name in (RECORD_FILE, RESULT_FILE):
         try:
-            row = json.loads((folder / name).read_text(encoding="utf-8"))
+            stored = json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if not isinstance(row, dict):
+        if not isinstance(stored, dict):
             continue
-        by = row.get("version") or (
-            row["versions"].get("lrbench_pl") if isinstance(row.get("versions"), dict) else None
-        )
+        versions = stored.get("versions")
+        writer = stored.get("version") or (versions.get("lrbench_pl") if isinstance(versions, dict) else None)
         try:
-            found = check_format(row.get("format", 1), by)
+            found = check_format(stored.get("format", 1), writer)
         except ResultError as error:
             raise ChangedConfigurationError(f"{folder / name}: {error}") from None
-        if name == RECORD_FILE and found == 1 and isinstance(row.get("configuration"), dict):
+        if name == RECORD_FILE and found == 1 and isinstance(stored.get("configuration"), dict):
             raise ChangedConfigurationError(
-                f"{folder / name}: the run was begun by an earlier version and cannot be compared with this one; "
-                "give another folder"
+                f"{folder / name}: the run was started by an earlier version and cannot be compared with this one; "
+                "choose another folder"
             )
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Where two configurations differ, one ``key: old -> new`` for each key.
+    """List the differences of two configurations, one ``key: old -> new`` per key.
 
     Example:
         >>> differences({"lr": 0.1, "model": {"depth": 20}}, {"lr": 0.1, "model": {"depth": 32}, "seed": 1})
-        ['model.depth: 20 -> 32', 'seed: (nothing) -> 1']
+        ['model.depth: 20 -> 32', 'seed: (unset) -> 1']
     """
     found: list[str] = []
     for key in sorted(old.keys() | new.keys()):
-        before, after = (side.get(key, "(nothing)") for side in (old, new))
+        before, after = (side.get(key, "(unset)") for side in (old, new))
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             found += differences(before, after, f"{prefix}{key}.")
         elif json.dumps(before, sort_keys=True, default=str) != json.dumps(after, sort_keys=True, default=str):
@@ -175,43 +181,40 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 @contextlib.contextmanager
-def claim(folder: Path, run_id: str, configuration: Mapping[str, Any]) -> Iterator[RunResult | None]:
-    """Hold a folder for one run; while another process holds it, wait.
+def hold_folder(folder: Path, run_id: str, configuration: Mapping[str, Any]) -> Iterator[RunResult | None]:
+    """Hold the lock of a folder for one run; wait while another process holds it.
+
+    The operating system releases the lock when the process ends, however it ends.
 
     Args:
-        folder: The run's own.
-        run_id: Hash of the configuration.
-        configuration: What is hashed.
+        folder: Folder of the run.
+        run_id: Hash of the specification.
+        configuration: The specification as plain data.
 
     Yields:
-        The row of this very configuration if it is finished, else None: run it.
+        The final result of this run if the folder has it, else None: the run has to be trained.
 
     Raises:
         ChangedConfigurationError: If the folder holds a run of another configuration.
         OSError: If the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK_FILE, "a", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = Record.read(folder)
-            whom = f"process {holder.pid} on {holder.host}" if holder else "another process"
-            log.warning("%s is being run by %s; waiting for it", folder, whom)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:  # a file system without locks
-            log.debug("%s cannot be locked: %s", folder, error)
-        refuse_other(folder, run_id, configuration)
-        row = finished_row(folder, run_id)
-        if row is None:
+    lock = _lock(folder)
+    _acquire(lock, folder)
+    try:
+        check_same_run(folder, run_id, configuration)
+        result = finished_result(folder, run_id)
+        if result is None:
             (folder / RESULT_FILE).unlink(missing_ok=True)  # of an attempt that failed or was stopped
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             Record(run_id, dict(configuration), now, socket.gethostname(), os.getpid()).write(folder)
-        yield row
+        yield result
+    finally:
+        lock.release()
 
 
-def note(folder: Path, text: str) -> None:
-    """Add a line to the record of a run, which whoever watches the sweep shows, and to its log."""
+def add_note(folder: Path, text: str) -> None:
+    """Log a note and append it to the record of the run, for the view of the sweep."""
     log.warning("%s", text)
     record = Record.read(folder)
     if record is not None:
@@ -219,12 +222,34 @@ def note(folder: Path, text: str) -> None:
             Record(**{**asdict(record), "notes": (*record.notes, text)}).write(folder)
 
 
-def _is_locked(folder: Path) -> bool:
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder / LOCK_FILE, fallback_to_soft=False)  # a soft lock would outlive a killed process
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    """Acquire the lock, with a warning if that takes time.
+
+    On a file system without locks the run goes without.
+    """
     try:
-        with open(folder / LOCK_FILE, "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        try:
+            lock.acquire(timeout=_BRIEF_S)
+        except Timeout:
+            holder = Record.read(folder)
+            name = f"process {holder.pid} on {holder.host}" if holder else "another process"
+            log.warning("%s is in use by %s; waiting for it to end", folder, name)
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        log.debug("%s cannot be locked: %s", folder, error)
+
+
+def _is_locked(folder: Path) -> bool:
+    lock = _lock(folder)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
         return True
-    except OSError:
+    except (OSError, NotImplementedError):
         return False
+    lock.release()
     return False

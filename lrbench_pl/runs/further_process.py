@@ -1,4 +1,4 @@
-"""The script that Lightning starts for each further process of a run on several devices."""
+"""Script that Lightning starts for each further process of a run on several devices."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 
 
 def join(job: dict[str, Any]) -> None:
-    """Take part in a run as one of its further processes.
+    """Join a run as one of its further processes.
 
     Args:
-        job: What :func:`lrbench_pl.runs.processes.one_job` has written.
+        job: The run, as :func:`lrbench_pl.runs.processes.further_processes` pickles it.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import setup_globals
     from omegaconf import OmegaConf
 
     from lrbench_pl.runs.config import register_resolvers
-    from lrbench_pl.runs.processes import end_with
-    from lrbench_pl.runs.run import run
+    from lrbench_pl.runs.imports import import_run
+    from lrbench_pl.runs.processes import exit_with_parent
 
-    end_with(os.getppid())
+    exit_with_parent(os.getppid())
     setup_globals()
     register_resolvers()
     HydraConfig.instance().cfg = OmegaConf.create(job["hydra"])
     cfg = OmegaConf.create(job["cfg"])
-    cfg.share_equal = False  # the first process has looked
-    run(cfg, job["output"])
+    cfg.share_equal = False  # decided by the first process
+    import_run().run(cfg, job["output"])
 
 
 if __name__ == "__main__":

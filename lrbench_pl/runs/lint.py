@@ -1,4 +1,4 @@
-"""What is wrong with a policy in its budget, said before the training is paid for. Needs policies alone."""
+"""Lint a policy in its budget before it is trained. Needs only the policies."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from lrbench_pl.words import counted
 
 Level = Literal["error", "warning"]
 
-JUMP = 10.0  # a larger factor from one step to the next is a jump
-END = 0.1  # what a decay may leave of the peak
-_ALIVE = 0.01  # a decay is dead where it has less than this of its height ...
-_EARLY = 0.01  # ... and dies early within this share of the budget
-_TOLERANCE = 0.02  # of the budget, by which a horizon may miss it: rounding of fractions
+JUMP = 10.0  # a larger factor between consecutive steps is a jump
+END = 0.1  # largest share of the peak at which a decay may end
+_ALIVE = 0.01  # a decay has died where less than this share of its height is left ...
+_EARLY = 0.01  # ... and has died early within this share of the budget
+_TOLERANCE = 0.02  # share of the budget by which a horizon may miss it, since fractions are rounded
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a training is going to do, as far as its rates are concerned.
+class TrainingPlan:
+    """A policy and the steps, checks and batches of the training that it is for.
 
     Args:
         policy: The policy.
@@ -31,7 +31,7 @@ class Plan:
         check_every: Steps between checks, at least 1.
         batch_size: Samples per batch and process.
         accumulate: Batches per optimizer step.
-        processes: Processes that train together.
+        processes: Number of processes that train together.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -51,13 +51,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to look at.
+    """A finding of one rule.
 
     Args:
-        rule: Its short name.
-        level: ``error``: the training would not do what its configuration says; ``warning``: it may be meant.
-        message: What is so.
-        fix: What to do about it.
+        rule: Name of the rule.
+        level: ``error``: the training would not follow its configuration; ``warning``: it may be intended.
+        message: The problem.
+        fix: The remedy.
     """
 
     rule: str
@@ -71,26 +71,26 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a policy that is no composite, and the steps [start, end) in which it runs; none if end <= start."""
+    """A plain part of a policy and its steps [start, end), which may be empty."""
 
     policy: Any
     start: int
     end: int
 
 
-def plan(cfg: Any, policy: Policy | AdaptivePolicy) -> Plan:
-    """The plan of a configuration.
+def training_plan(cfg: Any, policy: Policy | AdaptivePolicy) -> TrainingPlan:
+    """Return the training plan of a configuration.
 
     Args:
-        cfg: A configuration, such as :func:`lrbench_pl.runs.config.compose` gives.
-        policy: What :func:`lrbench_pl.runs.config.build_policy` makes of it.
+        cfg: A configuration, such as :func:`lrbench_pl.runs.config.compose` returns.
+        policy: Its policy, from :func:`lrbench_pl.runs.config.build_policy`.
     """
     devices = cfg.trainer.get("devices", 1)
-    if isinstance(devices, str):  # "auto" is known only where it runs; "0,1" names two
+    if isinstance(devices, str):  # "auto" is resolved only where it runs; "0,1" are two
         devices = max(1, devices.count(",") + 1)
     elif not isinstance(devices, int):
         devices = len(devices)
-    return Plan(
+    return TrainingPlan(
         policy=policy,
         max_steps=cfg.max_steps,
         check_every=cfg.check_every,
@@ -100,12 +100,12 @@ def plan(cfg: Any, policy: Policy | AdaptivePolicy) -> Plan:
     )
 
 
-def lint(plan: Plan) -> list[Finding]:
-    """Everything that is suspicious, errors first.
+def lint(plan: TrainingPlan) -> list[Finding]:
+    """Apply all rules to a training plan; return the findings, errors first.
 
     Example:
         >>> from lrbench_pl.policies import Exponential
-        >>> print(*lint(Plan(Exponential(init_lr=0.1, gamma=0.99994), max_steps=1000)))
+        >>> print(*lint(TrainingPlan(Exponential(init_lr=0.1, gamma=0.99994), max_steps=1000)))
         the rate ends at 94 % of its peak, though the policy is meant to decay; with gamma=0.995405 1 % is left
     """
     if isinstance(plan.policy, AdaptivePolicy):
@@ -118,7 +118,7 @@ def lint(plan: Plan) -> list[Finding]:
 
 
 def summary(findings: Sequence[Finding]) -> str | None:
-    """The findings as one line for the start of a training, or None.
+    """Summarize findings in one line; return None if there are none.
 
     Example:
         >>> summary([Finding("jump", "warning", "the rate jumps", "warm up"), Finding("short", "warning", "…", "…")])
@@ -133,8 +133,8 @@ def summary(findings: Sequence[Finding]) -> str | None:
 # -- the rules ----------------------------------------------------------------------------------------------------
 
 
-def _never_runs(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
-    """A part, or a drop, that the budget never comes to."""
+def _never_runs(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
+    """Find parts and drops that lie after the budget."""
     for part in parts:
         policy, length = part.policy, part.end - part.start
         name = type(policy).__name__
@@ -142,7 +142,7 @@ def _never_runs(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> I
             yield Finding(
                 "never-runs",
                 "error",
-                f"{name} would begin at step {part.start}, but its turn ends at step {part.end}: it never runs",
+                f"{name} would begin at step {part.start}, but its part ends at step {part.end}: it never runs",
                 "lower its milestone or raise max_steps",
             )
             continue
@@ -151,7 +151,7 @@ def _never_runs(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> I
                 yield Finding(
                     "never-runs",
                     "error",
-                    f"the drop at step {part.start + late[0]} never comes: its turn ends at step {part.end}",
+                    f"the drop at step {part.start + late[0]} is never reached: its part ends at step {part.end}",
                     "lower the milestone or raise max_steps",
                 )
         for field, steps in meant(policy, "interval").items():
@@ -164,7 +164,7 @@ def _never_runs(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> I
                 )
 
 
-def _never_adapts(plan: Plan) -> Iterator[Finding]:
+def _never_adapts(plan: TrainingPlan) -> Iterator[Finding]:
     policy = plan.policy
     if isinstance(policy, PlateauPolicy):
         first = (policy.patience + 1) * plan.check_every  # the first check sets the best
@@ -177,11 +177,15 @@ def _never_adapts(plan: Plan) -> Iterator[Finding]:
             )
 
 
-def _horizon(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
-    """A decay that is over long before the budget or is cut by it; a cycle cut in its middle."""
-    last = _last(parts)
+def _horizon(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
+    """Find a decay that misses the end of the budget, or a cycle that it cuts."""
+    yield from _decay_horizon(plan, rates, _last(parts))
+    if rates[-1] > END * max(rates):
+        yield from _cut_cycle(plan, rates, _last(parts))
+
+
+def _decay_horizon(plan: TrainingPlan, rates: Sequence[float], last: _Part) -> Iterator[Finding]:
     policy, length = last.policy, last.end - last.start
-    ends_at = _share(rates[-1], rates)
     slack = _TOLERANCE * plan.max_steps + 1
     for field, steps in meant(policy, "horizon").items():
         horizon = last.start + steps
@@ -201,12 +205,14 @@ def _horizon(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iter
                 "horizon",
                 "warning",
                 f"the decay would take until step {horizon}, but the budget ends at {plan.max_steps}, "
-                f"at {ends_at} of the peak",
+                f"at {_share(rates[-1], rates)} of the peak",
                 f"set {field} to {length} or max_steps to {horizon}",
             )
+
+
+def _cut_cycle(plan: TrainingPlan, rates: Sequence[float], last: _Part) -> Iterator[Finding]:
+    policy, length = last.policy, last.end - last.start
     for field, period in meant(policy, "period").items():
-        if rates[-1] <= END * max(rates):
-            continue
         cycles, over, restarts = _cycles(policy, period, length)
         rounding = 0.5 * (cycles + 1) + 1
         missing = period - over
@@ -216,13 +222,13 @@ def _horizon(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iter
                 "horizon",
                 "warning",
                 f"the budget ends {100 * over / period:.0f} % into a cycle of {counted(period, 'step')}, "
-                f"at {ends_at} of the peak",
+                f"at {_share(rates[-1], rates)} of the peak",
                 f"set {field} to {max(1, length // whole)} or max_steps to {plan.max_steps + missing}",
             )
 
 
-def _rises(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
-    """A rate that is still on its way up when the budget ends."""
+def _rises(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
+    """Find a rate that still rises at the end of the budget."""
     if any(_horizon(plan, rates, parts)):
         return
     low = len(rates) - 1
@@ -233,7 +239,9 @@ def _rises(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterat
     later = max(policy(t) for t in range(plan.max_steps, 2 * plan.max_steps, stride))
     climbing = len(rates) - 1 - low > _TOLERANCE * plan.max_steps + 1
     if climbing or later > 1.01 * max(rates):
-        words = f"its peak of {later:.3g} comes later" if later > 1.01 * max(rates) else "the budget ends in the rise"
+        words = (
+            f"its peak of {later:.3g} comes later" if later > 1.01 * max(rates) else "the budget ends during the rise"
+        )
         yield Finding(
             "rises",
             "warning",
@@ -242,44 +250,52 @@ def _rises(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterat
         )
 
 
-def _jump(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
-    """A factor of more than 10 at once: up, where the rate was never so high, or down from one level to the next."""
+def _jump(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
+    """Find jumps by a factor above 10, up to a new maximum or down to a level."""
     ran = [part for part in parts if part.end > part.start]
     for before, after in itertools.pairwise(ran):
-        at = after.start
-        old, new = rates[at - 1], rates[at]
-        levels = max(rates[before.start : at]), max(rates[at : after.end])
-        if new > JUMP * old and new > 1.01 * max(rates[:at]):
-            yield Finding(
-                "jump",
-                "warning",
-                f"the rate jumps from {old:.3g} to {new:.3g} at step {at}, higher than ever before",
-                "warm up to it, or lower the peak of the part that begins there",
-            )
-        elif levels[0] > 1.1 * JUMP * levels[1]:  # whole steps miss the tip of a cycle
-            yield Finding(
-                "jump",
-                "warning",
-                f"the peak falls from {levels[0]:.3g} to {levels[1]:.3g} at step {at}, to less than a tenth",
-                "put a level between them",
-            )
+        yield from _jump_between(before, after, rates)
     for part in ran:
-        firsts = [stones[0] for stones in meant(part.policy, "milestones").values() if stones]
-        for drop in (*firsts, *meant(part.policy, "interval").values()):
-            before_it = part.policy(drop - 1)
-            left = part.policy(drop) / before_it if before_it > 0 else 1.0
-            if drop < part.end - part.start and left < 0.999 / JUMP:
-                how = "".join(f"set {field} to {1 / JUMP:g} or more, or " for field in meant(part.policy, "factor"))
-                yield Finding(
-                    "jump",
-                    "warning",
-                    f"the rate drops to {left:.2g} of itself at step {part.start + drop}",
-                    f"{how}use more drops",
-                )
+        yield from _jump_within(part)
 
 
-def _end(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
-    """A decay that has hardly begun when the budget ends."""
+def _jump_between(before: _Part, after: _Part, rates: Sequence[float]) -> Iterator[Finding]:
+    at = after.start
+    old, new = rates[at - 1], rates[at]
+    levels = max(rates[before.start : at]), max(rates[at : after.end])
+    if new > JUMP * old and new > 1.01 * max(rates[:at]):
+        yield Finding(
+            "jump",
+            "warning",
+            f"the rate jumps from {old:.3g} to {new:.3g} at step {at}, higher than ever before",
+            "warm up to it, or lower the peak of the part that begins there",
+        )
+    elif levels[0] > 1.1 * JUMP * levels[1]:  # whole steps miss the tip of a cycle
+        yield Finding(
+            "jump",
+            "warning",
+            f"the peak falls from {levels[0]:.3g} to {levels[1]:.3g} at step {at}, to less than a tenth",
+            "insert a level between them",
+        )
+
+
+def _jump_within(part: _Part) -> Iterator[Finding]:
+    firsts = [stones[0] for stones in meant(part.policy, "milestones").values() if stones]
+    for drop in (*firsts, *meant(part.policy, "interval").values()):
+        before_it = part.policy(drop - 1)
+        left = part.policy(drop) / before_it if before_it > 0 else 1.0
+        if drop < part.end - part.start and left < 0.999 / JUMP:
+            how = "".join(f"set {field} to {1 / JUMP:g} or more, or " for field in meant(part.policy, "factor"))
+            yield Finding(
+                "jump",
+                "warning",
+                f"the rate drops to {left:.2g} of itself at step {part.start + drop}",
+                f"{how}use more drops",
+            )
+
+
+def _end(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
+    """Find a decay that has hardly begun at the end of the budget."""
     if any(_horizon(plan, rates, parts)) or any(_never_runs(plan, rates, parts)):
         return
     last = _last(parts)
@@ -289,7 +305,7 @@ def _end(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator
     ends = {field: policy(steps) for field, steps in meant(policy, "horizon").items() if policy(steps) < policy(0)}
     if per_step:
         ((field, value),) = list(per_step.items())[:1]
-        left = float(value) ** plan.max_steps if meant(policy, "period") else left  # a wave hides how far it decayed
+        left = float(value) ** plan.max_steps if meant(policy, "period") else left  # the wave hides the decay
         fix = f"with {field}={0.01 ** (1 / length):.6g} 1 % is left"
     elif any(value < 1 for value in meant(policy, "factor").values()):
         fix = f"lower {next(iter(meant(policy, 'factor')))}, or let it drop more often"
@@ -298,7 +314,7 @@ def _end(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator
     elif ends:
         names = [field for field, rate in meant(policy, "rate").items() if rate in ends.values()]
         fix = f"lower {names[0] if names else 'its last rate'} to {END * max(rates):.3g} or less"
-    elif speed and not moment:  # a slow decay by design: only one that does nothing is suspicious
+    elif speed and not moment:  # a slow decay by design: report only one without effect
         allowed, fix = 0.9, f"set {next(iter(speed))} to {1 / length:.3g}, one over the budget, or more"
     else:
         return
@@ -311,8 +327,8 @@ def _end(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator
         )
 
 
-def _dies(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
-    """A height that is gone at once: TRIEXP with a gamma of 0.1 per step."""
+def _dies(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
+    """Find a decay that is over at once, such as TRIEXP with a gamma of 0.1 per step."""
     floor, peak = min(rates), max(rates)
     if peak - floor <= 1e-9 * peak:
         return
@@ -328,8 +344,8 @@ def _dies(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterato
         )
 
 
-def _short(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
-    """A stretch between two milestones, or a cycle, that falls between two checks."""
+def _short(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterator[Finding]:
+    """Find levels and cycles that fit between two checks."""
     for part in parts:
         policy, length = part.policy, part.end - part.start
         stretches = [(steps, "a cycle") for steps in meant(policy, "period").values()]
@@ -344,13 +360,13 @@ def _short(plan: Plan, rates: Sequence[float], parts: Sequence[_Part]) -> Iterat
             yield Finding(
                 "short",
                 "warning",
-                f"{what} takes {counted(steps, 'step')}, but checks are {plan.check_every} apart and do not see it",
+                f"{what} takes {counted(steps, 'step')}, but checks are {plan.check_every} apart and miss it",
                 f"set check_every to {steps} or less, or make it longer",
             )
 
 
-def _batches(plan: Plan, *_: object) -> Iterator[Finding]:
-    """Steps that are not batches."""
+def _batches(plan: TrainingPlan, *_: object) -> Iterator[Finding]:
+    """Find steps that consist of several batches."""
     per_step = plan.accumulate * plan.processes
     if per_step == 1:
         return
@@ -366,15 +382,15 @@ def _batches(plan: Plan, *_: object) -> Iterator[Finding]:
     )
 
 
-_Rule = Callable[[Plan, Sequence[float], Sequence[_Part]], Iterator[Finding]]
+_Rule = Callable[[TrainingPlan, Sequence[float], Sequence[_Part]], Iterator[Finding]]
 _RULES: tuple[_Rule, ...] = (_never_runs, _dies, _horizon, _rises, _end, _jump, _short, _batches)
 
 
-# -- what they share ----------------------------------------------------------------------------------------------
+# -- helpers -----------------------------------------------------------------------------------------------------
 
 
 def _parts(policy: Any, start: int, end: int) -> Iterator[_Part]:
-    """Every plain part with its turn, the unreached ones with an empty turn."""
+    """Iterate over the plain parts of a policy; those never reached have no steps."""
     composite = False
     for begins, ends, part in turns(policy):
         composite = True
@@ -392,7 +408,7 @@ def _share(rate: float, rates: Sequence[float]) -> str:
 
 
 def _cycles(policy: Policy, period: int, length: int) -> tuple[int, int, bool]:
-    """Whole cycles after ``length`` steps, the steps of the next, and whether each starts with a jump to its top.
+    """Return the cycles in ``length`` steps, the rest, and whether they restart.
 
     A cycle ends at its lowest rate.
     """
@@ -404,7 +420,7 @@ def _cycles(policy: Policy, period: int, length: int) -> tuple[int, int, bool]:
 
 
 def _used(policy: Any, kind: Kind) -> dict[str, Any]:
-    """The fields of a kind that are not left at their default."""
+    """Return the fields of a kind that differ from their defaults."""
     defaults = {field.name: field.default for field in fields(policy)} if (found := meant(policy, kind)) else {}
     return {name: value for name, value in found.items() if value != defaults[name]}
 

@@ -1,4 +1,4 @@
-"""Histories beside the row: loggers that want a beginning and an end, and Lightning's own notes, which nobody wants."""
+"""Open and close the loggers of a run, and silence Lightning's messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lrbench_pl.runs.result import RunResult
 
 
 def open_loggers(loggers: Iterable[Logger], cfg: DictConfig, output: Path) -> None:
-    """Begin a logger that wants to know the configuration, the run's name and its sweep."""
+    """Pass configuration, name and group to loggers that have ``open_with``."""
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     group = as_text("study", cfg.study) or ("/".join(output.resolve().parts[-3:-1]) if in_sweep else None)
     for logger in loggers:
@@ -30,7 +30,7 @@ def open_loggers(loggers: Iterable[Logger], cfg: DictConfig, output: Path) -> No
 
 
 def close_logger(logger: Logger, result: RunResult) -> None:
-    """End a logger that has an end, with the row as its summary; a failing service changes no result."""
+    """Pass the result to a logger with a method ``close_with``."""
     close = getattr(logger, "close_with", None)
     if close is not None:
         close(result)
@@ -38,19 +38,22 @@ def close_logger(logger: Logger, result: RunResult) -> None:
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Lightning's notes on hardware and loaders, said once per run of a sweep, tell nobody anything."""
+    """Silence Lightning's messages about hardware and loaders.
+
+    It would repeat them for every run of a sweep.
+    """
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            # The run's folder already holds Hydra's files.
+            # Hydra's files are in the folder already
             warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
             warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
-            # under several processes: torchmetrics has brought these together
+            # torchmetrics synchronizes the metrics of several processes
             warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\('test/")
-            if "SLURM_JOB_ID" not in os.environ:  # a login node, or any machine with SLURM's programs: no job to join
+            if "SLURM_JOB_ID" not in os.environ:  # a machine with SLURM's programs, outside a job
                 warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
             yield
     finally:

@@ -1,4 +1,4 @@
-"""What a configuration may say: refused by name, rule and value before anything is built."""
+"""Check a configuration before anything is built, and find settings without effect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from lrbench_pl.policies import meant
 from lrbench_pl.verdict import check_target
 
-# Keys that every training reads. Others are read under a condition, or where something else refers to them.
+# Keys that every run reads. Others are read under a condition, or where another key refers to them.
 _READ = frozenset(
     (
         *("names", "dataset", "trainer", "logger", "max_steps", "seed", "threads", "share_equal", "study", "workload"),
@@ -24,84 +24,109 @@ _READ = frozenset(
 )
 _OF_CLASSIFIER = frozenset(("model", "optimizer", "param_groups", "channels_last", "compile"))
 _KNOWN = _READ | _OF_CLASSIFIER | {"lr_policy", "lr", "batch_size", "stop_at_target", "checkpoints_kept"}
-FORMER_KEYS = {"target_accuracy": "target"}
-_BEHIND = {"rate": "lr"}  # what a resolver reads without naming it, beside max_steps
+FORMER_KEYS = {"target_accuracy": "target", "lr_policy.trunks": "lr_policy.stable"}
+_READ_BY_RESOLVER = {"rate": "lr"}  # keys that a resolver reads without naming them, besides max_steps
 _OWN_CALLBACKS = ("lrbench_pl.callbacks.composer.", "lrbench_pl.callbacks.lr_range_test.")
-_CALLBACKS = ("lrbench_pl.callbacks.", "lrbench_pl.selection.best.")  # choices of lr_policy that are no policies
+_CALLBACKS = ("lrbench_pl.callbacks.", "lrbench_pl.selection.best.")  # choices of lr_policy that are callbacks
 
 
 class UserError(ValueError):
-    """Input that cannot be run as it is; the message is the one line to show."""
+    """Raised for invalid input of the user; the message is one line."""
 
 
-def check_knobs(cfg: DictConfig) -> None:
-    """Refuse values that no run can have, by name, rule and value."""
+# Smallest values of keys that are whole numbers.
+_LEAST = {
+    "max_steps": 1,
+    "batch_size": 1,
+    "check_every": 1,
+    "confirmations": 1,
+    "threads": 1,
+    "checkpoints_kept": 1,
+    "seed": 0,
+}
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Check the values of a configuration before anything is built.
+
+    Raises:
+        UserError: If a value is out of its range or contradicts another; the message names key, rule and value.
+    """
     for former, name in FORMER_KEYS.items():
         if former in cfg:
             raise UserError(f"{former} is called {name} now; rename it in your configuration")
-    whole_numbers = {
-        "max_steps": 1,
-        "batch_size": 1,
-        "check_every": 1,
-        "confirmations": 1,
-        "threads": 1,
-        "checkpoints_kept": 1,
-        "seed": 0,
-    }
-    for name, least in whole_numbers.items():
-        value = cfg[name]
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{name} must be an integer of at least {least}, got {value!r}")
+    _check_numbers(cfg)
+    _check_target(cfg)
+    if cfg.check_every > cfg.max_steps:
+        raise UserError(
+            f"check_every must not exceed max_steps ({cfg.max_steps}), got {cfg.check_every}: "
+            "the target would never be checked"
+        )
+    if cfg.workload is None:
+        _check_optimizer(cfg)
+        _check_model(cfg)
+
+
+def _check_numbers(cfg: DictConfig) -> None:
+    for name, least in _LEAST.items():
+        if not _is_whole(cfg[name], least):
+            raise UserError(f"{name} must be an integer of at least {least}, got {cfg[name]!r}")
     if cfg.seed >= 2**32:
         raise UserError(f"seed must be an integer below 2**32, got {cfg.seed!r}")
-    if isinstance(cfg.lr, bool) or not isinstance(cfg.lr, (int, float)) or not 0 < cfg.lr < math.inf:
+    if not (_is_number(cfg.lr) and 0 < cfg.lr < math.inf):
         raise UserError(f"lr must be a finite number above 0, got {cfg.lr!r}")
-    every = cfg.checkpoint_every
-    if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
-        raise UserError(f"checkpoint_every must be an integer of at least 1 or null, got {every!r}")
-    limit = cfg.max_time
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0):
-        raise UserError(f"max_time must be a number of seconds above 0 or null, got {limit!r}")
+    if cfg.checkpoint_every is not None and not _is_whole(cfg.checkpoint_every, 1):
+        raise UserError(f"checkpoint_every must be an integer of at least 1 or null, got {cfg.checkpoint_every!r}")
+    if cfg.max_time is not None and not (_is_number(cfg.max_time) and cfg.max_time > 0):
+        raise UserError(f"max_time must be a number of seconds above 0 or null, got {cfg.max_time!r}")
+    batches = OmegaConf.select(cfg, "trainer.accumulate_grad_batches", default=1)
+    if not _is_whole(batches, 1):
+        raise UserError(f"trainer.accumulate_grad_batches must be an integer of at least 1, got {batches!r}")
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_target(cfg: DictConfig) -> None:
     try:
         check_target(cfg.target, str(cfg.monitor), str(cfg.mode))
     except ValueError as error:
         raise UserError(str(error)) from error
     if cfg.require_target and cfg.target is None:
         raise UserError("require_target=true needs a target; give target=")
-    batches = OmegaConf.select(cfg, "trainer.accumulate_grad_batches", default=1)
-    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
-        raise UserError(f"trainer.accumulate_grad_batches must be an integer of at least 1, got {batches!r}")
-    if cfg.check_every > cfg.max_steps:
-        raise UserError(
-            f"check_every must not exceed max_steps ({cfg.max_steps}), got {cfg.check_every}: "
-            "the target would never be checked"
-        )
-    own = cfg.optimizer.get("lr") if cfg.workload is None and isinstance(cfg.optimizer, DictConfig) else None
+
+
+def _check_optimizer(cfg: DictConfig) -> None:
+    """Refuse a rate of the optimizer's own, which the policy would overwrite."""
+    own = cfg.optimizer.get("lr") if isinstance(cfg.optimizer, DictConfig) else None
     if own is not None and own != cfg.lr:
         raise UserError(
             f"optimizer.lr={own!r} has no effect: the policy sets the rate, and its scale is lr={cfg.lr!r}; "
             f"give lr={own!r} instead"
         )
-    if cfg.workload is None:
-        _check_model(cfg)
 
 
 def _check_model(cfg: DictConfig) -> None:
-    """Refuse a model that refers to what the data set does not say."""
+    """Refuse a model that refers to a key which the data set does not have."""
     try:
         OmegaConf.to_container(cfg.model, resolve=True)
     except InterpolationKeyError as error:
         for name, example in (("num_classes", "10"), ("input_shape", "[1, 28, 28]")):
             if f"'dataset.{name}'" in str(error):
                 raise UserError(
-                    f"the model takes dataset.{name}, which the configuration of the data set does not say; add a line "
+                    f"the model needs dataset.{name}, which the configuration of the data set lacks; add a line "
                     f"such as '{name}: {example}' to it, or give dataset.{name} on the command line with +"
                 ) from error
         raise
 
 
 def as_text(name: str, value: object) -> str | None:
-    """A field of text from a configuration, in which YAML takes some names for numbers.
+    """Return a name from a configuration as text; YAML reads some names as numbers.
 
     Raises:
         UserError: If it is a list or a mapping.
@@ -120,17 +145,17 @@ def as_text(name: str, value: object) -> str | None:
 
 
 def remarks(cfg: DictConfig, given: Sequence[str] = ()) -> list[str]:
-    """What is accepted but does not do what it seems to, one line each.
+    """Find settings without effect and steps that are never checked, a line each.
 
     Args:
-        cfg: The configuration, its references not yet resolved.
+        cfg: The configuration, with references unresolved.
         given: The overrides of the command line.
     """
     return [*_unread(cfg, given), *_unchecked(cfg)]
 
 
 def is_callback(lr_policy: Mapping[str, Any]) -> bool:
-    """Whether a choice of the group ``lr_policy`` is itself the callback, such as ``auto``, and not a policy.
+    """Return whether a choice of ``lr_policy`` is a callback, such as ``auto``.
 
     Example:
         >>> is_callback({"_target_": "lrbench_pl.callbacks.composer.LRPolicyComposer"})
@@ -142,7 +167,7 @@ def is_callback(lr_policy: Mapping[str, Any]) -> bool:
 
 
 def _unchecked(cfg: DictConfig) -> Iterator[str]:
-    """Steps at the end that no check sees."""
+    """Find steps after the last check."""
     rest = cfg.max_steps % cfg.check_every
     composed = is_callback(cfg.lr_policy) and cfg.lr_policy_file is None
     if rest and cfg.target is not None and not composed:
@@ -154,7 +179,7 @@ def _unchecked(cfg: DictConfig) -> Iterator[str]:
 
 
 def _unread(cfg: DictConfig, given: Sequence[str]) -> Iterator[str]:
-    """Settings that nothing reads: keys that no part knows, and overrides of what this configuration leaves out."""
+    """Find unknown keys, and overrides of keys that this configuration does not read."""
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
     live = _live(plain)
     for key in plain:
@@ -163,13 +188,13 @@ def _unread(cfg: DictConfig, given: Sequence[str]) -> Iterator[str]:
     for each in given:
         key = each.lstrip("+").partition("=")[0].partition("@")[0]
         root = re.split(r"[./]", key)[0]
-        chooses_label = key == "optimizer"  # it brings the rate too
-        if root in plain and root in _KNOWN and root not in live and not chooses_label:
+        sets_lr_too = key == "optimizer"
+        if root in plain and root in _KNOWN and root not in live and not sets_lr_too:
             yield f"{each} has no effect: {_why_unread(root, plain)}"
 
 
 def _live(plain: Mapping[str, Any]) -> set[str]:
-    """The keys that this training reads: by itself, or because what it reads refers to them."""
+    """Return the keys that the run reads, directly or by reference."""
     policy = str((plain.get("lr_policy") or {}).get("_target_"))
     from_file = plain.get("lr_policy_file") is not None
     waiting = list(_READ)
@@ -189,39 +214,43 @@ def _live(plain: Mapping[str, Any]) -> set[str]:
             and isinstance(value, Mapping)
             and (from_file or policy.startswith("lrbench_pl.policies."))
         ):
-            value = {name: each for name, each in value.items() if name != "lr"}  # the policy writes over it
+            value = {name: each for name, each in value.items() if name != "lr"}  # the policy overwrites it
         waiting += [word for word in _referred_to(value) if word in plain]
     return live
 
 
 def _referred_to(value: Any) -> Iterator[str]:
-    """Every word in a reference ``${…}``, which is more than the keys that it names."""
+    """Find the words in references ``${…}``, a superset of the keys that they name."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
         for each in value:
             yield from _referred_to(each)
     elif isinstance(value, str) and "${" in value:
-        for word in re.findall(r"\w+", re.sub(r"\$\{hydra:[^{}]*\}", "", value)):  # a choice by its name reads nothing
+        for word in re.findall(r"\w+", re.sub(r"\$\{hydra:[^{}]*\}", "", value)):  # names of choices are not keys
             yield word
-            yield _BEHIND.get(word, word)
+            yield _READ_BY_RESOLVER.get(word, word)
 
 
 def _why_unread(root: str, plain: Mapping[str, Any]) -> str:
     if plain.get("lr_policy_file") is not None and root in ("lr", "lr_policy"):
         return "the rates are those of lr_policy_file"
     if root in _OF_CLASSIFIER:
-        return "the workload brings its own"
+        return "the workload replaces it"
     return {
         "lr": "the policy does not refer to lr",
         "batch_size": "the data set does not take it",
-        "stop_at_target": "this policy ends at its target by itself",
+        "stop_at_target": "this policy always stops at its target",
         "checkpoints_kept": "checkpoint_every is null",
     }.get(root, "nothing reads it")
 
 
-def refuse_late_milestones(policy: object, max_steps: int) -> None:
-    """Refuse a part of a policy that the budget never comes to."""
+def check_milestones(policy: object, max_steps: int) -> None:
+    """Check that the milestones of a policy lie within the budget.
+
+    Raises:
+        UserError: If one does not.
+    """
     for name, milestones in meant(policy, "milestones").items():
         if late := [milestone for milestone in milestones if milestone >= max_steps]:
             raise UserError(
@@ -230,7 +259,7 @@ def refuse_late_milestones(policy: object, max_steps: int) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    r"""What an error says, in one line: Hydra's wrapping opened, its key kept.
+    r"""Return the message of an error in one line, without Hydra's wrapper.
 
     Example:
         >>> one_line(ValueError("first line\n  second"))

@@ -1,6 +1,6 @@
-"""A job of a sweep that trains in several processes: the others run this job alone, not the sweep again.
+"""Runs on several devices: the further processes join this run instead of repeating the whole command.
 
-Lightning starts the program anew for each further process, which in a sweep is the sweep, or a worker without work.
+Lightning starts each further process with the command line of the first, which in a sweep is the whole sweep.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ _ENVIRONMENT = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_
 
 
 @contextlib.contextmanager
-def one_job(cfg: DictConfig, output: Path) -> Iterator[None]:
-    """While the block runs, "this program" is a script that runs the job; after it the process can train the next one.
+def further_processes(cfg: DictConfig, output: Path) -> Iterator[None]:
+    """Let further processes that Lightning starts in this context join the run.
+
+    Inside the context ``sys.argv`` is the script ``further_process.py``; afterwards the process can train another run.
 
     Args:
-        cfg: The configuration of the job.
-        output: Its folder.
+        cfg: The configuration of the run.
+        output: The folder of the run.
     """
     import torch.distributed
     from hydra.core.hydra_config import HydraConfig
@@ -56,14 +58,18 @@ def one_job(cfg: DictConfig, output: Path) -> Iterator[None]:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one of several that writes and prints."""
+    """Return whether this process is the one that writes and prints."""
     from pytorch_lightning.utilities import rank_zero_only
 
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
-def end_with(parent: int) -> None:
-    """End this process soon after the one that started it has died, so that no orphan trains on."""
+def exit_with_parent(parent: int) -> None:
+    """Exit this process within a second after its parent has died.
+
+    Args:
+        parent: Id of the parent process.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,4 +1,4 @@
-"""One run, one row: what a training writes as ``result.json`` and everything else reads."""
+"""The result of one run: specification, setup and outcome, flat in ``result.json``. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,77 +7,148 @@ import json
 import math
 import os
 import re
+import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lrbench_pl.files import FORMAT, ResultError, check_format, write_atomically
 from lrbench_pl.runs.spec import RunSpec, Task, canonical, of_task
 from lrbench_pl.verdict import STATUSES, Status
 
+if TYPE_CHECKING:
+    from lrbench_pl.verdict import Verdict
+
 RESULT_FILE = "result.json"
 
-# Fields of format 1 that are called otherwise since.
+# Fields of format 1 that have another name now.
 _RENAMED = {"target_accuracy": "target", "best_accuracy": "best_value", "final_accuracy": "final_value"}
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """The outcome of a run: everything that training it has shown.
+
+    The fields are those of :class:`RunResult` with the same names.
+
+    Example:
+        >>> Outcome("failed", message="no such file").best_value is None
+        True
+    """
+
+    status: Status
+    message: str | None = None
+    peak_found: float | None = None
+    steps_to_target: int | None = None
+    seconds_to_target: float | None = None
+    best_value: float | None = None
+    best_step: int | None = None
+    final_value: float | None = None
+    test_value: float | None = None
+    test_accuracy: float | None = None
+    test_top5: float | None = None
+    test_loss: float | None = None
+    train_loss: float | None = None
+    loss_difference: float | None = None
+    confidence: float | None = None
+    confidence_std: float | None = None
+    cdac: float | None = None
+    steps_run: int | None = None
+    tuning_steps: int | None = None
+    wall_time_s: float | None = None
+    shared_with: str | None = None
+
+    @classmethod
+    def from_verdict(cls, verdict: Verdict, **more: Any) -> Outcome:
+        """Build the outcome of a fit from its verdict.
+
+        Args:
+            verdict: The verdict of the callback.
+            **more: Fields that a verdict does not have, such as ``wall_time_s``.
+        """
+        shared = {each.name for each in fields(cls)} & {each.name for each in fields(verdict)}
+        return cls(**{name: getattr(verdict, name) for name in shared}, **more)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The setup of a run: what is known before it trains, beside its specification.
+
+    The fields are those of :class:`RunResult` with the same names; without parts that were built, some are None.
+    """
+
+    study: str | None = None
+    check_on: str | None = None
+    policy_id: str | None = None
+    policy_repr: str | None = None
+    precision: str | None = None
+    device: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    git_sha: str | None = None
+
+
+@dataclass(frozen=True)
 class RunResult:
-    """The row of one run. Missing is ``None``, never 0 or -1; accuracies lie in [0, 1].
+    """The result of one run.
+
+    A missing value is ``None``, never 0 or -1; accuracies lie in [0, 1].
 
     Args:
-        run_id: Hash of the configuration: two runs with one id are the same experiment.
+        run_id: Hash of the specification; runs with one id are the same experiment.
         study: Name of the sweep or study that the run belongs to.
         dataset: Name of the data set.
         model: Name of the model.
         optimizer: Name of the optimizer.
         batch_size: Samples per optimizer step and process.
         policy: Name of the learning-rate policy.
-        policy_id: Hash of the rates over the budget, so that two spellings of one policy are one.
-        policy_repr: The policy as Python, enough to build it again.
-        lr: The scale of the policy (its peak rate).
-        peak_found: The peak rate that the policy found itself while it trained; None if it was given.
+        policy_id: Hash of the rates over the budget; two spellings of one policy have the same.
+        policy_repr: The policy as a Python expression that builds it.
+        lr: Scale of the policy (its peak rate).
+        peak_found: Peak rate found during training; None if it was given.
         seed: Seed of weights, data order and augmentation.
         max_steps: The budget, in optimizer steps.
-        target: The target, or None if the run had none.
+        target: Target of the monitor; None if there is none.
         monitor: The metric that is compared with the target.
         mode: ``max`` or ``min``: whether a larger or a smaller value of the monitor is better.
-        confirmations: Checks in a row that must meet the target.
-        check_on: ``validation`` or ``test``: the data on which checks were made.
+        confirmations: Consecutive checks that must meet the target.
+        check_on: Data of the checks, ``validation`` or ``test``.
         status: ``reached``, ``missed``, ``diverged``, ``failed`` or ``stopped``.
-        message: Why the status is what it is, in one line.
+        message: Reason for the status, in one line.
         steps_to_target: Optimizer steps at the check that reached the target.
         seconds_to_target: Training seconds at that check, validation excluded.
         best_value: Best checked value of the monitor.
         best_step: Step of the best check.
         final_value: Value at the last check.
-        test_accuracy: Top-1 accuracy on the test set, evaluated once at the end.
-        test_top5: Top-5 accuracy there; None below six classes.
-        test_loss: Mean loss there.
+        test_value: The monitored metric on the test set, evaluated once at the end.
+        test_accuracy: Top-1 accuracy on the test set.
+        test_top5: Top-5 accuracy on the test set; None below six classes.
+        test_loss: Mean loss on the test set.
         train_loss: Mean loss of the final weights on (a fixed part of) the training set.
         loss_difference: ``test_loss - train_loss``.
         confidence: Mean of the largest softmax value over correctly classified test samples.
-        confidence_std: Its standard deviation.
+        confidence_std: Standard deviation of the same.
         cdac: Standard deviation over classes of the per-class mean confidence.
-        steps_run: Optimizer steps in all.
-        tuning_steps: Those of them spent to find the policy and given up (0 for a fixed policy).
+        steps_run: Optimizer steps taken.
+        tuning_steps: Steps among them that were spent to find the policy and abandoned (0 for a fixed policy).
         wall_time_s: Seconds from the start of the fit to its end, validation included.
         precision: Lightning's precision, such as ``32-true``.
-        device: Where the run took place, such as ``cpu`` or the name of a GPU.
+        device: ``cpu`` or the name of the GPU.
         versions: Versions of the packages that matter for the numbers.
         git_sha: Commit of the working tree, if there is one.
-        shared_with: ``run_id`` of the run of the same sweep with the same rates, whose outcome this row repeats; None
-            if it was trained.
-        settings: Everything else of the configuration that can change the numbers, by dotted key, as in
+        shared_with: ``run_id`` of the run of the same sweep with the same rates whose outcome this result repeats; None
+            if the run was trained.
+        settings: Every other setting that can change the numbers, by dotted key, as in
             :class:`lrbench_pl.runs.spec.Task`; those of the policy as ``lr_policy.*``. None if unknown.
-        format: Number of the format, for later versions.
+        format: Number of the file format.
 
     Example:
-        >>> row = RunResult(run_id="a1", policy="tri", seed=0, status="missed", max_steps=100)
-        >>> row.steps_to_target is None
+        >>> result = RunResult(run_id="a1", policy="tri", seed=0, status="missed", max_steps=100)
+        >>> result.steps_to_target is None
         True
-        >>> RunResult.from_dict(row.to_dict()) == row
+        >>> RunResult.from_dict(result.to_dict()) == result
+        True
+        >>> result.outcome == Outcome("missed")
         True
     """
 
@@ -106,6 +177,7 @@ class RunResult:
     best_value: float | None = None
     best_step: int | None = None
     final_value: float | None = None
+    test_value: float | None = None
     test_accuracy: float | None = None
     test_top5: float | None = None
     test_loss: float | None = None
@@ -125,43 +197,55 @@ class RunResult:
     settings: dict[str, Any] | None = None
     format: int = FORMAT
 
+    @classmethod
+    def build(cls, spec: RunSpec, setup: Setup, outcome: Outcome) -> RunResult:
+        """Build the result of a run from its specification, its setup and its outcome.
+
+        Raises:
+            ResultError: If a value cannot be stored in a result.
+        """
+        given = {
+            "run_id": spec.run_id,
+            "policy": spec.policy_name,
+            "lr": spec.lr,
+            "seed": spec.seed,
+            **spec.task.to_dict(),
+            "settings": spec.settings,
+        }
+        known = {name: value for name, value in asdict(setup).items() if value is not None}
+        return cls.from_dict({**given, **known, **asdict(outcome)})
+
     @property
     def task(self) -> Task:
-        """The question that this run answers; its settings are empty where the result does not know them."""
-        return Task(
-            dataset=self.dataset,
-            model=self.model,
-            optimizer=self.optimizer,
-            batch_size=self.batch_size,
-            max_steps=self.max_steps,
-            target=self.target,
-            monitor=self.monitor,
-            mode=self.mode,
-            confirmations=self.confirmations,
-            check_on=self.check_on,
-            settings=of_task(self.settings or {}),
-        )
+        """The task of the run; its settings are empty where the result does not know them."""
+        known = {each.name: getattr(self, each.name) for each in fields(Task)}
+        return Task(**{**known, "settings": of_task(self.settings or {})})
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome of the run."""
+        return Outcome(**{each.name: getattr(self, each.name) for each in fields(Outcome)})
 
     def __post_init__(self) -> None:
         _check_status(self.status, self.steps_to_target)
 
     def to_dict(self) -> dict[str, Any]:
-        """The row as plain data, with non-finite numbers as None (JSON knows no NaN)."""
+        """Return the result as plain data, non-finite numbers as None (JSON has no NaN)."""
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, row: dict[str, Any]) -> RunResult:
-        """Build a row from plain data.
+    def from_dict(cls, stored: Mapping[str, Any]) -> RunResult:
+        """Build a result from plain data of any format.
 
         Raises:
-            ResultError: If a field is missing, unknown or of the wrong kind, or the format is a newer one.
+            ResultError: If a field is missing, unknown or of the wrong type, or the format is a newer one.
         """
-        row = migrate(row)
-        check_row(row)
-        return cls(**row)
+        stored = migrate(stored)
+        check_fields(stored)
+        return cls(**stored)
 
     def write(self, folder: str | Path) -> Path:
-        """Write ``result.json`` into ``folder`` at one stroke: a reader sees all of it or nothing."""
+        """Write ``result.json`` into ``folder`` atomically."""
         return write_atomically(Path(folder) / RESULT_FILE, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
@@ -169,79 +253,112 @@ class RunResult:
         """Read a ``result.json``.
 
         Raises:
-            ResultError: If it is not a complete, valid row; the message begins with the path.
+            ResultError: If it is not a complete, valid result; the message begins with the path.
         """
-        return cls(**read_row(path))
+        return cls(**read_fields(path))
 
 
-def read_row(path: str | Path) -> dict[str, Any]:
-    """The fields of a ``result.json`` as plain data, checked as :meth:`RunResult.read` checks them; for many at once.
+def read_fields(path: str | Path) -> dict[str, Any]:
+    """Read the fields of a ``result.json`` as plain data; fast for many files.
 
     Raises:
-        ResultError: If it is not a complete, valid row; the message begins with the path.
+        ResultError: If it is not a complete, valid result; the message begins with the path.
     """
     try:
         with open(path, encoding="utf-8") as file:
-            row = json.load(file)
+            stored = json.load(file)
     except (OSError, UnicodeDecodeError) as error:
         raise ResultError(f"{path}: cannot be read ({error})") from error
     except json.JSONDecodeError as error:
         raise ResultError(f"{path}: not complete JSON ({error.msg} at line {error.lineno})") from error
-    if not isinstance(row, dict):
-        raise ResultError(f"{path}: expected one JSON object, got {type(row).__name__}")
+    if not isinstance(stored, dict):
+        raise ResultError(f"{path}: expected one JSON object, got {type(stored).__name__}")
     try:
-        row = migrate(row)
-        check_row(row)
+        stored = migrate(stored)
+        check_fields(stored)
     except ResultError as error:
         raise type(error)(f"{path}: {error}") from error
-    return row
+    return stored
 
 
-def migrate(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of any format as one of this format.
+def migrate(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert the fields of a result of any format to the current format.
 
     Raises:
-        NewerFormatError: If it was written by a later version.
-        ResultError: If its format is no number.
+        NewerFormatError: If a later version wrote it.
+        ResultError: If its format is not a number.
 
     Example:
         >>> migrate({"run_id": "a", "policy": "tri", "status": "missed"})["format"]
         2
     """
-    versions = row.get("versions")
+    versions = stored.get("versions")
     version = versions.get("lrbench_pl") if isinstance(versions, Mapping) else None
-    if check_format(row.get("format", 1), version) == 1:
-        row = {_RENAMED.get(name, name): value for name, value in row.items()}
-    return {**row, "format": FORMAT}
+    if check_format(stored.get("format", 1), version) == 1:
+        stored = {_RENAMED.get(name, name): value for name, value in stored.items()}
+    return {**stored, "format": FORMAT}
 
 
-def check_row(row: Mapping[str, Any]) -> None:
-    """Refuse what is no row of a run.
+def check_fields(stored: Mapping[str, Any]) -> None:
+    """Check that plain data are the fields of a result.
 
     Raises:
-        ResultError: If a field is missing, unknown, of the wrong kind or at odds with another.
+        ResultError: If a field is missing, unknown, of the wrong type or contradicts another.
     """
-    if unknown := sorted(row.keys() - _KINDS.keys()):
+    if unknown := sorted(stored.keys() - FIELD_TYPES.keys()):
         raise ResultError(f"unknown field {unknown[0]!r}")
     for name in ("policy", "run_id", "status"):
-        if row.get(name) is None:
+        if stored.get(name) is None:
             raise ResultError(f"field {name!r} is missing")
-    for name, value in row.items():
-        fits = isinstance(value, _KINDS[name]) and not isinstance(value, bool)
-        if value is not None and not (fits and (type(value) is not int or abs(value) < 2**63)):
-            raise ResultError(f"field {name!r} must be {_ANNOTATIONS[name]}, got {value!r}")
-    _check_status(row["status"], row.get("steps_to_target"))
+    for name, value in stored.items():
+        if value is not None and not _is_of_type(value, FIELD_TYPES[name]):
+            raise ResultError(f"field {name!r} must be {FIELD_TYPES[name].__name__}, got {value!r}")
+    _check_status(stored["status"], stored.get("steps_to_target"))
+
+
+def _is_of_type(value: Any, kind: type) -> bool:
+    if type(value) is int:  # a whole number is a float too; 64 bits are what other programs can hold
+        return kind in (int, float) and abs(value) < 2**63
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _check_status(status: str, steps_to_target: int | None) -> None:
+    if status not in STATUSES:
+        raise ResultError(f"status must be one of {', '.join(STATUSES)}, got {status!r}")
+    if status == "reached" and steps_to_target is None:
+        raise ResultError("status 'reached' requires steps_to_target, got None")
+
+
+def _type_of_field(annotation: Any) -> type:
+    """Return the type of a field without None: str, int, float or dict.
+
+    Example:
+        >>> _type_of_field(float | None), _type_of_field(dict[str, str]), _type_of_field(Literal["max", "min"])
+        (<class 'float'>, <class 'dict'>, <class 'str'>)
+    """
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(each for each in get_args(annotation) if each is not type(None))
+    origin = get_origin(annotation)
+    kind: type = str if origin is Literal else origin or annotation
+    return kind
+
+
+# The schema of a result: checks, tables and the parser of CSV all take the types of its fields from here.
+FIELD_TYPES: Mapping[str, type] = {name: _type_of_field(hint) for name, hint in get_type_hints(RunResult).items()}
+
+
+# -- settings of runs of format 1 ------------------------------------------------------------------------------
 
 
 def stored_settings(folder: str | Path) -> dict[str, Any] | None:
-    """Return the settings of a run whose row does not say them, from the configuration that format 1 kept beside it."""
+    """Return the settings of a run of format 1, from its ``run.json``, or None."""
     text = read_settings(str(folder))
     found: dict[str, Any] | None = None if text is None else json.loads(text)
     return found
 
 
 def read_settings(folder: str) -> str | None:
-    """Return what :func:`stored_settings` returns, as text; quick for many runs that differ in their seeds alone."""
+    """Return :func:`stored_settings` as JSON text, cached for all seeds."""
     try:
         with open(os.path.join(folder, "run.json"), encoding="utf-8") as file:
             text = file.read()
@@ -249,7 +366,7 @@ def read_settings(folder: str) -> str | None:
         return None
     begin, end = text.find('"configuration": '), text.rfind('"started": ')
     text = text[begin + len('"configuration": ') : end].rstrip().rstrip(",")
-    if begin < 0 or '"lr_policy_file"' not in text:  # a later format keeps a specification there, its row the settings
+    if begin < 0 or '"lr_policy_file"' not in text:  # later formats store a specification there
         return None
     if seed := re.search(r'"seed": (\d+)', text):
         text = text.replace(seed[0] + ",", '"seed": 0,')
@@ -263,23 +380,3 @@ def _settings_in(configuration: str) -> str | None:
     except ValueError:
         return None
     return canonical(spec.settings)
-
-
-def _check_status(status: str, steps_to_target: int | None) -> None:
-    if status not in STATUSES:
-        raise ResultError(f"status must be one of {', '.join(STATUSES)}, got {status!r}")
-    if status == "reached" and steps_to_target is None:
-        raise ResultError("a run that reached its target must say steps_to_target, got None")
-
-
-def _kinds(annotation: str) -> tuple[type, ...]:
-    """What may stand in a field, from one of the few annotations used above."""
-    if annotation.startswith("float"):
-        return (int, float)
-    if annotation.startswith("int"):
-        return (int,)
-    return (dict,) if annotation.startswith("dict") else (str,)
-
-
-_ANNOTATIONS = {f.name: str(f.type) for f in fields(RunResult)}
-_KINDS = {name: _kinds(annotation) for name, annotation in _ANNOTATIONS.items()}

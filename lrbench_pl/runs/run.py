@@ -1,4 +1,4 @@
-"""One run: from a configuration to a row. The only file that knows Hydra and Lightning both."""
+"""Train one run: from a configuration to a result. The only module that knows both Hydra and Lightning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,15 +30,16 @@ from lrbench_pl.policies import AdaptivePolicy, cut, to_config
 from lrbench_pl.runs import lint
 from lrbench_pl.runs.build import Parts, build
 from lrbench_pl.runs.config import in_sweep, is_shown_by_launcher, register_resolvers
-from lrbench_pl.runs.describe import describe, describe_parts, headline, identity, judge, peak_found
+from lrbench_pl.runs.describe import headline, peak_found, specify, specify_parts
 from lrbench_pl.runs.exits import EXIT_FAILED, EXIT_STOPPED, exit_code
-from lrbench_pl.runs.folder import FINISHED, ChangedConfigurationError, claim, note
+from lrbench_pl.runs.folder import FINISHED, ChangedConfigurationError, add_note, hold_folder
 from lrbench_pl.runs.loggers import close_logger, open_loggers, quiet_lightning
-from lrbench_pl.runs.options import check_knobs, one_line, remarks
-from lrbench_pl.runs.processes import is_first_process, one_job
-from lrbench_pl.runs.result import RunResult
+from lrbench_pl.runs.options import check_config, one_line, remarks
+from lrbench_pl.runs.processes import further_processes, is_first_process
+from lrbench_pl.runs.result import Outcome, RunResult, Setup
 from lrbench_pl.runs.sharing import Pool
 from lrbench_pl.runs.spec import RunSpec, policy_name
+from lrbench_pl.words import in_test
 
 _BEFORE = "interrupted before the first step"
 
@@ -46,22 +48,22 @@ register_resolvers()
 
 
 def main(cfg: DictConfig) -> float | None:
-    """Run one job of Hydra: print its last line, keep its row, and leave with the right exit code.
+    """Run one job of Hydra: train, print the headline, exit with the right code.
 
-    In a sweep a failed job is a row like any other, so that the next ones run.
+    In a sweep a failed job does not exit, so that the next ones run.
 
     Returns:
-        The best accuracy, for sweepers that optimize it; None if there was no check.
+        The best value of the monitor, for sweepers that optimize it; None if there was no check.
     """
     output = Path(HydraConfig.get().runtime.output_dir)
     try:
         result = run(cfg, output)
     except OSError as error:
-        if in_sweep():  # whoever launched it says so
+        if in_sweep():  # the launcher reports it
             raise
-        print(f"no row could be written into {output}: {error}", file=sys.stderr)
+        print(f"cannot write a result into {output}: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
-    except KeyboardInterrupt:  # before it held its folder, or while it left it
+    except KeyboardInterrupt:  # before the folder was locked, or after it was released
         sys.exit(EXIT_STOPPED)
     if is_first_process() and not (in_sweep() and is_shown_by_launcher()):
         print(headline(result), flush=True)
@@ -73,83 +75,83 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def run(cfg: DictConfig, output: Path) -> RunResult:
-    """Train once and write ``result.json``, ``metrics.csv`` and ``policy.yaml`` into ``output``.
+    """Train one run and write its result, history and policy.
 
-    Whatever happens, there is a row in the end: an error becomes ``failed`` with its message, an
-    interruption ``stopped``. A folder in which the same configuration has ended by itself is not run again; where it
-    was begun, failed or was stopped it goes on from the last checkpoint.
+    The files in ``output`` are ``result.json``, ``metrics.csv`` and ``policy.yaml``. There is always a result: an error
+    gives the status ``failed``, an interruption ``stopped``. A folder with a final result of the same configuration is
+    not trained again; a run that was killed, failed or was stopped resumes from its last checkpoint.
 
     Args:
         cfg: The configuration composed by Hydra.
         output: Folder of this run.
 
     Returns:
-        The row, as it was written; not written is only the refusal of a folder that holds another configuration.
+        The result as it was written; the refusal of a folder with another configuration is not written.
     """
-    with _hearing_ctrl_c() as heard:
+    with _ctrl_c_recorded() as interrupts:
         try:
-            check_knobs(cfg)
-            row = describe(cfg)
-        except Exception as error:  # whatever is wrong with a configuration is a row too
-            row = {"run_id": "unknown", "policy": policy_name(cfg)}
-            return _finish(output, {**row, **_why(error, heard)})
-        if not (in_sweep() and is_shown_by_launcher()):  # which says it for all its jobs
+            check_config(cfg)
+            spec, setup = specify(cfg)
+        except Exception as error:  # every mistake in a configuration gives a result too
+            status, message = _status_after(error, interrupts)
+            return _write(RunResult("unknown", policy_name(cfg), status, message=message), output)
+        if not (in_sweep() and is_shown_by_launcher()):  # which prints them once for all its jobs
             given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
             for line in remarks(cfg, given):
-                _say_once(line)
-        if not is_first_process():  # the first one holds the folder for all
-            return _Training(cfg, output, row, heard).run()
+                _warn_once(line)
+        training = _Training(cfg, output, spec, setup, interrupts)
+        if not is_first_process():  # the first one holds the lock for all
+            return training.run()
         try:
-            with claim(output, str(row["run_id"]), identity(cfg)) as finished, _processes(cfg, output):
-                return _Training(cfg, output, row, heard).run() if finished is None else finished
+            with hold_folder(output, spec.run_id, spec.to_dict()) as finished, _children(cfg, output):
+                return training.run() if finished is None else finished
         except ChangedConfigurationError as error:
-            return RunResult.from_dict({**row, "status": "failed", "message": one_line(error)})
+            return RunResult.build(spec, setup, Outcome("failed", message=one_line(error)))
 
 
 @contextlib.contextmanager
-def _hearing_ctrl_c() -> Iterator[Sequence[int]]:
-    """Remember that Ctrl-C was pressed, which a library in whose midst it came may turn into an error of its own."""
-    heard: list[int] = []
+def _ctrl_c_recorded() -> Iterator[Sequence[int]]:
+    """Record Ctrl-C, which a library may turn into an error of its own."""
+    recorded: list[int] = []
     before = signal.getsignal(signal.SIGINT)
 
-    def hear(signum: int, frame: FrameType | None) -> None:
-        heard.append(signum)
+    def record(signum: int, frame: FrameType | None) -> None:
+        recorded.append(signum)
         before(signum, frame)  # type: ignore[operator,misc]
 
     if callable(before) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, hear)
+        signal.signal(signal.SIGINT, record)
     try:
-        yield heard
+        yield recorded
     finally:
-        if signal.getsignal(signal.SIGINT) is hear:  # Lightning ignores what comes after the first
+        if signal.getsignal(signal.SIGINT) is record:  # Lightning ignores all but the first
             signal.signal(signal.SIGINT, before)
 
 
-def _why(error: Exception, heard: Sequence[int]) -> dict[str, str]:
-    """The status that an error leaves, and its message."""
-    if heard:
-        return {"status": "stopped", "message": _BEFORE}
-    return {"status": "failed", "message": one_line(error)}
+def _status_after(error: Exception, interrupts: Sequence[int]) -> tuple[Any, str]:
+    """Return the status that an error leaves, and its message."""
+    return ("stopped", _BEFORE) if interrupts else ("failed", one_line(error))
 
 
-def _processes(cfg: DictConfig, output: Path) -> contextlib.AbstractContextManager[None]:
-    """What the further processes of this run are, where there may be any: not the whole command again."""
+def _children(cfg: DictConfig, output: Path) -> contextlib.AbstractContextManager[None]:
+    """Prepare for further processes of the run, if it may have any."""
     several = cfg.trainer.get("devices") not in (1, "1")
-    return one_job(cfg, output) if several else contextlib.nullcontext()
+    return further_processes(cfg, output) if several else contextlib.nullcontext()
 
 
 class _Training:
-    """Train one run in the folder that it holds, and keep its result whatever happens.
+    """Train one run in its folder, and write its result whatever happens.
 
     Args:
         cfg: The configuration.
-        output: The folder.
-        row: What is known of the result so far.
-        interrupts: Filled when Ctrl-C is pressed.
+        output: The folder, locked.
+        spec: The specification.
+        setup: The setup.
+        interrupts: Not empty once Ctrl-C was pressed.
     """
 
-    def __init__(self, cfg: DictConfig, output: Path, row: dict[str, Any], interrupts: Sequence[int]) -> None:
-        self._cfg, self._output, self._row, self._interrupts = cfg, output, row, interrupts
+    def __init__(self, cfg: DictConfig, output: Path, spec: RunSpec, setup: Setup, interrupts: Sequence[int]) -> None:
+        self._cfg, self._output, self._spec, self._setup, self._interrupts = cfg, output, spec, setup, interrupts
         self._loggers: list[Logger] = []
         self._parts: Parts | None = None
         self._pool: Pool | None = None
@@ -157,17 +159,15 @@ class _Training:
     def run(self) -> RunResult:
         """Train, from the last checkpoint if there is one, and write the result."""
         try:
-            self._train()
+            outcome = self._train()
         except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-            self._row |= {"status": "stopped", "message": _BEFORE}
+            outcome = self._ended_early("stopped", _BEFORE)
         except TrainingPaused as pause:
-            self._row |= {"status": "stopped", "message": str(pause)}
+            outcome = self._ended_early("stopped", str(pause))
         except Exception as error:
             log.debug("the run failed", exc_info=True)
-            self._row |= _why(error, self._interrupts)
-        if self._parts is not None:
-            self._row = self._judged(self._parts)
-        result = _finish(self._output, self._row)
+            outcome = self._ended_early(*_status_after(error, self._interrupts))
+        result = _write(RunResult.build(self._spec, self._setup, outcome), self._output)
         if is_first_process():
             if self._pool is not None:
                 self._pool.offer(result, self._output)
@@ -177,27 +177,28 @@ class _Training:
             close_logger(logger, result)
         return result
 
-    def _train(self) -> None:
+    def _train(self) -> Outcome:
         cfg, output = self._cfg, self._output
         torch.set_num_threads(cfg.threads)
         self._loggers = [instantiate(logger) for logger in cfg.logger.values()]
         open_loggers(self._loggers, cfg, output)
         with quiet_lightning():
             parts = self._build()
-            self._row |= describe_parts(cfg, parts)
+            self._spec, self._setup = specify_parts(cfg, parts, self._spec, self._setup)
             _write_policy(cfg, parts.verifier, output)
-            _say_lint(cfg, parts.verifier)
-            self._pool = _pool(cfg, self._row)
-            shared = None if self._pool is None else self._pool.take(output)
-            if shared is None:
-                self._row |= _evaluate(self._fit(parts))
+            _warn_of_lint(cfg, parts.verifier)
+            self._pool = _pool(cfg, self._setup)
+            outcome = None if self._pool is None else self._pool.take(output)
+            if outcome is None:
+                parts = self._fit(parts)
+                metrics = _evaluate(parts)
+                outcome = replace(self._fitted(parts), **metrics)
             else:
                 log.info(
-                    f"{self._row['policy']}: the same rates as run {shared['shared_with']}, whose outcome it shares"
+                    f"{self._spec.policy_name}: the same rates as run {outcome.shared_with}, whose outcome it shares"
                 )
-                self._row |= shared
-        assert self._parts is not None
-        _write_policy(cfg, self._parts.verifier, output)
+        _write_policy(cfg, parts.verifier, output)
+        return outcome
 
     def _build(self) -> Parts:
         pl.seed_everything(self._cfg.seed, workers=True, verbose=False)
@@ -205,85 +206,97 @@ class _Training:
         return self._parts
 
     def _fit(self, parts: Parts) -> Parts:
-        """Fit from the newest checkpoint that can be continued, or else from the beginning; return what was fitted."""
+        """Fit from the newest usable checkpoint or the start; return the fitted parts."""
         checkpoints = list(parts.checkpoints.found())
         for checkpoint in checkpoints:
             try:
                 check_intact(checkpoint)
-                _note(self._output, f"going on from {checkpoint.name}")
+                self._note(f"resuming from {checkpoint.name}")
                 parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=False)
                 return parts
             except NewerCheckpointError:
                 raise
             except Exception as error:
-                if parts.checkpoints.went_on or self._interrupts:
+                if parts.checkpoints.has_started or self._interrupts:
                     raise
-                _note(self._output, f"cannot go on from {checkpoint.name}: {one_line(error)}")
-                parts = self._build()  # whatever the checkpoint has changed already
+                self._note(f"cannot resume from {checkpoint.name}: {one_line(error)}")
+                parts = self._build()  # the checkpoint may have changed them already
         if checkpoints:
-            _note(self._output, "starting from the beginning")
+            self._note("starting from the beginning")
         parts.trainer.fit(parts.module, datamodule=parts.data)
         return parts
 
-    def _judged(self, parts: Parts) -> dict[str, Any]:
-        """The result so far, with what the fit says of it."""
-        verdict, steps = parts.verifier.verdict, parts.trainer.global_step
-        row = judge(verdict) | {"steps_run": verdict.steps_run} | self._row
-        row["tuning_steps"] = getattr(parts.verifier, "tuning_steps", 0)
-        row["peak_found"] = peak_found(parts.verifier, float(self._cfg.lr), steps)
-        if row.get("shared_with") is None:
-            row["wall_time_s"] = parts.checkpoints.seconds
-        if row["status"] == "stopped" and steps and row["message"] == _BEFORE:
-            row["message"] = f"interrupted at step {steps}"
-        elif row["status"] == verdict.status == "stopped" and row["message"] != _BEFORE:
-            row["message"] = verdict.message
-        return row
+    def _note(self, text: str) -> None:
+        if is_first_process():
+            add_note(self._output, text)
+
+    def _fitted(self, parts: Parts) -> Outcome:
+        """Return the outcome of the fit, so far as it got."""
+        return Outcome.from_verdict(
+            parts.verifier.verdict,
+            tuning_steps=getattr(parts.verifier, "tuning_steps", 0),
+            peak_found=peak_found(parts.verifier, float(self._cfg.lr), parts.trainer.global_step),
+            wall_time_s=parts.checkpoints.seconds,
+        )
+
+    def _ended_early(self, status: Any, message: str) -> Outcome:
+        """Return the outcome of a run that an exception ended."""
+        if self._parts is None:
+            return Outcome(status, message)
+        fitted, steps = self._fitted(self._parts), self._parts.trainer.global_step
+        if status == "stopped" and message == _BEFORE:
+            message = f"interrupted at step {steps}" if steps else message
+        elif status == fitted.status == "stopped":
+            message = fitted.message or message
+        return replace(fitted, status=status, message=message)
 
 
-def _pool(cfg: DictConfig, row: Mapping[str, Any]) -> Pool | None:
-    """Where a job of a sweep finds one with the same rates; None if there is nothing to share."""
-    if not (cfg.share_equal and in_sweep() and row.get("policy_id")):
+def _pool(cfg: DictConfig, setup: Setup) -> Pool | None:
+    """Return the pool of equal runs of a job in a sweep; None if it shares nothing."""
+    if not (cfg.share_equal and in_sweep() and setup.policy_id):
         return None
-    return Pool.of(Path(HydraConfig.get().sweep.dir), RunSpec.from_config(cfg).but_for_rates, row)
+    return Pool.of(Path(HydraConfig.get().sweep.dir), RunSpec.from_config(cfg).but_for_rates, setup)
 
 
-def _say_lint(cfg: DictConfig, verifier: LRPolicyCallback) -> None:
-    """What is suspicious about the policy in its budget, in one line, once for all seeds of a sweep."""
-    if isinstance(verifier, LRRangeTest):  # whose rate is meant to rise
+def _warn_of_lint(cfg: DictConfig, verifier: LRPolicyCallback) -> None:
+    """Log what lint finds in the policy, in one line, once for all seeds of a sweep."""
+    if isinstance(verifier, LRRangeTest):  # its rate rises on purpose
         return
-    line = lint.summary(lint.lint(lint.plan(cfg, verifier.policy)))
+    line = lint.summary(lint.lint(lint.training_plan(cfg, verifier.policy)))
     if line is not None:
-        _say_once(line)
+        _warn_once(line)
 
 
-def _say_once(line: str) -> None:
-    if line not in _said and is_first_process():
-        _said.add(line)
+def _warn_once(line: str) -> None:
+    if line not in _warned and is_first_process():
+        _warned.add(line)
         log.warning(line)
 
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
 def _evaluate(parts: Parts) -> dict[str, Any]:
-    """The test set, touched once, and the loss of the final weights on a fixed part of the training set."""
+    """Evaluate the final weights on the test set and a part of the training set."""
     module, data, trainer = parts.module, parts.data, parts.trainer
     if parts.verifier.verdict.status in ("diverged", "stopped"):
         return {}
-    row: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     if is_overridden("test_step", module) and is_overridden("test_dataloader", data, pl.LightningDataModule):
         tested = {name: plain_number(value) for name, value in trainer.test(module, data, verbose=False)[0].items()}
-        row |= {field: tested.get(f"test/{name}") for field, name in _TESTED.items()}
+        metrics |= {field: tested.get(f"test/{name}") for field, name in _TESTED.items()}
+        metrics["test_value"] = tested.get(in_test(str(parts.verifier.monitor)))
     if hasattr(data, "train_eval_dataloader") and is_overridden("validation_step", module):
-        loggers, trainer.loggers = trainer.loggers, []  # these are no checks: keep them out of the history
+        loggers, trainer.loggers = trainer.loggers, []  # this is not a check: keep it out of the history
         trained = trainer.validate(module, data.train_eval_dataloader(), verbose=False)[0]
         trainer.loggers = loggers
-        row["train_loss"] = plain_number(trained["val/loss"]) if "val/loss" in trained else None
-    if row.get("test_loss") is not None and row.get("train_loss") is not None:
-        row["loss_difference"] = row["test_loss"] - row["train_loss"]
-    return row
+        metrics["train_loss"] = plain_number(trained["val/loss"]) if "val/loss" in trained else None
+    if metrics.get("test_loss") is not None and metrics.get("train_loss") is not None:
+        metrics["loss_difference"] = metrics["test_loss"] - metrics["train_loss"]
+    return metrics
 
 
+# Fields of a result and the metrics of the test stage.
 _TESTED = {
     "test_accuracy": "accuracy",
     "test_top5": "top5",
@@ -294,21 +307,15 @@ _TESTED = {
 }
 
 
-def _note(output: Path, text: str) -> None:
-    if is_first_process():
-        note(output, text)
-
-
-def _finish(output: Path, row: Mapping[str, Any]) -> RunResult:
-    """Keep the row; under several processes the first one writes it."""
-    result = RunResult.from_dict(dict(row))
+def _write(result: RunResult, output: Path) -> RunResult:
+    """Write the result; of several processes only the first does."""
     if is_first_process():
         result.write(output)
     return result
 
 
 def _write_policy(cfg: DictConfig, verifier: LRPolicyCallback, output: Path) -> None:
-    """``policy.yaml``: what ``lr_policy_file=`` takes. An adaptive policy is written as it turned out."""
+    """Write ``policy.yaml``; of an adaptive policy the schedule that was applied."""
     policy = verifier.policy
     if isinstance(policy, AdaptivePolicy):
         policy = cut(policy.realised(), cfg.max_steps)  # a change at the last check would never run

@@ -1,7 +1,7 @@
-"""One run as a typed, frozen value: the task, the policy, its rate and the seed. Imports no torch.
+"""The specification of a run as a frozen value: task, policy, rate and seed. Imports no torch.
 
-:meth:`RunSpec.from_config` is where the composed configuration ends. Run id, resuming, shared results, comparability in
-rankings, seeds of one claim and the match of the database are derived from what stands here.
+:meth:`RunSpec.from_config` turns the composed configuration into this value once. Run ids, resuming, shared results,
+comparability in rankings, the pooling of seeds and the match of the database are all derived from it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-UNSET = "unset"  # how a setting is shown that one run has and the other does not
+UNSET = "unset"  # shown for a setting that only the other run has
 PARTS = {"model.": "model", "dataset.": "dataset", "optimizer.": "optimizer", "lr_policy.": "policy"}
 
-# Keys of the configuration that say where, how and for how long a run takes place and change none of its numbers.
+# Keys of the configuration that change none of the numbers of a run: where, how and for how long it is executed.
 _NOT_PART = (
     *("hydra", "logger", "study", "require_target", "threads", "share_equal"),
     *("checkpoint_every", "checkpoints_kept", "max_time"),
 )
-# Keys that are fields of their own.
+# Keys with a field of their own.
 _FIELDS = (
     *("lr", "seed", "batch_size", "max_steps", "target", "monitor", "mode", "confirmations"),
     *("stop_at_target", "lr_policy", "lr_policy_file", "names"),
 )
-_OF_DATASET = (  # where the data lies and how it is read
+_OF_DATASET = (  # where the data is and how it is loaded
     *("root", "data_dir", "download", "num_workers", "workers", "device"),
     *("pin_memory", "persistent_workers", "prefetch_factor"),
 )
@@ -41,7 +41,7 @@ _OF_TRAINER = ("accelerator", "default_root_dir", "log_every_n_steps", "logger",
 
 @dataclass(frozen=True)
 class Task:
-    """The question a run answers. Two runs answer the same question exactly if their tasks are equal.
+    """The question that a run answers; runs with equal tasks are comparable.
 
     Args:
         dataset: Name of the data set.
@@ -49,14 +49,14 @@ class Task:
         optimizer: Name of the optimizer.
         batch_size: Samples per optimizer step and process, accumulation included.
         max_steps: The budget, in optimizer steps.
-        target: The value that the monitor must reach; None if there is none.
+        target: The value that the monitor must reach; None without a target.
         monitor: The metric that is compared with the target.
         mode: ``max`` or ``min``: whether a larger or a smaller value is better.
-        confirmations: Checks in a row that must meet the target.
+        confirmations: Consecutive checks that must meet the target.
         check_on: ``validation`` or ``test``.
-        settings: Everything else in the configuration that can change the numbers, as ``dotted.key -> plain value``.
-            What is derived from the seed or from the rate says so (``"seed"``, ``"0.1 * lr"``), so that all seeds and
-            rates share one task. Not to be changed.
+        settings: Every other setting that can change the numbers, as ``dotted.key -> plain value``. Values
+            derived from the seed or the rate are symbolic (``"seed"``, ``"0.1 * lr"``), so that all seeds and rates
+            share one task. Must not be modified.
 
     Example:
         >>> from lrbench_pl.runs.config import compose
@@ -84,18 +84,18 @@ class Task:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run: its task, its policy as a value, the rate and the seed.
+    """The specification of one run: task, policy, rate and seed.
 
     Args:
-        task: The question that it answers.
-        policy_name: What the policy is called; not part of the identity.
-        policy: The policy as plain data: the content of ``lr_policy_file``, or the resolved group ``lr_policy``. Not to
-            be changed.
+        task: The task.
+        policy_name: Name of the policy; not part of the identity.
+        policy: The policy as plain data: the content of ``lr_policy_file``, or the resolved group ``lr_policy``. Must
+            not be modified.
         lr: The scale of the policy (its peak rate).
         seed: Seed of weights, data order and augmentation.
         stop_at_target: Whether training ends once the target is confirmed.
-        policy_settings: What runs under one policy name must share: the fields of the policy as ``lr_policy.*``, at a
-            rate that is left open. Derived from ``policy`` and so not part of the identity.
+        policy_settings: The fields of the policy as ``lr_policy.*``, symbolic in the rate; runs under one policy name
+            must share them. Derived from ``policy``, so not part of the identity.
 
     Example:
         >>> from lrbench_pl.runs.config import compose
@@ -119,58 +119,73 @@ class RunSpec:
         """Build the specification from a composed configuration.
 
         Raises:
-            UserError: If ``lr_policy_file`` cannot be read as a policy.
+            UserError: If ``lr_policy_file`` cannot be read as a policy, or a name is not text.
             OmegaConfBaseException: If the configuration cannot be resolved.
         """
         from lrbench_pl.policies import to_config
         from lrbench_pl.runs.config import read_policy
+        from lrbench_pl.runs.options import UserError, as_text
 
         path = cfg.lr_policy_file
         stored = None if path is None else to_config(read_policy(path))
         plain = _resolved(cfg)
-        ones, twos = (_resolved(cfg, lr=rate, seed=seed) for rate, seed in ((1.0, 0), (2.0, 1)))
-        return cls._build(plain, _open(ones, twos), policy_name(cfg), stored)
+        names = {key: as_text(f"names.{key}", name) for key, name in plain["names"].items()}
+        if path is None and names["policy"] is None:
+            raise UserError("names.policy must be text, got None; give the policy a name")
+        plain |= {"names": names, "monitor": as_text("monitor", cfg.monitor), "mode": as_text("mode", cfg.mode)}
+        symbolic = _symbolic(_resolved(cfg, lr=1.0, seed=0), _resolved(cfg, lr=2.0, seed=1))
+        return cls._build(plain, symbolic, _policy_name(names["policy"], path), stored)
 
     @classmethod
     def from_format_1(cls, configuration: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> RunSpec:
-        """Build the specification from the resolved configuration that ``run.json`` held in format 1.
+        """Build the specification from the configuration in a ``run.json`` of format 1.
 
         Args:
             configuration: The configuration.
             stored: The content of its ``lr_policy_file``, which it does not hold.
 
         Raises:
-            ValueError: If it is none, or names an ``lr_policy_file`` whose content is not given.
+            ValueError: If it is not such a configuration, or names an ``lr_policy_file`` whose content is not given.
         """
+        from lrbench_pl.runs.options import as_text
+
         try:
-            plain = _with_todays_names(configuration)
+            plain = _with_current_names(configuration)
             path, names = plain["lr_policy_file"], plain["names"]
             if path is not None and stored is None:
                 raise ValueError(f"the content of lr_policy_file={path} is not known")
-            found = copy.deepcopy(plain)
-            if isinstance(found["dataset"], dict) and found["dataset"].get("seed") == plain["seed"]:
-                found["dataset"]["seed"] = "seed"
+            symbolic = copy.deepcopy(plain)
+            if isinstance(symbolic["dataset"], dict) and symbolic["dataset"].get("seed") == plain["seed"]:
+                symbolic["dataset"]["seed"] = "seed"
+            plain["names"] = {key: as_text(f"names.{key}", name) for key, name in names.items()}
             name = _policy_name(names["policy"], path)
-            spec = cls._build(plain, found, name, stored if path is not None else None)
+            spec = cls._build(plain, symbolic, name, stored if path is not None else None)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no configuration of format 1 ({error!r})") from error
-        # at which share of the rate the policy's fields stood is not known any more
+            raise ValueError(f"expected a configuration of format 1 ({error!r})") from error
+        # the shares of the rate that the policy's fields were are unknown
         return cls(spec.task, spec.policy_name, spec.policy, spec.lr, spec.seed, spec.stop_at_target)
 
     @classmethod
     def _build(
-        cls, plain: Mapping[str, Any], found: Mapping[str, Any], name: str, stored: Mapping[str, Any] | None
+        cls, plain: Mapping[str, Any], symbolic: Mapping[str, Any], name: str, stored: Mapping[str, Any] | None
     ) -> RunSpec:
-        """Build it from a resolved configuration and the same with what is derived from rate and seed left open."""
+        """Build the specification from a resolved configuration.
+
+        Args:
+            plain: The configuration.
+            symbolic: The same with symbolic values where they are derived from the rate or the seed.
+            name: Name of the policy.
+            stored: The content of ``lr_policy_file``, if the policy is a file.
+        """
         workload, names = plain["workload"], plain["names"]
         without = ("model", "optimizer") if workload is not None else ()
-        flat = flatten({key: value for key, value in found.items() if key not in (*_NOT_PART, *_FIELDS, *without)})
-        said = _said(plain)
+        flat = flatten({key: value for key, value in symbolic.items() if key not in (*_NOT_PART, *_FIELDS, *without)})
+        repeated = _repeated(plain)
         dataset = plain["dataset"]
         task = Task(
-            dataset=str(names["dataset"]),
-            model=str(names["model"] if workload is None else workload.get("_target_")),
-            optimizer=str(names["optimizer"]),
+            dataset=names["dataset"],
+            model=names["model"] if workload is None else str(workload.get("_target_")),
+            optimizer=names["optimizer"],
             batch_size=plain["batch_size"] * plain["trainer"].get("accumulate_grad_batches", 1),
             max_steps=plain["max_steps"],
             target=plain["target"],
@@ -178,9 +193,11 @@ class RunSpec:
             mode=plain["mode"],
             confirmations=plain["confirmations"],
             check_on=dataset.get("check_on") if isinstance(dataset, Mapping) else None,
-            settings={key: value for key, value in flat.items() if _counts(key) and not _is_said(key, value, said)},
+            settings={
+                key: value for key, value in flat.items() if _counts(key) and not _is_repeated(key, value, repeated)
+            },
         )
-        policy = flatten({"lr_policy": found["lr_policy"] if stored is None else _plain(stored)})
+        policy = flatten({"lr_policy": symbolic["lr_policy"] if stored is None else _plain(stored)})
         return cls(
             task=task,
             policy_name=name,
@@ -188,7 +205,7 @@ class RunSpec:
             lr=float(plain["lr"]),
             seed=plain["seed"],
             stop_at_target=plain["stop_at_target"],
-            policy_settings={key: value for key, value in policy.items() if not _is_said(key, value, said)},
+            policy_settings={key: value for key, value in policy.items() if not _is_repeated(key, value, repeated)},
         )
 
     @property
@@ -199,15 +216,15 @@ class RunSpec:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of the task, and those of the policy as ``lr_policy.*``."""
+        """The settings of the task and, as ``lr_policy.*``, of the policy."""
         return {**self.task.settings, **self.policy_settings}
 
     @property
     def but_for_rates(self) -> dict[str, Any]:
-        """Everything that can change the numbers, but for the rates that the policy gives."""
-        follows = any(isinstance(value, str) and value.split()[-1:] == ["lr"] for value in _leaves(self.task.settings))
+        """Everything that can change the numbers except the rates of the policy."""
+        uses_lr = any(isinstance(value, str) and value.split()[-1:] == ["lr"] for value in _leaves(self.task.settings))
         rest = {"task": self.task.to_dict(), "seed": self.seed, "stop_at_target": self.stop_at_target}
-        return {**rest, "lr": self.lr} if follows else rest
+        return {**rest, "lr": self.lr} if uses_lr else rest
 
     def to_dict(self) -> dict[str, Any]:
         """Return the specification as plain data."""
@@ -224,11 +241,11 @@ class RunSpec:
         try:
             return cls(**{**stored, "task": Task(**stored["task"])})
         except (TypeError, KeyError) as error:
-            raise ValueError(f"no specification of a run ({error})") from error
+            raise ValueError(f"expected the specification of a run ({error})") from error
 
 
 def readable(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored specification by the keys of the configuration, for a person to compare with another.
+    """Flatten a stored specification to keys of the configuration, for messages.
 
     Example:
         >>> readable({"task": {"target": 0.9, "settings": {"model.depth": 20}}, "policy_name": "tri", "seed": 0})
@@ -242,8 +259,8 @@ def readable(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {**task, **settings, **flat}
 
 
-# What a configuration of format 1 calls otherwise.
-_FORMER_KEYS = {"target_accuracy": "target"}
+# Former names in configurations of format 1.
+_FORMER_KEYS = {"target_accuracy": "target", "trunks": "stable"}
 _FORMER_MODULES = {
     "lrbench_pl.tuning.composer.": "lrbench_pl.callbacks.composer.",
     "lrbench_pl.tuning.ranging.": "lrbench_pl.callbacks.lr_range_test.",
@@ -251,12 +268,12 @@ _FORMER_MODULES = {
 }
 
 
-def _with_todays_names(nested: Any) -> Any:
-    """Return a configuration of format 1 with the names of keys and modules that it has now."""
+def _with_current_names(nested: Any) -> Any:
+    """Replace the former names of keys and modules in a configuration of format 1."""
     if isinstance(nested, Mapping):
-        return {_FORMER_KEYS.get(key, str(key)): _with_todays_names(value) for key, value in nested.items()}
+        return {_FORMER_KEYS.get(key, str(key)): _with_current_names(value) for key, value in nested.items()}
     if isinstance(nested, (list, tuple)):
-        return [_with_todays_names(value) for value in nested]
+        return [_with_current_names(value) for value in nested]
     if isinstance(nested, str) and nested.startswith("lrbench_pl.tuning."):
         for former, name in _FORMER_MODULES.items():
             nested = nested.replace(former, name)
@@ -267,7 +284,7 @@ def _with_todays_names(nested: Any) -> Any:
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one mapping of dotted keys; lists stay whole.
+    """Flatten nested mappings to one mapping of dotted keys; lists are values.
 
     Example:
         >>> flatten({"model": {"hidden": [64]}, "compile": False})
@@ -283,12 +300,12 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def of_task(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of the task alone, without those of the policy."""
+    """Return the settings of the task, without those of the policy."""
     return {key: value for key, value in settings.items() if not key.startswith("lr_policy.")}
 
 
 def canonical(value: Any) -> str:
-    """Return plain data as text that is equal for equal data: keys sorted, 1.0 written as 1.
+    """Serialize plain data to canonical text: keys sorted, 1.0 written as 1.
 
     Example:
         >>> canonical({"b": 0.0, "a": [1.5]})
@@ -298,7 +315,7 @@ def canonical(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a setting as a person reads it.
+    """Format a setting for a message.
 
     Example:
         >>> shown("tri"), shown([64, 32]), shown(0.0005), shown(None)
@@ -309,10 +326,9 @@ def shown(value: Any) -> str:
 
 
 def differing(settings: Iterable[Mapping[str, Any] | None]) -> dict[str, list[Any]]:
-    """Return the settings in which runs differ, each with its values.
+    """Find the settings in which runs differ, with their values.
 
-    Runs whose settings are unknown (None) agree with any; so do those that know nothing of the part that a key belongs
-    to, such as ``lr_policy``.
+    Unknown settings (None) agree with any, and so do settings without any key of a part such as ``lr_policy``.
 
     Example:
         >>> differing([{"optimizer.weight_decay": 0, "compile": False}, {"optimizer.weight_decay": 0.1}, None])
@@ -332,7 +348,7 @@ def differing(settings: Iterable[Mapping[str, Any] | None]) -> dict[str, list[An
 
 
 def named(settings: Sequence[tuple[str, Sequence[Any]]], most: int = 3) -> str:
-    """Return differing settings in words.
+    """Format differing settings for a message.
 
     Example:
         >>> named([("optimizer.weight_decay", [0, 0.1]), ("model.hidden", [[32], [64]])])
@@ -353,7 +369,7 @@ def _order(value: Any) -> tuple[int, float, str]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON holds it, whole numbers as integers."""
+    """Convert a value to plain JSON data, whole numbers to integers."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -376,7 +392,7 @@ def _leaves(value: Any) -> Iterable[Any]:
 
 
 def policy_name(cfg: Any) -> str:
-    """Return what the policy of a configuration is called."""
+    """Return the name of the policy of a configuration."""
     return _policy_name(cfg.names.policy, cfg.lr_policy_file)
 
 
@@ -388,7 +404,7 @@ def _policy_name(name: Any, path: Any) -> str:
 
 
 def _resolved(cfg: DictConfig, **changed: Any) -> dict[str, Any]:
-    """Return what can change the numbers of a run, resolved; with other values for some keys at the top."""
+    """Resolve the keys that can change numbers, with other values for some."""
     from omegaconf import OmegaConf, open_dict, read_write
 
     if changed:
@@ -398,16 +414,16 @@ def _resolved(cfg: DictConfig, **changed: Any) -> dict[str, Any]:
                 cfg[name] = value
     without = _NOT_PART + (("model", "optimizer") if cfg.workload is not None else ())
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in without])
-    kept._set_parent(cfg)  # so that references to what was left out still resolve
+    kept._set_parent(cfg)  # so that references to the parts left out still resolve
     return {str(key): value for key, value in OmegaConf.to_container(kept, resolve=True).items()}  # type: ignore[union-attr]
 
 
-def _open(one: Any, two: Any) -> Any:
-    """Leave open what is derived from rate and seed: what differs at rate 1 and seed 0 from rate 2 and seed 1."""
+def _symbolic(one: Any, two: Any) -> Any:
+    """Replace what differs between rate 1, seed 0 and rate 2, seed 1 by symbols."""
     if isinstance(one, Mapping) and isinstance(two, Mapping):
-        return {key: _open(one[key], two.get(key)) for key in one}
+        return {key: _symbolic(one[key], two.get(key)) for key in one}
     if isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
-        return [_open(*each) for each in zip(one, two, strict=True)]
+        return [_symbolic(*each) for each in zip(one, two, strict=True)]
     if one == two:
         return one
     if (one, two) == (0, 1):
@@ -418,7 +434,7 @@ def _open(one: Any, two: Any) -> Any:
 
 
 def _counts(key: str) -> bool:
-    """Whether a setting can change the numbers of a run."""
+    """Return whether a setting can change the numbers of a run."""
     part, _, rest = key.partition(".")
     if part == "dataset":
         return key.rpartition(".")[2] not in _OF_DATASET and rest != "check_on"
@@ -427,15 +443,16 @@ def _counts(key: str) -> bool:
     return key != "optimizer.lr"
 
 
-def _said(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the fields of the specification say already, by the names under which parts repeat it."""
+def _repeated(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the specification by the names used in other parts."""
     top = ("batch_size", "max_steps", "target", "monitor", "mode", "confirmations")
     check_on = plain["dataset"].get("check_on") if isinstance(plain["dataset"], Mapping) else None
     names = {key: plain["names"].get(key) for key in ("dataset", "model", "optimizer")}
     return {key: plain[key] for key in top} | names | {"check_on": check_on, "stop": plain["stop_at_target"]}
 
 
-def _is_said(key: str, value: Any, said: Mapping[str, Any]) -> bool:
+def _is_repeated(key: str, value: Any, repeated: Mapping[str, Any]) -> bool:
+    """Return whether a setting only repeats a field of the specification."""
     part, _, rest = key.partition(".")
     name = rest.rpartition(".")[2]
-    return name in said and said[name] == value and (name != "stop" or part == "lr_policy")
+    return name in repeated and repeated[name] == value and (name != "stop" or part == "lr_policy")

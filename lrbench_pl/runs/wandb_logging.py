@@ -1,4 +1,4 @@
-"""Weights & Biases beside the run's own files: a view of them, never a reason for a training to stop."""
+"""Log runs to Weights & Biases. A failure of the service never stops a training."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lrbench_pl.runs.wandb_mode import is_offline
 
 
 class WandbRun(Logger):
-    """One W&B run for one training: its history on the axis ``trainer/global_step``, its summary the result row.
+    """Log a training as one W&B run: its history, and its result as summary.
 
-    Offline unless a key is configured (``wandb login`` or ``WANDB_API_KEY``); what W&B itself reads from the
-    environment, such as ``WANDB_MODE``, has the last word. An error of the service is said once; after it nothing more
-    is sent, and the training goes on.
+    The history is over ``trainer/global_step``. The run is offline unless a key is configured (``wandb login`` or
+    ``WANDB_API_KEY``); W&B's environment variables, such as ``WANDB_MODE``, take precedence. The first error of the
+    service is a warning, after which nothing more is sent.
 
     Args:
         project: W&B project.
-        save_dir: Folder that gets W&B's files.
+        save_dir: Folder for W&B's files.
         job_type: W&B's job type.
         tags: Tags of the run.
 
@@ -45,19 +45,25 @@ class WandbRun(Logger):
 
     @property
     def name(self) -> str:
-        """The project."""
+        """Name of the project."""
         return self._project
 
     @property
     def version(self) -> str | None:
-        """The id of W&B's run once it has begun."""
+        """Id of the W&B run; None before it starts."""
         return None if self._run is None else self._run.version
 
     @rank_zero_only
     def open_with(self, config: Mapping[str, Any], name: str, group: str | None) -> None:
-        """Begin the run: its configuration, its name, and the sweep that it belongs to."""
+        """Start the W&B run.
 
-        def begin() -> None:
+        Args:
+            config: Configuration of the run.
+            name: Name of the run.
+            group: Name of its sweep.
+        """
+
+        def start() -> None:
             mode: dict[str, Any] = {"mode": "offline"} if is_offline() else {}
             self._save_dir.mkdir(parents=True, exist_ok=True)
             run = WandbLogger(
@@ -71,10 +77,10 @@ class WandbRun(Logger):
                 reinit="finish_previous",
                 **mode,
             )
-            assert run.experiment is not None  # here, so that a failure is met here
+            assert run.experiment is not None  # starts the run here, so that a failure is handled here
             self._run = run
 
-        self._try(begin)
+        self._try(start)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Send one row of the history."""
@@ -82,11 +88,14 @@ class WandbRun(Logger):
             self._try(lambda: self._run.log_metrics(metrics, step))  # type: ignore[union-attr]
 
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: :meth:`open_with` sent the whole configuration."""
+        """Ignore them: :meth:`open_with` sent the whole configuration."""
 
     @rank_zero_only
     def close_with(self, result: RunResult) -> None:
-        """End the run with the row as its summary; a run that reached no end of its own counts as failed."""
+        """Finish the W&B run with the result as summary.
+
+        It counts as failed unless the status is ``reached``, ``missed`` or ``diverged``.
+        """
 
         def end() -> None:
             run = self._run.experiment  # type: ignore[union-attr]
@@ -94,7 +103,7 @@ class WandbRun(Logger):
             run.finish(exit_code=0 if result.status in ("reached", "missed", "diverged") else 1)
 
         if self._broken and self._run is not None:
-            with contextlib.suppress(Exception):  # left open, the next training in this process would go on with it
+            with contextlib.suppress(Exception):  # an open run would receive the next training of this process
                 self._run.experiment.finish(exit_code=1)
         elif self._run is not None:
             self._try(end)
@@ -104,11 +113,11 @@ class WandbRun(Logger):
             return
         try:
             action()
-        except Exception as error:  # whatever a service can raise
+        except Exception as error:  # any error of the service
             self._broken = True
-            rank_zero_warn(f"W&B failed ({type(error).__name__}: {error}); this run goes on without it")
+            rank_zero_warn(f"W&B failed ({type(error).__name__}: {error}); the training continues without it")
 
 
 def _summary(result: RunResult) -> dict[str, Any]:
-    """The fields of a result that have a value."""
+    """Return the fields of a result that have a value."""
     return {name: value for name, value in result.to_dict().items() if value is not None}

@@ -1,4 +1,4 @@
-"""Whether W&B is to write files only; for the runs and for their ranking."""
+"""Choose between online and offline mode of W&B, for runs and for rankings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 
 
 def is_offline() -> bool:
-    """Whether ``WANDB_MODE`` is ``offline``, or is not set and there is no key.
+    """Return whether W&B runs offline: by ``WANDB_MODE``, or for lack of a key.
 
-    To be said to W&B itself: a session that began earlier in this process no longer reads the environment.
+    Pass the answer to W&B: a session that started earlier in this process no longer reads the environment.
     """
     import wandb
 

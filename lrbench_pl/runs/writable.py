@@ -1,4 +1,4 @@
-"""The folder of a sweep or a run, looked at before anything is done."""
+"""Check that the folder of a run or a sweep can be written, before anything else."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from omegaconf import DictConfig
 
 
 class Writable(Callback):
-    """A callback of Hydra that ends the program with one line where nothing could be kept."""
+    """Hydra callback that exits with one line if the folder cannot be written."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before a single run."""
-        refuse_unwritable(Path(config.hydra.run.dir))
+        """Check the folder of a single run."""
+        check_writable(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before a sweep."""
-        refuse_unwritable(Path(config.hydra.sweep.dir))
+        """Check the folder of a sweep."""
+        check_writable(Path(config.hydra.sweep.dir))
 
 
-def refuse_unwritable(folder: Path) -> None:
-    """End with one line and exit code 1 if a folder cannot be made or written."""
+def check_writable(folder: Path) -> None:
+    """Exit with one line and code 1 if a folder cannot be created or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

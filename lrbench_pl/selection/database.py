@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lrbench_pl.files import FORMAT, ResultError, check_format, version
 from lrbench_pl.policies import Policy, from_config, policy_id, to_config
-from lrbench_pl.runs.result import RESULT_FILE, RunResult, stored_settings
+from lrbench_pl.runs.result import FIELD_TYPES, RESULT_FILE, RunResult, stored_settings
 
 ENVIRONMENT = "LRBENCH_DB"
 DEFAULT = "lrbench.db"
@@ -288,16 +288,16 @@ def _from_cells(cells: Mapping[str | None, Any]) -> dict[str, Any]:
     """The row that a line of CSV spells; an empty cell is None."""
     if None in cells or None in cells.values():
         raise ValueError("expected as many cells as there are columns")
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(RunResult)} | {"policy_config": "dict"}
+    kinds = {**FIELD_TYPES, "policy_config": dict}
     row: dict[str, Any] = {}
     for name, cell in cells.items():
-        kind = kinds.get(str(name), "str")
+        kind = kinds.get(str(name), str)
         if cell == "":
             continue
         try:
-            row[str(name)] = cell if kind.startswith(("str", "Status")) else json.loads(cell)
+            row[str(name)] = cell if kind is str else json.loads(cell)
         except json.JSONDecodeError as error:
-            raise ValueError(f"field {name!r} must be {kind}, got {cell!r}") from error
+            raise ValueError(f"field {name!r} must be {kind.__name__}, got {cell!r}") from error
     return row
 
 

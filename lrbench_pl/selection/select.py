@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lrbench_pl.composing.range_test import RangeTest, Sweep, analyse
+from lrbench_pl.composing.range_test import RangeTest, RateRamp, analyse
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.words import counted, policy_file_name
 
@@ -331,7 +331,7 @@ def _candidates(
         for index, (name, lr) in enumerate(task.optimizers.items()):
             mine = rows[index * settings.repeats : (index + 1) * settings.repeats]
             try:
-                test = analyse(Sweep(lr / SPAN, lr * SPAN, steps), [row.losses for row in mine if row.losses])
+                test = analyse(RateRamp(lr / SPAN, lr * SPAN, steps), [row.losses for row in mine if row.losses])
             except ValueError as error:
                 found.avoided.append(f"the range test of {name}: {error}; its own rate {exact(lr)} stands")
                 continue

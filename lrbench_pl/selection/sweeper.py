@@ -27,7 +27,7 @@ from lrbench_pl.policies import Policy, cut, stretched, to_config
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.runs.config import program_options, quoted, read_policy
 from lrbench_pl.runs.describe import identity, run_id
-from lrbench_pl.runs.folder import finished_row
+from lrbench_pl.runs.folder import finished_result
 from lrbench_pl.runs.options import is_callback, one_line
 from lrbench_pl.runs.result import RESULT_FILE, RunResult
 from lrbench_pl.runs.spec import RunSpec, readable
@@ -233,7 +233,7 @@ class Race:
         """The rows of a batch; jobs that are finished already are not run again."""
         overrides = [self.overrides(job) for job in jobs]
         ids = [run_id(self._compose(lines)) for lines in overrides]
-        due = [index for index, job in enumerate(jobs) if finished_row(self._job_folder(job), ids[index]) is None]
+        due = [index for index, job in enumerate(jobs) if finished_result(self._job_folder(job), ids[index]) is None]
         errors: dict[int, Any] = {}
         if due:
             returns = self._launcher.launch([overrides[index] for index in due], initial_job_idx=self._launched)

@@ -1,1 +1,1 @@
-"""Many runs: what each left in its folder, where they run, how it shows."""
+"""Many runs: launchers, the places where jobs run, and the live view."""

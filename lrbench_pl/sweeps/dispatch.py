@@ -1,4 +1,4 @@
-"""Where a launcher of ours begins: with a sweep of ``lrbench run``, or one of another Hydra program."""
+"""Entry point of our launchers, for sweeps of ``lrbench run`` and of other Hydra programs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lrbench_pl.sweeps.launch import Placing, SweepLauncher
 
 
 def launch(launcher: Placing, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-    """Run the jobs of a sweep where the launcher places them, those of another program too."""
+    """Run the jobs of a sweep where the launcher places them."""
     if not is_own(launcher.config):
         return launch_foreign(launcher, job_overrides, initial_job_idx)
     return SweepLauncher(launcher).launch(job_overrides, initial_job_idx)
 
 
 def is_own(config: DictConfig) -> bool:
-    """Whether a configuration is one of ``lrbench run``, whose jobs leave rows, and not of another Hydra program."""
+    """Return whether a configuration is one of ``lrbench run``."""
     return all(name in config for name in ("lr_policy_file", "names", "max_steps", "seed"))

@@ -1,4 +1,4 @@
-"""Sweeps of other Hydra programs, run where our launchers place jobs. Knows none of our configuration keys."""
+"""Launch sweeps of other Hydra programs, without any of our configuration keys."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf, open_dict
 
 from lrbench_pl.runs.options import one_line
-from lrbench_pl.sweeps.launch import Job, Outcome, Placing, Task, ignore_ctrl_c, job_folder
+from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd, Placing, ignore_ctrl_c, job_folder
 
 log = logging.getLogger(__name__)
 
 
 def launch_foreign(launcher: Placing, job_overrides: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
-    """Run every job, as Hydra's own launchers do, and return one result per job in order.
+    """Run every job as Hydra's own launchers do; return one value per job in order.
 
-    A job that fails ends no other; the sweeper raises its error when it asks for the value.
+    A job that fails does not affect the others; its error is raised when the sweeper reads the value.
 
     Args:
-        launcher: Where the jobs run.
-        job_overrides: What makes each job differ.
-        first: The number of the first job.
+        launcher: The launcher that runs the jobs.
+        job_overrides: Overrides of each job.
+        first: Number of the first job.
 
     Raises:
         CompactHydraException: If the launcher refuses its arguments.
@@ -38,15 +38,15 @@ def launch_foreign(launcher: Placing, job_overrides: Sequence[Sequence[str]], fi
     before = HydraConfig.instance().cfg
     jobs = [_compose(launcher, overrides, first + i) for i, overrides in enumerate(job_overrides)]
     HydraConfig.instance().cfg = before
-    tasks = [(job, Task.of(job, launcher.task_function, launcher.hydra_context)) for job in jobs]
+    calls = [(job, JobCall.of(job, launcher.task_function, launcher.hydra_context)) for job in jobs]
     shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     returns: dict[int, JobReturn] = {}
     log.info("%d jobs in %s", len(jobs), launcher.config.hydra.sweep.dir)
     try:
-        for job, outcome in launcher.place(tasks):
-            returns[job.number] = returned = _returned(job, outcome)
-            configure_log(logging_config, verbose)  # a job in this process has changed it
-            log.info("%d of %d: %s: %s", len(returns), len(jobs), _name(job, shared), _in_words(returned))
+        for job, end in launcher.place(calls):
+            returns[job.number] = returned = _returned(job, end)
+            configure_log(logging_config, verbose)  # a job in this process may have changed it
+            log.info("%d of %d: %s: %s", len(returns), len(jobs), _name(job, shared), _format_value(returned))
     except (ValueError, ModuleNotFoundError) as error:  # of the launcher's own arguments
         raise CompactHydraException(one_line(error)) from error
     except KeyboardInterrupt:
@@ -61,27 +61,27 @@ def _compose(launcher: Placing, overrides: Sequence[str], number: int) -> Job:
     with open_dict(config):
         config.hydra.job.num = number
         config.hydra.job.id = f"{config.hydra.job.name}_{number}"
-    HydraConfig.instance().set_config(config)  # the folder may be named by it
+    HydraConfig.instance().set_config(config)  # the name of the folder may refer to it
     return Job(number, tuple(filter_overrides(overrides)), config, job_folder(config), None)
 
 
-def _returned(job: Job, outcome: Outcome) -> JobReturn:
-    """What Hydra returned, or an error where the job's process was lost."""
-    if isinstance(outcome, JobReturn):
-        return outcome
+def _returned(job: Job, end: JobEnd) -> JobReturn:
+    """Return Hydra's value, or a failed one if the process of the job was lost."""
+    if isinstance(end, JobReturn):
+        return end
     lost = JobReturn(overrides=list(job.overrides), cfg=job.task_config, status=JobStatus.FAILED)
     lost.hydra_cfg = OmegaConf.masked_copy(job.config, ["hydra"])
     lost.task_name = job.config.hydra.job.name
-    lost.return_value = RuntimeError(f"{job.folder}: {outcome or 'it was interrupted, or ended itself'}")
+    lost.return_value = RuntimeError(f"{job.folder}: {end or 'it was interrupted, or exited by itself'}")
     return lost
 
 
 def _name(job: Job, shared: Set[str]) -> str:
-    """What makes a job differ from the others."""
+    """Name a job by the overrides that it does not share with all others."""
     return " ".join(each for each in job.overrides if each not in shared) or f"job {job.number}"
 
 
-def _in_words(returned: JobReturn) -> str:
+def _format_value(returned: JobReturn) -> str:
     value = returned._return_value
     if returned.status == JobStatus.FAILED:
         return f"failed: {one_line(value)}"

@@ -1,4 +1,4 @@
-"""A sweep: which of its jobs are done, which go on, which run, and what came of each. Knows Hydra; imports no torch."""
+"""Launch the jobs of a sweep that are not finished, and collect their results. Knows Hydra; imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,21 +24,22 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from lrbench_pl.runs.config import register_resolvers
-from lrbench_pl.runs.describe import describe, identity, run_id
-from lrbench_pl.runs.exits import note_end
+from lrbench_pl.runs.describe import identity, run_id, specify
+from lrbench_pl.runs.exits import record_status
 from lrbench_pl.runs.folder import (
-    LOCK_FILE,
+    RECORD_FILE,
     ChangedConfigurationError,
     Record,
-    finished_row,
-    refuse_other,
-    row_of,
+    check_same_run,
+    finished_result,
+    read_result,
     state_of,
 )
 from lrbench_pl.runs.options import one_line, remarks
-from lrbench_pl.runs.result import RunResult
+from lrbench_pl.runs.result import Outcome, RunResult
 from lrbench_pl.runs.spec import policy_name
 from lrbench_pl.sweeps.view import SweepView
+from lrbench_pl.verdict import Status
 from lrbench_pl.words import counted
 
 OUTPUT_FILE = "output.log"
@@ -48,14 +49,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep.
+    """One job of a sweep.
 
     Args:
-        number: In the sweep, as Hydra counts.
-        overrides: What makes it differ from the others.
-        config: Its whole configuration, Hydra's part included.
-        folder: Its own.
-        run_id: Hash of what can change its numbers; None if that cannot be resolved, which the run itself will say.
+        number: Its number, as Hydra counts.
+        overrides: Its overrides.
+        config: Its whole configuration, the node ``hydra`` included.
+        folder: Its folder.
+        run_id: Hash of its specification; None if that cannot be resolved, which the run itself will report.
     """
 
     number: int
@@ -66,20 +67,20 @@ class Job:
 
     @property
     def task_config(self) -> DictConfig:
-        """The configuration as the run gets it."""
+        """The configuration without the node ``hydra``, as the run receives it."""
         return OmegaConf.masked_copy(self.config, [str(key) for key in self.config if key != "hydra"])
 
 
 @dataclass(frozen=True)
-class Task:
-    """A job as it travels to where it runs.
+class JobCall:
+    """A job as a callable that can be pickled and run in another process.
 
     Args:
-        config: The job's whole configuration.
-        function: What is run.
-        context: Hydra's.
-        state: Of Hydra's singletons.
-        resolvers: The program's own, which a new process does not know.
+        config: The whole configuration of the job.
+        function: The task function of the program.
+        context: Hydra's context.
+        state: State of Hydra's singletons.
+        resolvers: Resolvers of the program, which a new process does not have.
     """
 
     config: DictConfig
@@ -89,20 +90,20 @@ class Task:
     resolvers: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, job: Job, function: TaskFunction, context: HydraContext) -> Task:
-        """The task of a job in this program as it is now."""
+    def of(cls, job: Job, function: TaskFunction, context: HydraContext) -> JobCall:
+        """Return the call of a job, with the current state of this program."""
         return cls(job.config, function, context, Singleton.get_state(), _own_resolvers())
 
     def __reduce__(self) -> Any:
-        """To another process, where the modules of this program are to be found as they are here."""
+        """Pickle by cloudpickle, with the import path of this program."""
         parts = [getattr(self, each.name) for each in fields(self)]
-        return _arrived, ([os.path.abspath(entry) for entry in sys.path], cloudpickle.dumps(parts))
+        return _unpickle, ([os.path.abspath(entry) for entry in sys.path], cloudpickle.dumps(parts))
 
     def __call__(self) -> JobReturn | None:
-        """Run it in a process of its own: what it prints goes into ``output.log`` of its folder.
+        """Run the job with its output in ``output.log`` of its folder.
 
         Returns:
-            What Hydra says of it; None if it was interrupted.
+            Hydra's return value; None if the job was interrupted.
         """
         setup_globals()
         BaseContainer._resolvers.update(self.resolvers)
@@ -116,7 +117,7 @@ class Task:
             return None
 
     def run(self) -> JobReturn:
-        """Run it in this process."""
+        """Run the job in this process."""
         return run_job(
             hydra_context=self.context,
             task_function=self.function,
@@ -126,43 +127,44 @@ class Task:
         )
 
 
-def _arrived(path: list[str], parts: bytes) -> Task:
+def _unpickle(path: list[str], parts: bytes) -> JobCall:
     sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
-    return Task(*pickle.loads(parts))
+    return JobCall(*pickle.loads(parts))
 
 
 def _own_resolvers() -> dict[str, Any]:
-    """The resolvers that this program has registered itself, as far as they can travel."""
+    """Return the resolvers of this program that can be pickled."""
     own = {}
     for name, resolver in BaseContainer._resolvers.items():
-        if not name.startswith("oc.") and name not in ("hydra", "now", "python_version"):  # which setup_globals brings
-            with contextlib.suppress(Exception):  # whatever the pickling of what it refers to raises
+        if not name.startswith("oc.") and name not in ("hydra", "now", "python_version"):  # from setup_globals
+            with contextlib.suppress(Exception):  # pickling may raise anything
                 cloudpickle.dumps(resolver)
                 own[name] = resolver
     return own
 
 
-# What came of a job: what Hydra returned, or why there is nothing to return.
-Outcome = JobReturn | str | None
-Place = Callable[[Sequence[tuple[Job, Task]]], Iterator[tuple[Job, Outcome]]]
+# The end of a job: what Hydra returned, the reason why there is nothing, or None if it was interrupted.
+JobEnd = JobReturn | str | None
 
 
 class Placing(Protocol):
-    """A launcher as Hydra has set it up, which knows where jobs run."""
+    """A launcher as Hydra has set it up, which runs jobs somewhere."""
 
     config: DictConfig
     hydra_context: HydraContext
     task_function: TaskFunction
 
-    def place(self, tasks: Sequence[tuple[Job, Task]]) -> Iterator[tuple[Job, Outcome]]:
-        """Run every task, and yield each job when it has ended, in any order."""
+    def place(self, calls: Sequence[tuple[Job, JobCall]]) -> Iterator[tuple[Job, JobEnd]]:
+        """Run every call; yield each job with its end, in any order."""
 
 
 class SweepLauncher:
-    """Hands the jobs of a sweep that are not finished to where they run, and shows how far they are.
+    """Launch the jobs of a sweep that are not finished, and show their progress.
 
-    Whatever happens to a job, it is a row in its folder and the others go on. Which process runs it is up to the
-    launcher.
+    Every job ends with a result in its folder, and a job that fails does not affect the others.
+
+    Args:
+        launcher: The launcher that runs the jobs.
     """
 
     def __init__(self, launcher: Placing) -> None:
@@ -174,57 +176,63 @@ class SweepLauncher:
         self.place = launcher.place
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run what is not finished, and return one result per job in order.
+        """Run the jobs that are not finished; return one value per job in order.
 
         Raises:
             CompactHydraException: If the folder holds runs of another configuration, if the launcher refuses its
-                arguments, or if a row could not be written.
+                arguments, or if a result could not be written.
         """
         setup_globals()
         register_resolvers()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         jobs = self._jobs(job_overrides, initial_job_idx)
-        rows = {job.number: row for job in jobs if (row := finished_row(job.folder, job.run_id or "")) is not None}
-        waiting = [job for job in jobs if job.number not in rows]
-        tasks = [(job, self._task(job)) for job in waiting]
-        _say_remarks(waiting)
-        returns: dict[int, JobReturn] = {}
-        lost: list[str] = []
+        finished = {job.number: finished_result(job.folder, job.run_id or "") for job in jobs}
+        results = {number: result for number, result in finished.items() if result is not None}
+        waiting = [job for job in jobs if job.number not in results]
+        _print_remarks(waiting)
         with SweepView([job.folder for job in jobs], self.config.hydra.sweep.dir, str(jobs[0].config.mode)) as view:
-            try:
-                for job, outcome in self.place(tasks) if tasks else ():
-                    row, kept = _row_after(job, outcome)
-                    rows[job.number] = row
-                    if not kept:
-                        lost.append(f"{job.folder}: {row.message}")
-                    if isinstance(outcome, JobReturn):
-                        returns[job.number] = outcome
-                    view.ended(job.folder, row)
-            except (ValueError, ModuleNotFoundError) as error:  # of the place's own arguments
-                raise CompactHydraException(one_line(error)) from error
-            except (KeyboardInterrupt, SystemExit):
-                ignore_ctrl_c()
-                for job in waiting:
-                    if state_of(job.folder) == "begun":
-                        _row_after(job, None)
-                view.interrupted()
-                sys.exit(130)
-        if lost:
-            raise CompactHydraException(f"{len(lost)} of {counted(len(jobs), 'job')} left no row: {'; '.join(lost)}")
+            returns, unwritten = self._run(waiting, results, view)
+        if unwritten:
+            count = f"{len(unwritten)} of {counted(len(jobs), 'job')}"
+            raise CompactHydraException(f"{count} could not write a result: {'; '.join(unwritten)}")
         for job in jobs:
-            note_end(job.folder, rows[job.number].status, bool(job.config.require_target))
-        return [_returned(job, rows[job.number], returns.get(job.number)) for job in jobs]
+            record_status(job.folder, results[job.number].status, bool(job.config.require_target))
+        return [_returned(job, results[job.number], returns.get(job.number)) for job in jobs]
 
-    def _task(self, job: Job) -> Task:
-        return Task.of(job, self.task_function, self.hydra_context)
+    def _run(
+        self, jobs: Sequence[Job], results: dict[int, RunResult], view: SweepView
+    ) -> tuple[dict[int, JobReturn], list[str]]:
+        """Run jobs and add their results; return Hydra's values, and failed writes."""
+        calls = [(job, JobCall.of(job, self.task_function, self.hydra_context)) for job in jobs]
+        returns: dict[int, JobReturn] = {}
+        unwritten: list[str] = []
+        try:
+            for job, end in self.place(calls) if calls else ():
+                result, written = _result_after(job, end)
+                results[job.number] = result
+                if not written:
+                    unwritten.append(f"{job.folder}: {result.message}")
+                if isinstance(end, JobReturn):
+                    returns[job.number] = end
+                view.ended(job.folder, result)
+        except (ValueError, ModuleNotFoundError) as error:  # of the launcher's own arguments
+            raise CompactHydraException(one_line(error)) from error
+        except (KeyboardInterrupt, SystemExit):
+            ignore_ctrl_c()
+            for job in jobs:
+                if state_of(job.folder) == "unfinished":
+                    _result_after(job, None)
+            view.interrupted()
+            sys.exit(130)
+        return returns, unwritten
 
-    # -- which job is which folder --------------------------------------------------------------------------
+    # -- the folder of each job -----------------------------------------------------------------------------
 
     def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
         before = HydraConfig.instance().cfg
         try:
             jobs = [self._compose(tuple(overrides), first + i) for i, overrides in enumerate(job_overrides)]
-            return self._settle(jobs)
+            return self._assign_folders(jobs)
         finally:
             HydraConfig.instance().cfg = before
 
@@ -239,54 +247,69 @@ class SweepLauncher:
             job = replace(job, run_id=run_id(job.task_config))
         return job
 
-    def _settle(self, jobs: list[Job]) -> list[Job]:
-        """Send every job to the folder in which it was begun, whatever its number was then."""
-        there = _runs_in(Path(self.config.hydra.sweep.dir))
-        asked = {job.run_id for job in jobs}
+    def _assign_folders(self, jobs: list[Job]) -> list[Job]:
+        """Give every job the folder in which it was started before, or a new one.
+
+        Raises:
+            CompactHydraException: If a folder holds a run of another configuration.
+        """
+        started = _runs_in(Path(self.config.hydra.sweep.dir))
+        holders = {folder: run for run, folders in started.items() for folder in folders}
+        in_sweep = {job.run_id for job in jobs}
         taken = {job.folder for job in jobs}
-        settled: list[Job] = []
-        refused: list[str] = []
+        assigned: list[Job] = []
+        refusals: list[str] = []
         for job in jobs:
-            begun = there.get(job.run_id, []) if job.run_id is not None else []
-            if begun:
-                folder = job.folder if job.folder in begun else begun[0]
-                begun.remove(folder)
-            else:
-                folder = job.folder
-                holder = next((run for run, folders in there.items() if folder in folders), None)
-                if holder in asked or any(folder == other.folder for other in settled):
-                    folder = _free(folder, taken)
-                elif job.run_id is not None:
-                    HydraConfig.instance().set_config(job.config)
-                    try:
-                        refuse_other(folder, job.run_id, identity(job.task_config))
-                    except ChangedConfigurationError as error:
-                        refused.append(str(error))
+            folder = job.folder
+            earlier = started.get(job.run_id, []) if job.run_id is not None else []
+            if earlier:
+                folder = folder if folder in earlier else earlier[0]
+                earlier.remove(folder)
+                holders.pop(folder)
+            elif (folder in holders and holders[folder] in in_sweep) or any(
+                folder == other.folder for other in assigned
+            ):
+                folder = _free(folder, taken)
+            elif (refusal := _refusal(job)) is not None:
+                refusals.append(refusal)
             taken.add(folder)
-            settled.append(_moved(job, folder))
-        if refused:
-            more = f" ({len(refused) - 1} more like this)" if len(refused) > 1 else ""
-            raise CompactHydraException(f"this sweep is not the one that was begun here: {refused[0]}{more}")
-        return settled
+            assigned.append(_moved(job, folder))
+        if refusals:
+            more = f" ({len(refusals) - 1} more like this)" if len(refusals) > 1 else ""
+            raise CompactHydraException(f"the folder belongs to another sweep: {refusals[0]}{more}")
+        return assigned
 
 
 def job_folder(config: DictConfig) -> Path:
-    """The folder of a job, from its whole configuration."""
+    """Return the folder of a job, from its whole configuration."""
     return (Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)).absolute()
 
 
 def _runs_in(sweep: Path) -> dict[str, list[Path]]:
-    """Which configurations were begun below a folder, and where."""
-    there: dict[str, list[Path]] = {}
-    for path in sorted(sweep.absolute().glob(f"*/{LOCK_FILE}")):
+    """Return the folders of the runs started in a sweep, by run id."""
+    started: dict[str, list[Path]] = {}
+    for path in sorted(sweep.absolute().glob(f"*/{RECORD_FILE}")):
         folder = path.parent
-        begun = Record.read(folder) or row_of(folder)
-        if begun is not None:
-            there.setdefault(begun.run_id, []).append(folder)
-    return there
+        found = Record.read(folder) or read_result(folder)
+        if found is not None:
+            started.setdefault(found.run_id, []).append(folder)
+    return started
+
+
+def _refusal(job: Job) -> str | None:
+    """Return why a job cannot use its folder; None if it can."""
+    if job.run_id is None:
+        return None
+    HydraConfig.instance().set_config(job.config)
+    try:
+        check_same_run(job.folder, job.run_id, identity(job.task_config))
+    except ChangedConfigurationError as error:
+        return str(error)
+    return None
 
 
 def _free(folder: Path, taken: set[Path]) -> Path:
+    """Return the next numbered folder that nobody has taken."""
     number = 1 + max((int(path.name) for path in folder.parent.iterdir() if path.name.isdigit()), default=-1)
     while folder.parent / str(number) in taken:
         number += 1
@@ -302,61 +325,61 @@ def _moved(job: Job, folder: Path) -> Job:
 
 
 def ignore_ctrl_c() -> None:
-    """A second one changes nothing any more."""
+    """Ignore further Ctrl-C, while the first one is being handled."""
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-_said: set[str] = set()
+_printed: set[str] = set()
 
 
-def _say_remarks(jobs: Sequence[Job]) -> None:
-    """What is suspicious about jobs, one line for all that share it; they themselves only write to files."""
+def _print_remarks(jobs: Sequence[Job]) -> None:
+    """Print the remarks about jobs once each; the jobs themselves only print to files."""
     before = HydraConfig.instance().cfg
     try:
         for job in jobs:
             HydraConfig.instance().set_config(job.config)
             with contextlib.suppress(
                 OmegaConfBaseException, ValueError, TypeError, ZeroDivisionError
-            ):  # it will say so
+            ):  # the run reports it
                 for line in remarks(job.task_config, job.overrides):
-                    if line not in _said:
-                        _said.add(line)
+                    if line not in _printed:
+                        _printed.add(line)
                         print(line, file=sys.stderr, flush=True)
     finally:
         HydraConfig.instance().cfg = before
 
 
-# -- what came of a job ---------------------------------------------------------------------------------------
+# -- the end of a job -----------------------------------------------------------------------------------------
 
 
-def _row_after(job: Job, outcome: Outcome) -> tuple[RunResult, bool]:
-    """The row of a job that has ended, and whether it is in its folder."""
-    row = row_of(job.folder)
-    if row is not None:
-        return row, True
-    if isinstance(outcome, JobReturn):
-        why = one_line(outcome._return_value) if outcome.status == JobStatus.FAILED else "it left no row"
+def _result_after(job: Job, end: JobEnd) -> tuple[RunResult, bool]:
+    """Return the result of an ended job, and whether it could be written."""
+    result = read_result(job.folder)
+    if result is not None:
+        return result, True
+    if isinstance(end, JobReturn):
+        why = one_line(end._return_value) if end.status == JobStatus.FAILED else "it wrote no result"
     else:
-        why = outcome or "it was interrupted and left no row"
+        why = end or "it was interrupted and wrote no result"
+    status: Status = "stopped" if end is None else "failed"
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(job.config)
     try:
-        described = describe(job.task_config)
-    except Exception:  # it was refused for this very reason, which is `why`
-        described = {"run_id": "unknown", "policy": policy_name(job.config)}
+        result = RunResult.build(*specify(job.task_config), Outcome(status, message=why))
+    except Exception:  # the run was refused for this very reason, which is `why`
+        result = RunResult("unknown", policy_name(job.config), status, message=why)
     finally:
         HydraConfig.instance().cfg = before
-    row = RunResult.from_dict({**described, "status": "stopped" if outcome is None else "failed", "message": why})
     try:
-        row.write(job.folder)
+        result.write(job.folder)
     except OSError as error:
-        return replace(row, message=f"{why}; {error}"), False
-    return row, True
+        return replace(result, message=f"{why}; {error}"), False
+    return result, True
 
 
-def _returned(job: Job, row: RunResult, returned: JobReturn | None) -> JobReturn:
-    """What a sweeper gets for a job: the best accuracy, also of one that was finished before or that failed."""
+def _returned(job: Job, result: RunResult, returned: JobReturn | None) -> JobReturn:
+    """Return the value of a job for the sweeper, also if it finished before."""
     if returned is not None and returned.status == JobStatus.COMPLETED:
         return returned
     value = JobReturn()
@@ -367,18 +390,18 @@ def _returned(job: Job, row: RunResult, returned: JobReturn | None) -> JobReturn
     value.hydra_cfg = OmegaConf.masked_copy(job.config, ["hydra"])
     value.working_dir = os.getcwd()
     value.task_name = job.config.hydra.job.name
-    value.return_value = row.best_value
+    value.return_value = result.best_value
     value.status = JobStatus.COMPLETED
     return value
 
 
 @contextlib.contextmanager
 def _output_into(folder: Path) -> Iterator[None]:
-    """Send what this process and its children print to ``output.log``."""
+    """Redirect the output of this process and its children to ``output.log``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         target = open(folder / OUTPUT_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed below
-    except OSError:  # the run will say so
+    except OSError:  # the run reports it
         yield
         return
     sys.stdout.flush()

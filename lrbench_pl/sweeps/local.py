@@ -1,4 +1,4 @@
-"""Jobs on this machine: one after the other, or in worker processes, one for each core or each share of a GPU."""
+"""Run jobs on this machine: in this process, or in one worker process per core or share of a GPU."""
 
 from __future__ import annotations
 
@@ -15,90 +15,92 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lrbench_pl.runs.processes import end_with
-from lrbench_pl.sweeps.launch import Job, Outcome, Task
+from lrbench_pl.runs.processes import exit_with_parent
+from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _ENDS_WITHIN_S = 5.0  # an idle worker, before it is killed
 
 
-def one_by_one(tasks: Sequence[tuple[Job, Task]]) -> Iterator[tuple[Job, Outcome]]:
-    """Every job in this process."""
-    for job, task in tasks:
+def one_by_one(calls: Sequence[tuple[Job, JobCall]]) -> Iterator[tuple[Job, JobEnd]]:
+    """Run every job in this process, one after the other."""
+    for job, call in calls:
         try:
-            yield job, task.run()
+            yield job, call.run()
         except Exception as error:
             yield job, f"{type(error).__name__}: {error}"
 
 
 def in_workers(
-    tasks: Sequence[tuple[Job, Task]], n_jobs: int | None = None, jobs_per_gpu: int = 1
-) -> Iterator[tuple[Job, Outcome]]:
-    """Each job in one of several worker processes, which import torch once and then take one job after the other.
+    calls: Sequence[tuple[Job, JobCall]], n_jobs: int | None = None, jobs_per_gpu: int = 1
+) -> Iterator[tuple[Job, JobEnd]]:
+    """Run jobs in worker processes, each of which imports torch once.
 
-    A worker that dies, for memory or by a signal, takes its own job with it and no other; a new one takes its place. A
-    worker whose sweep has died ends itself.
+    If a worker dies, out of memory or by a signal, only its job is lost, and a new worker replaces it. A worker exits
+    when the process of the sweep dies.
 
     Args:
-        tasks: What to run.
-        n_jobs: Workers; None or -1 for one for each ``threads`` cores, or for each share of a GPU where there is one
-            and ``trainer.accelerator`` is not ``cpu``; with ``trainer.devices=N`` for N times as many cores or GPUs.
+        calls: The jobs to run.
+        n_jobs: Number of workers; None or -1 for one per ``threads`` cores, or one per share of a GPU if there are GPUs
+            and ``trainer.accelerator`` is not ``cpu``; ``trainer.devices=N`` needs N times as many cores or GPUs each.
         jobs_per_gpu: Jobs that share a GPU.
 
     Raises:
         ValueError: If an argument is out of its range.
     """
-    from joblib.externals.loky.process_executor import ProcessPoolExecutor
-
-    slots = slots_for(tasks[0][0], n_jobs, jobs_per_gpu)
-    waiting = deque(tasks)
-    free = deque(range(min(len(slots), len(tasks))))
+    slots = slots_for(calls[0][0], n_jobs, jobs_per_gpu)
+    waiting = deque(calls)
+    free = deque(range(min(len(slots), len(calls))))
     workers: dict[int, Any] = {}
     running: dict[Future[Any], tuple[int, Job]] = {}
     try:
         while waiting or running:
             while waiting and free:
                 slot = free.popleft()
-                job, task = waiting.popleft()
+                job, call = waiting.popleft()
                 if slot not in workers:
-                    # a pool of one: so it is known which job a dead worker had, and what it sees of the GPUs
-                    workers[slot] = ProcessPoolExecutor(
-                        1, env=slots[slot], initializer=_prepare_end, initargs=(os.getpid(),)
-                    )
-                running[workers[slot].submit(task)] = slot, job
+                    workers[slot] = _worker(slots[slot])
+                running[workers[slot].submit(call)] = slot, job
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 slot, job = running.pop(future)
-                outcome = outcome_of(future)
-                if isinstance(outcome, str):
+                end = end_of(future)
+                if isinstance(end, str):
                     workers.pop(slot).shutdown(wait=False, kill_workers=True)
                 free.append(slot)
-                yield job, outcome
+                yield job, end
     finally:
         try:
-            if running:  # interrupted: Ctrl-C has reached the workers too, which write their rows
+            if running:  # interrupted: Ctrl-C has reached the workers too, which write their results
                 wait(running, timeout=10)
         finally:
-            _end(workers, {slot for future, (slot, _) in running.items() if not future.done()})
+            _shut_down(workers, {slot for future, (slot, _) in running.items() if not future.done()})
 
 
-def outcome_of(future: Future[Any]) -> Outcome:
-    """What a worker gave back, or how it ended."""
+def _worker(environment: Mapping[str, str]) -> Any:
+    """Return a pool of one worker, so that a dead worker's job is known."""
+    from loky.process_executor import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(1, env=environment, initializer=_prepare_worker, initargs=(os.getpid(),))
+
+
+def end_of(future: Future[Any]) -> JobEnd:
+    """Return the end of a job: its value, or the reason why there is none."""
     try:
         return future.result()  # type: ignore[no-any-return]
     except Exception as error:
         if "SIGKILL" in str(error):
-            return "its process was killed (SIGKILL), which is what a machine out of memory does"
+            return "its process was killed (SIGKILL), probably for lack of memory"
         return f"its process ended: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def slots_for(job: Job, n_jobs: int | None, jobs_per_gpu: int) -> list[dict[str, str]]:
-    """The environment of each worker.
+    """Return the environment variables of each worker.
 
     Raises:
         ValueError: If an argument is out of its range.
     """
-    from joblib import cpu_count
+    from loky import cpu_count
 
     if n_jobs == 0 or (n_jobs is not None and n_jobs < -1):
         raise ValueError(f"hydra.launcher.n_jobs must be at least 1, or -1 or null for all, got {n_jobs}")
@@ -107,7 +109,7 @@ def slots_for(job: Job, n_jobs: int | None, jobs_per_gpu: int) -> list[dict[str,
     threads, devices = threads_of(job), devices_of(job)
     gpus = [] if on_cpu(job) else visible_gpus()
     if gpus and len(gpus) < devices:
-        raise ValueError(f"trainer.devices={devices} needs as many GPUs, there are {len(gpus)}")
+        raise ValueError(f"trainer.devices={devices} needs as many GPUs, found {len(gpus)}")
     shares = [",".join(gpus[i : i + devices]) for i in range(0, len(gpus) - devices + 1, devices)]
     most = len(shares) * jobs_per_gpu if shares else max(1, cpu_count() // (threads * devices))
     number = most if n_jobs in (None, -1) else int(n_jobs or 1)
@@ -119,55 +121,55 @@ def slots_for(job: Job, n_jobs: int | None, jobs_per_gpu: int) -> list[dict[str,
 
 
 def threads_of(job: Job) -> int:
-    """The CPU threads of one process of a job; 1 where its configuration has no ``threads``."""
+    """Return the CPU threads of one process of a job; 1 by default."""
     return int(OmegaConf.select(job.config, "threads", default=1))
 
 
 def on_cpu(job: Job) -> bool:
-    """Whether a job asks for the CPU."""
+    """Return whether a job trains on the CPU."""
     return bool(OmegaConf.select(job.config, "trainer.accelerator") == "cpu")
 
 
 def devices_of(job: Job) -> int:
-    """On how many devices a job trains, each with a process and ``threads`` of its own."""
+    """Return the number of devices of a job, each of which has its own process."""
     devices = OmegaConf.select(job.config, "trainer.devices")
     return devices if isinstance(devices, int) and devices > 1 else 1
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, asked without importing torch."""
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if told is not None:
-        return [name.strip() for name in told.split(",") if name.strip() and name.strip() != "-1"]
+    """Return the GPUs that this process may use, without importing torch."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip() and name.strip() != "-1"]
     if shutil.which("nvidia-smi") is None:
         return []
-    asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(asked, capture_output=True, text=True, timeout=30)
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return []
     return listed.stdout.split() if listed.returncode == 0 else []
 
 
-def _end(workers: Mapping[int, Any], busy: Set[int]) -> None:
-    """End all workers at once and wait for it, so that they leave nothing behind; kill those that are busy or hang."""
+def _shut_down(workers: Mapping[int, Any], busy: Set[int]) -> None:
+    """Shut down all workers at once and wait for it; kill those that are busy or hang."""
     processes = [process for worker in workers.values() for process in (worker._processes or {}).values()]
-    ends = [
+    threads = [
         threading.Thread(target=worker.shutdown, kwargs={"kill_workers": slot in busy}, daemon=True)
         for slot, worker in workers.items()
     ]
-    for end in ends:
-        end.start()
+    for thread in threads:
+        thread.start()
     deadline = time.monotonic() + _ENDS_WITHIN_S
-    for end in ends:
-        end.join(max(0.0, deadline - time.monotonic()))
-    if any(end.is_alive() for end in ends):
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if any(thread.is_alive() for thread in threads):
         for process in processes:
             process.kill()
 
 
-def _prepare_end(parent: int) -> None:
-    """Let this worker end fast, and not outlive its sweep."""
-    # once all else is put back: taking down an interpreter that holds torch takes longer than a short training
+def _prepare_worker(parent: int) -> None:
+    """Let this worker exit fast, and with the process of its sweep."""
+    # after all other finalizers: to finalize an interpreter with torch takes longer than a short training
     util.Finalize(None, os._exit, args=(0,), exitpriority=-1000)
-    end_with(parent)
+    exit_with_parent(parent)

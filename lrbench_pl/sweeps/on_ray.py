@@ -1,4 +1,4 @@
-"""Jobs on Ray: on this machine or a cluster, each with its cores and its share of a GPU."""
+"""Run jobs on Ray, on this machine or a cluster, each with its cores and its share of a GPU."""
 
 from __future__ import annotations
 
@@ -13,66 +13,56 @@ from pathlib import Path
 from typing import Any
 
 from lrbench_pl.runs.folder import state_of
-from lrbench_pl.sweeps.launch import Job, Outcome, Task
+from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd
 from lrbench_pl.sweeps.local import devices_of, on_cpu, threads_of
 
-_LOOKS_EVERY_S = 0.2
+_POLL_S = 0.2
 _ENDS_WITHIN_S = 10.0  # an interrupted job, before its process is killed
 
 
 def on_ray(
-    tasks: Sequence[tuple[Job, Task]],
+    calls: Sequence[tuple[Job, JobCall]],
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     init: Mapping[str, Any] | None = None,
-) -> Iterator[tuple[Job, Outcome]]:
-    """Each job as one Ray task, never repeated by Ray: the same command goes on from the checkpoint.
+) -> Iterator[tuple[Job, JobEnd]]:
+    """Run each job as one Ray task, without retries.
+
+    A failed job resumes from its checkpoint when the same command is run again.
 
     Args:
-        tasks: What to run.
-        num_cpus: Cores of a job; None for its ``threads`` for each of its ``trainer.devices``.
-        num_gpus: GPUs of a job, such as 0.25; None for its ``trainer.devices`` where the cluster has any and
+        calls: The jobs to run.
+        num_cpus: Cores of a job; None for ``threads`` cores per device of ``trainer.devices``.
+        num_gpus: GPUs of a job, such as 0.25; None for ``trainer.devices`` if the cluster has any and
             ``trainer.accelerator`` is not ``cpu``.
-        init: Arguments of ``ray.init``, such as ``address``; without an address a Ray of this sweep's own is started.
+        init: Arguments of ``ray.init``, such as ``address``; without an address a local Ray is started for this sweep.
 
     Raises:
-        ModuleNotFoundError: If Ray is not installed; the message says how.
+        ModuleNotFoundError: If Ray is not installed; the message says how to install it.
     """
     try:
         import ray
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("hydra/launcher=ray needs Ray: pip install 'lrbench_pl[ray]'") from error
-    ours = not ray.is_initialized()
-    first = tasks[0][0]
-    devices = devices_of(first)
+    first = calls[0][0]
     stop = Path(first.config.hydra.sweep.dir).absolute() / f".stop-{uuid.uuid4().hex}"
     running: dict[Any, Job] = {}
+    started_here = not ray.is_initialized()
     try:
-        if ours:
-            with _uninterrupted():
-                quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-                ray.init(**{**quiet, **(init or {})})
-        if num_gpus is None:
-            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            has_gpus = resources.get("GPU", 0) > 0 and not on_cpu(first)
-            num_gpus = float(devices) if has_gpus else 0.0
-        run = ray.remote(num_cpus=num_cpus or threads_of(first) * devices, num_gpus=num_gpus, max_retries=0)(_run)
-        running = {run.remote(task, stop): job for job, task in tasks}
+        if started_here:
+            _start_ray(init or {})
+        cpus, gpus = _resources(first, num_cpus, num_gpus)
+        run = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_run)
+        running = {run.remote(call, stop): job for job, call in calls}
         while running:
             (reference, *_), _ = ray.wait(list(running), num_returns=1)
-            job = running.pop(reference)
-            try:
-                yield job, ray.get(reference)
-            except ray.exceptions.OutOfMemoryError:
-                yield job, "its process was killed by Ray: the machine is out of memory"
-            except ray.exceptions.RayError as error:
-                yield job, f"its process ended: {_first_line(error)}"
+            yield running.pop(reference), _end_of(reference)
     finally:
         try:
             if running:
                 _interrupt(stop, list(running.values()))
         finally:
-            if ours:
+            if started_here:
                 ray.shutdown()
             else:
                 for reference in running:
@@ -80,8 +70,40 @@ def on_ray(
             stop.unlink(missing_ok=True)
 
 
+def _start_ray(init: Mapping[str, Any]) -> None:
+    import ray
+
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    with _ctrl_c_delayed():
+        ray.init(**{**quiet, **init})
+
+
+def _resources(job: Job, num_cpus: float | None, num_gpus: float | None) -> tuple[float, float]:
+    """Return the cores and the GPUs of a job."""
+    import ray
+
+    devices = devices_of(job)
+    if num_gpus is None:
+        cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        num_gpus = float(devices) if cluster.get("GPU", 0) > 0 and not on_cpu(job) else 0.0
+    return num_cpus or threads_of(job) * devices, num_gpus
+
+
+def _end_of(reference: Any) -> JobEnd:
+    """Return the end of a job: its value, or the reason why there is none."""
+    import ray
+
+    try:
+        end: JobEnd = ray.get(reference)
+    except ray.exceptions.OutOfMemoryError:
+        return "its process was killed by Ray: the machine is out of memory"
+    except ray.exceptions.RayError as error:
+        return f"its process ended: {_first_line(error)}"
+    return end
+
+
 def _interrupt(stop: Path, jobs: Sequence[Job]) -> None:
-    """Interrupt jobs, which Ctrl-C does not reach, and wait until those that were begun have written their rows."""
+    """Interrupt jobs, which Ctrl-C does not reach, and wait for their results."""
     with contextlib.suppress(OSError):
         stop.touch()
     deadline = time.monotonic() + _ENDS_WITHIN_S
@@ -90,41 +112,44 @@ def _interrupt(stop: Path, jobs: Sequence[Job]) -> None:
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back, since a Ray that was half started crashes; the second one is not held back."""
-    if threading.current_thread() is not threading.main_thread():  # which has no signals
+def _ctrl_c_delayed() -> Iterator[None]:
+    """Delay the first Ctrl-C to the end of the context: half-started, Ray crashes."""
+    if threading.current_thread() is not threading.main_thread():  # signals are handled in the main thread only
         yield
         return
-    told: list[int] = []
+    delayed: list[int] = []
 
     def hold(signum: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, before)
-        told.append(signum)
+        delayed.append(signum)
 
     before = signal.signal(signal.SIGINT, hold)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if told:
+    if delayed:
         raise KeyboardInterrupt
 
 
-def _run(task: Task, stop: Path) -> Outcome:
-    """Run a job until it ends or the file ``stop`` is there: of ``ray.cancel`` the job would not get to its row."""
+def _run(call: JobCall, stop: Path) -> JobEnd:
+    """Run a job, and interrupt it when the file ``stop`` appears.
+
+    ``ray.cancel`` would leave the job no time to write its result.
+    """
     if stop.exists():
         return None
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(_LOOKS_EVERY_S):
+        while not over.wait(_POLL_S):
             if stop.exists():
                 _thread.interrupt_main()
                 return
 
     threading.Thread(target=watch, daemon=True).start()
     try:
-        return task()
+        return call()
     except KeyboardInterrupt:  # before or after the run
         return None
     finally:

@@ -1,4 +1,4 @@
-"""How far a sweep is: one live view on a terminal, a line per finished job elsewhere. Reads the folders alone."""
+"""Show the progress of a sweep: a live view on a terminal, elsewhere one line per job. Reads only the folders."""
 
 from __future__ import annotations
 
@@ -18,62 +18,67 @@ from rich.table import Table
 from rich.text import Text
 
 from lrbench_pl.runs.describe import headline, label
-from lrbench_pl.runs.folder import Record, State, row_of, state_of
+from lrbench_pl.runs.folder import Record, State, read_result, state_of
 from lrbench_pl.runs.result import RunResult
 from lrbench_pl.words import counted, is_accuracy, metric_name, metric_value
 
-_LOOKS_EVERY_S = 1.0
-_SHOWN_RUNNING = 8
+_REFRESH_S = 1.0
+_MOST_RUNNING = 8
 
 
 @dataclass
-class Glance:
-    """The jobs of a sweep at one moment.
+class SweepState:
+    """The states of the jobs of a sweep.
 
     Args:
-        states: Of each folder.
-        rows: Of those that have one.
+        states: State of each folder.
+        results: Results of the folders that have one.
     """
 
     states: dict[Path, State] = field(default_factory=dict)
-    rows: dict[Path, RunResult] = field(default_factory=dict)
+    results: dict[Path, RunResult] = field(default_factory=dict)
 
     def count(self, *states: State) -> int:
-        """Jobs in one of these states."""
-        counted = Counter(self.states.values())
-        return sum(counted[state] for state in states)
+        """Count the jobs in any of these states."""
+        numbers = Counter(self.states.values())
+        return sum(numbers[state] for state in states)
 
     @property
     def ended(self) -> int:
-        """Jobs with a row."""
+        """Number of jobs that have ended, finished or not."""
         return self.count("finished", "failed", "stopped")
 
     def best(self, mode: str = "max") -> RunResult | None:
-        """The row with the best value of the monitor."""
-        checked = [row for row in self.rows.values() if row.best_value is not None]
+        """Return the result with the best value of the monitor."""
+        checked = [result for result in self.results.values() if result.best_value is not None]
         choose = max if mode == "max" else min
-        return choose(checked, key=lambda row: row.best_value or 0.0, default=None)
+        return choose(checked, key=lambda result: result.best_value or 0.0, default=None)
 
 
-def look(folders: Sequence[Path], known: Glance | None = None) -> Glance:
-    """Read the folders; those whose row is known and finished are not read again."""
-    seen = Glance()
+def read_sweep(folders: Sequence[Path], known: SweepState | None = None) -> SweepState:
+    """Read the folders of a sweep, except those that were finished before.
+
+    Args:
+        folders: Folders of the jobs.
+        known: An earlier state of the sweep.
+    """
+    found = SweepState()
     for folder in folders:
         if known is not None and known.states.get(folder) == "finished":
-            seen.states[folder], seen.rows[folder] = "finished", known.rows[folder]
+            found.states[folder], found.results[folder] = "finished", known.results[folder]
             continue
-        seen.states[folder] = state_of(folder)
-        row = row_of(folder)
-        if row is not None:
-            seen.rows[folder] = row
-    return seen
+        found.states[folder] = state_of(folder)
+        result = read_result(folder)
+        if result is not None:
+            found.results[folder] = result
+    return found
 
 
-def in_words(seconds: float) -> str:
-    """A duration for a person.
+def format_duration(seconds: float) -> str:
+    """Format a duration.
 
     Example:
-        >>> in_words(8.2), in_words(75), in_words(7500)
+        >>> format_duration(8.2), format_duration(75), format_duration(7500)
         ('8 s', '1 min 15 s', '2 h 5 min')
     """
     whole = round(seconds)
@@ -85,39 +90,39 @@ def in_words(seconds: float) -> str:
 
 
 class SweepView:
-    """Shows a sweep while the block runs, and sums it up after it.
+    """Context manager that shows the progress of a sweep, and a summary at its end.
 
     Args:
-        folders: Of its jobs.
-        sweep: The folder of the sweep, to be named.
+        folders: Folders of the jobs.
+        sweep: Folder of the sweep.
         mode: Whether a larger (``max``) or a smaller (``min``) value is better.
-        console: Where to show it; standard output by default.
+        console: Console to print to; standard output by default.
     """
 
     def __init__(
         self, folders: Sequence[Path], sweep: str | Path, mode: str = "max", console: Console | None = None
     ) -> None:
         self._folders, self._sweep, self._mode = list(folders), sweep, mode
-        # in a file a line stays one line
+        # do not wrap lines in a file
         self._console = console or Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty(), highlight=False)
-        self._began = self._last = time.monotonic()  # the start, and the end of the last job
-        self._glance = look(self._folders)
-        self._before = self._glance.count("finished")  # of an earlier start
-        self._told: set[Path] = {folder for folder, state in self._glance.states.items() if state == "finished"}
+        self._start = self._last = time.monotonic()  # start of the sweep, end of the latest job
+        self._state = read_sweep(self._folders)
+        self._before = self._state.count("finished")  # by earlier commands
+        self._shown: set[Path] = {folder for folder, state in self._state.states.items() if state == "finished"}
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._live: Live | None = None
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> SweepView:
-        """Begin to show."""
-        begun = self._glance.count("begun", "stopped", "failed")
+        """Start the view."""
+        started = self._state.count("unfinished", "stopped", "failed")
         words = f"{counted(len(self._folders), 'job')} in {self._sweep}"
-        if self._before or begun:
-            words += f": {self._before} finished before, {begun} begun"
-        self._say(words)
-        if self._console.is_terminal and not self._console.is_dumb_terminal:  # which cannot go back over a line
-            self._live = Live(self._drawn(), console=self._console, auto_refresh=False, transient=True)
+        if self._before or started:
+            words += f": {self._before} finished before, {started} to resume"
+        self._print(words)
+        if self._console.is_terminal and not self._console.is_dumb_terminal:  # a dumb terminal cannot redraw lines
+            self._live = Live(self._render(), console=self._console, auto_refresh=False, transient=True)
             self._live.start()
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
@@ -126,87 +131,92 @@ class SweepView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Sum up."""
+        """Stop the view and print the summary."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()
         if self._live is not None:
             self._live.stop()
         if error is None:
-            counts = Counter(row.status for row in self._glance.rows.values())
+            counts = Counter(result.status for result in self._state.results.values())
             shown = ", ".join(f"{number} {status}" for status, number in counts.most_common())
-            self._say(f"{counted(len(self._folders), 'job')}: {shown}; {in_words(time.monotonic() - self._began)}")
+            self._print(
+                f"{counted(len(self._folders), 'job')}: {shown}; {format_duration(time.monotonic() - self._start)}"
+            )
 
-    def ended(self, folder: Path, row: RunResult) -> None:
-        """A job has ended: tell of it."""
+    def ended(self, folder: Path, result: RunResult) -> None:
+        """Print the notes and the headline of a job that has ended."""
         with self._lock:
-            self._glance.states[folder] = state_of(folder)
-            self._glance.rows[folder] = row
-            if folder in self._told:
+            self._state.states[folder] = state_of(folder)
+            self._state.results[folder] = result
+            if folder in self._shown:
                 return
-            self._told.add(folder)
+            self._shown.add(folder)
             self._last = time.monotonic()
-            self._refresh()  # first, since each line draws the view again
+            self._refresh()  # first, since every printed line redraws the view
             record = Record.read(folder)
             for line in record.notes if record else ():
-                self._say(f"{folder.name}: {line}")
+                self._print(f"{folder.name}: {line}")
             left = self._time_left()
             after = f" ({left} left)" if left else ""
-            self._say(f"{len(self._told)} of {len(self._folders)}: {headline(row, with_seed=True)}{after}")
+            self._print(f"{len(self._shown)} of {len(self._folders)}: {headline(result, with_seed=True)}{after}")
 
     def interrupted(self) -> None:
-        """The sweep ends before its jobs."""
+        """Print how far the sweep got when it was interrupted."""
         with self._lock:
-            self._glance = look(self._folders, self._glance)
-        stopped = self._glance.count("stopped")
-        self._say(
-            f"interrupted with {self._glance.count('finished')} of {counted(len(self._folders), 'job')} finished"
-            f"{f' and {stopped} stopped' if stopped else ''}; the same command goes on from here"
+            self._state = read_sweep(self._folders, self._state)
+        stopped = self._state.count("stopped")
+        self._print(
+            f"interrupted with {self._state.count('finished')} of {counted(len(self._folders), 'job')} finished"
+            f"{f' and {stopped} stopped' if stopped else ''}; the same command resumes the sweep"
         )
 
     def _time_left(self) -> str:
-        """As long as the jobs so far took for each that is left, less what has gone by since the last of them."""
-        done = len(self._told) - self._before
-        rest = len(self._folders) - len(self._told)
+        """Estimate the time left from the mean time per job so far.
+
+        The time since the latest job ended is subtracted.
+        """
+        done = len(self._shown) - self._before
+        rest = len(self._folders) - len(self._shown)
         if not done or not rest:
             return ""
-        left = (self._last - self._began) / done * rest - (time.monotonic() - self._last)
-        return in_words(left) if left > 0 else ""
+        left = (self._last - self._start) / done * rest - (time.monotonic() - self._last)
+        return format_duration(left) if left > 0 else ""
 
-    def _say(self, words: str) -> None:
-        self._console.print(Text(words))
+    def _print(self, text: str) -> None:
+        self._console.print(Text(text))
         self._console.file.flush()
 
     def _watch(self) -> None:
-        while not self._over.wait(_LOOKS_EVERY_S):
+        while not self._over.wait(_REFRESH_S):
             with self._lock:
-                self._glance = look(self._folders, self._glance)
+                self._state = read_sweep(self._folders, self._state)
                 self._refresh()
 
     def _refresh(self) -> None:
         if self._live is not None:
-            self._live.update(self._drawn(), refresh=True)
+            self._live.update(self._render(), refresh=True)
 
-    def _drawn(self) -> Group:
-        seen, total = self._glance, len(self._folders)
+    def _render(self) -> Group:
+        state, total = self._state, len(self._folders)
         bar = Table.grid(padding=(0, 1))
-        counts = f"{seen.count('finished')} of {total} done, {seen.count('running')} running"
-        for state in ("failed", "stopped"):
-            if number := seen.count(state):
-                counts += f", {number} {state}"
+        counts = f"{state.count('finished')} of {total} done, {state.count('running')} running"
+        for name in ("failed", "stopped"):
+            if number := state.count(name):
+                counts += f", {number} {name}"
         left = self._time_left()
-        bar.add_row(ProgressBar(total=total, completed=seen.ended, width=20), counts, f"{left} left" if left else "")
+        bar.add_row(ProgressBar(total=total, completed=state.ended, width=20), counts, f"{left} left" if left else "")
         lines = [bar]
-        best = seen.best(self._mode)
+        best = state.best(self._mode)
         if best is not None:
             monitor = best.monitor or "val/accuracy"
             value = metric_value(monitor, best.best_value or 0.0)
             metric = "" if is_accuracy(monitor) else f"{metric_name(monitor)} "
             words = f"best so far: {metric}{value} at step {best.best_step} by {label(best)}"
             lines.append(Text(words))  # type: ignore[arg-type]
-        running = [folder for folder, state in seen.states.items() if state == "running"]
-        shown = ", ".join(_name(folder) for folder in running[:_SHOWN_RUNNING])
-        more = f" and {len(running) - _SHOWN_RUNNING} more" if len(running) > _SHOWN_RUNNING else ""
+        running = [folder for folder, each in state.states.items() if each == "running"]
+        shown = ", ".join(_name(folder) for folder in running[:_MOST_RUNNING])
+        more = f" and {len(running) - _MOST_RUNNING} more" if len(running) > _MOST_RUNNING else ""
         if shown:
             lines.append(Text(f"running: {shown}{more}"))  # type: ignore[arg-type]
         return Group(*lines)
@@ -216,5 +226,4 @@ def _name(folder: Path) -> str:
     record = Record.read(folder)
     if record is None:
         return folder.name
-    said = record.configuration
-    return f"{folder.name} ({said.get('names', {}).get('policy')}, seed {said.get('seed')})"
+    return f"{folder.name} ({record.configuration.get('policy_name')}, seed {record.configuration.get('seed')})"

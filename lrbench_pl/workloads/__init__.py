@@ -1,1 +1,1 @@
-"""What is trained: models, data, the LightningModule that joins them, and its metrics."""
+"""Models, data modules, the LightningModules that train them, and their metrics."""

@@ -1,40 +1,36 @@
-"""The LightningModule that trains any image classifier and logs what a run's row needs."""
+"""The LightningModule of classification: images, rows of a table, or anything else with a label."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.parameter import is_lazy
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lrbench_pl.workloads.metrics import Confidence, CrossEntropy
+from lrbench_pl.workloads.module import SupervisedModule, output_shape
 
 
-class Classifier(pl.LightningModule):
-    """Softmax cross-entropy on ``(images, labels)`` batches.
+class Classifier(SupervisedModule):
+    """Softmax cross-entropy on ``(inputs, labels)`` batches.
 
     Logs ``train/loss`` on the steps that the Trainer logs, ``val/accuracy`` and ``val/loss`` at each check, and
     ``test/{accuracy,top5,loss,confidence,confidence_std,cdac}`` (top5 from six classes on).
 
     Args:
-        model: Maps images (B, C, H, W) to logits (B, num_classes).
-        optimizer: Builds the optimizer from the parameters; its own rate is replaced by the policy's at each step.
+        model: Maps images (B, C, H, W), or rows (B, F), to logits (B, num_classes).
+        optimizer: Builds the optimizer from the parameters. The policy replaces its learning rate at each step.
         num_classes: Number of classes.
-        param_groups: Parameters that are treated unlike the rest, each a mapping with ``params``, a pattern of names
-            such as ``*.bias``, and options of their group, such as ``lr_scale``, the factor of the policy's rate, or
-            ``weight_decay``. The first pattern that matches a name counts.
-        channels_last: Whether images and kernels lie in memory channel by channel within each pixel (NHWC).
+        param_groups: Parameters with options of their own, see :class:`SupervisedModule`.
+        channels_last: Whether images and kernels use the channels-last memory format (NHWC).
         compile: Whether to compile the model with ``torch.compile``.
 
     Raises:
-        ValueError: At the start of a fit, if the model does not take the images or gives another number of classes, or
+        ValueError: At the start of a fit, if the model does not take the inputs or gives another number of classes, or
             if a pattern matches no parameter.
 
     Example:
@@ -53,17 +49,7 @@ class Classifier(pl.LightningModule):
         channels_last: bool = False,
         compile: bool = False,
     ) -> None:
-        super().__init__()
-        self.model = model
-        if compile:
-            self.model.compile()
-        self.optimizer = optimizer
-        self.num_classes = num_classes
-        self.param_groups = param_groups
-        self.memory_format = torch.channels_last if channels_last else torch.preserve_format
-        for parameter in model.parameters():
-            if channels_last and not is_lazy(parameter) and parameter.ndim == 4:
-                parameter.data = parameter.data.clone(memory_format=self.memory_format)
+        super().__init__(model, optimizer, num_classes, param_groups, channels_last, compile)
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_loss = CrossEntropy()
         tested: dict[str, Any] = {
@@ -75,40 +61,18 @@ class Classifier(pl.LightningModule):
             tested["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5, validate_args=False)
         self.test_metrics = MetricCollection(tested, compute_groups=False)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; the one that Lightning sets 40 times a step goes past torch: 50 us less a step."""
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the mean cross-entropy of logits (B, num_classes) and labels (B,)."""
+        return cross_entropy(output, target)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of shape (B, num_classes)."""
-        logits: Tensor = self.model(images.contiguous(memory_format=self.memory_format) if images.ndim == 4 else images)
-        return logits
-
-    def setup(self, stage: str) -> None:
-        """Refuse a model that does not fit the data."""
-        shape = getattr(getattr(self.trainer, "datamodule", None), "input_shape", None)
-        if stage == "fit" and shape is not None:
-            check_fits(self.model, tuple(shape), self.num_classes)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer over all parameters that train."""
-        return self.optimizer(group_parameters(self.model, self.param_groups))
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss of one batch."""
-        images, labels = batch
-        loss = cross_entropy(self(images), labels)
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("train/loss", loss)
-        return loss
+    def check_output(self, input_shape: tuple[int, ...]) -> None:
+        """Refuse a model that does not take the inputs or gives another number of classes."""
+        check_fits(self.model, input_shape, self.num_classes)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Accuracy and loss of one batch of a check."""
-        images, labels = batch
-        logits = self(images).float()
+        """Update the metrics of a check with one batch."""
+        inputs, labels = batch
+        logits = self(inputs).float()
         self.val_accuracy.update(logits, labels)
         self.val_loss.update(logits, labels)
 
@@ -117,9 +81,9 @@ class Classifier(pl.LightningModule):
         self.log_dict({"val/accuracy": self.val_accuracy, "val/loss": self.val_loss})
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Every metric of one batch of the test set."""
-        images, labels = batch
-        logits = self(images).float()
+        """Update the metrics of the test with one batch."""
+        inputs, labels = batch
+        logits = self(inputs).float()
         self.test_metrics.update(logits, labels)
 
     def on_test_epoch_end(self) -> None:
@@ -128,34 +92,8 @@ class Classifier(pl.LightningModule):
         self.test_metrics.reset()
 
 
-def group_parameters(model: nn.Module, param_groups: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
-    """The parameters of a model in groups, as optimizers take them; those that match no pattern come first.
-
-    Raises:
-        ValueError: If a group has no pattern, or one that takes no parameter.
-
-    Example:
-        >>> first, biases = group_parameters(nn.Linear(2, 3), [{"params": "*bias", "lr_scale": 2.0}])
-        >>> len(first["params"]), len(biases["params"]), biases["lr_scale"]
-        (1, 1, 2.0)
-    """
-    groups = [{**group, "params": []} for group in ({}, *param_groups)]
-    patterns = [str(group.get("params", "")) for group in param_groups]
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    for name, parameter in trained:
-        index = next((i for i, pattern in enumerate(patterns, 1) if fnmatchcase(name, pattern)), 0)
-        groups[index]["params"].append(parameter)
-    for pattern, group in zip(patterns, groups[1:], strict=True):
-        if not group["params"]:
-            raise ValueError(
-                f"param_groups: params={pattern!r} takes no parameter of the model; "
-                f"its names are {', '.join(name for name, _ in trained)}"
-            )
-    return [group for group in groups if group["params"]]
-
-
 def check_fits(model: nn.Module, input_shape: tuple[int, ...], num_classes: int) -> None:
-    """Pass one blank image through a model, which is left as it was.
+    """Pass one blank input through a model, which is left as it was.
 
     Raises:
         ValueError: If the model fails on it or gives another number of classes.
@@ -166,20 +104,9 @@ def check_fits(model: nn.Module, input_shape: tuple[int, ...], num_classes: int)
         ...
         ValueError: the model gives 4 classes, but the data set has 10; set model.num_classes=${dataset.num_classes}
     """
-    was_training = model.training
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = model.forward(torch.zeros(1, *input_shape, device=device))  # not its compiled form
-    except Exception as error:
-        raise ValueError(
-            f"the model cannot take images of shape {input_shape}: {' '.join(str(error).split())}"
-        ) from error
-    finally:
-        model.train(was_training)
-    if logits.ndim != 2 or logits.shape[1] != num_classes:
-        given = f"{logits.shape[1]} classes" if logits.ndim == 2 else f"output of shape {tuple(logits.shape)}"
+    shape = output_shape(model, input_shape, noun="images" if len(input_shape) == 3 else "inputs")
+    if shape != (1, num_classes):
+        given = f"{shape[1]} classes" if len(shape) == 2 else f"output of shape {shape}"
         raise ValueError(
             f"the model gives {given}, but the data set has {num_classes}; "
             "set model.num_classes=${dataset.num_classes}"

@@ -1,4 +1,4 @@
-"""The mean loss and the paper's metrics of confidence, as torchmetrics metrics that also sum over processes."""
+"""Mean cross-entropy and the paper's confidence metrics, as torchmetrics that also sum over processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 
 class CrossEntropy(Metric):
-    """The mean softmax cross-entropy over all samples, whatever the batches; NaN stays NaN.
+    """Mean softmax cross-entropy over all samples, whatever the batches. NaN stays NaN.
 
     Example:
         >>> metric = CrossEntropy()
@@ -29,17 +29,17 @@ class CrossEntropy(Metric):
             self.add_state(state, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Take in logits of shape (B, classes) and labels of shape (B,)."""
+        """Add logits of shape (B, classes) and labels of shape (B,)."""
         self.total += cross_entropy(logits, labels, reduction="sum")
         self.count += len(labels)
 
     def compute(self) -> Tensor:
-        """The mean, in float32 as every logged value."""
+        """Return the mean, in float32 like every logged value."""
         return (self.total / self.count).float()
 
 
 class Confidence(Metric):
-    """How sure a classifier is where it is right.
+    """Confidence of a classifier on the samples that it classifies correctly.
 
     The confidence of a sample is its largest softmax value; only correctly classified samples count.
 
@@ -72,7 +72,7 @@ class Confidence(Metric):
             self.add_state(state, torch.zeros(num_classes, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Take in logits of shape (B, classes) and labels of shape (B,)."""
+        """Add logits of shape (B, classes) and labels of shape (B,)."""
         confidence, predicted = logits.double().softmax(1).max(1)
         right = predicted == labels
         confidence, labels = confidence[right], labels[right]
@@ -81,7 +81,7 @@ class Confidence(Metric):
         self.count.index_add_(0, labels, torch.ones_like(confidence))
 
     def compute(self) -> dict[str, Tensor]:
-        """The three numbers."""
+        """Return the three numbers."""
         n = self.count.sum()
         mean = self.total.sum() / n
         variance = (self.squares.sum() / n - mean**2).clamp(min=0)

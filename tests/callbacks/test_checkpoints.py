@@ -1,4 +1,4 @@
-"""Going on from a checkpoint in mid-epoch, running out of time, and what is refused."""
+"""Resuming from a checkpoint in mid-epoch, time limits, and refused checkpoints."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lrbench_pl.callbacks.checkpoints import CheckpointError, Checkpoints, TrainingPaused, check_intact, pause_all
-from lrbench_pl.composing import plan as plan
+from lrbench_pl.composing import forecast
 from lrbench_pl.policies import Constant, Polynomial, Sequential, to_config
 from lrbench_pl.runs import run as experiment
 from lrbench_pl.runs.build import Classifier
@@ -20,12 +20,12 @@ TIMES = ("seconds_to_target", "wall_time_s")
 
 
 class Killed(BaseException):
-    """Ends a run where it stands, as a power cut does."""
+    """Ends a run at once, like a power failure."""
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Run in a folder, and die before batch ``dies_at``."""
+    """Run in a folder; with ``dies_at``, the process dies before that batch."""
     step, evaluate = Classifier.training_step, experiment._evaluate
     weights = {}
 
@@ -77,17 +77,17 @@ def history(folder):
         pytest.param((), 5, id="before-the-first-checkpoint"),
     ],
 )
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(run, tmp_path, overrides, dies_at):
+def test_a_killed_run_resumes_exactly(run, tmp_path, overrides, dies_at):
     whole = run("whole", *overrides)
     run("killed", *overrides, dies_at=dies_at)
     resumed = run("killed", *overrides)
     assert without_times(resumed) == without_times(whole)
     assert all(torch.equal(a, b) for a, b in zip(run.weights["whole"], run.weights["killed"], strict=True))
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
-    assert not (tmp_path / "killed" / "checkpoints").exists()  # of no use once it has ended
+    assert not (tmp_path / "killed" / "checkpoints").exists()  # not needed after the end
 
 
-# Batch statistics, dropout and augmentation; branches that miss, one of them held on after its decay.
+# Batch statistics, dropout and augmentation; branches that miss the target, one of them with a tail after its decay.
 COMPOSED = (
     *("lr_policy=auto", "model._target_=tests.callbacks.test_composer.Net", "~model.hidden", "~model.input_shape"),
     *("dataset=synthetic", "dataset.flip=true", "max_steps=700", "target=0.85", "lr_policy.growth=1.5"),
@@ -97,7 +97,7 @@ COMPOSED = (
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """The checks bring a formula of the steps, and rates above a limit diverge: on every machine the same legs."""
+    """Checks are a formula of the steps and rates above a limit diverge: the segments are the same on every machine."""
     script(monkeypatch, lambda step: 0.8 + 0.01 * (step // 10 % 2))
     explode(monkeypatch, above=1.0)
 
@@ -107,28 +107,28 @@ def run_scripted(scripted, run):
     return run
 
 
-def second_sweep(leg):
-    return leg["kind"] == "range" and leg["spent"] > 0
+def second_pass(record):
+    return record["kind"] == "range" and record["spent"] > 0
 
 
-def averaged(leg):
-    return leg["averaged"] and leg["policy_step"] > 100
+def averaged(record):
+    return record["averaged"] and record["policy_step"] > 100
 
 
-def branch(leg):
-    return leg["kind"] == "branch" and leg["why"].startswith("decays")
+def branch(record):
+    return record["kind"] == "branch" and record["why"].startswith("decays")
 
 
-def tail(leg):
-    return leg["kind"] == "branch" and leg["why"].startswith("held")
+def tail(record):
+    return record["kind"] == "branch" and record["why"].startswith("held")
 
 
-def diverged(leg):
-    return leg["why"] == "diverged"
+def diverged(record):
+    return record["why"] == "diverged"
 
 
-def reached(leg):
-    return leg["why"] == "reached the target"
+def reached(record):
+    return record["why"] == "reached the target"
 
 
 TOO_HIGH = ("lr=3", "optimizer.lr=3", "optimizer=sgd", "+lr_policy.repeats=0", "max_steps=300")
@@ -137,40 +137,40 @@ TOO_HIGH = ("lr=3", "optimizer.lr=3", "optimizer=sgd", "+lr_policy.repeats=0", "
 @pytest.mark.parametrize(
     ("within", "after", "overrides"),
     [
-        pytest.param(second_sweep, 28, (), id="in-the-range-test"),
-        pytest.param(averaged, 8, (), id="on-the-trunk"),
-        pytest.param(averaged, 8, ("optimizer=adam", "target=1.0"), id="on-the-trunk-with-adam"),
+        pytest.param(second_pass, 28, (), id="in-the-range-test"),
+        pytest.param(averaged, 8, (), id="in-the-stable-phase"),
+        pytest.param(averaged, 8, ("optimizer=adam", "target=1.0"), id="in-the-stable-phase-with-adam"),
         pytest.param(branch, 18, (), id="in-a-branch"),
-        pytest.param(branch, 22, ("lr_policy.reuse=false",), id="where-a-branch-was-given-up"),
+        pytest.param(branch, 22, ("lr_policy.reuse=false",), id="where-a-branch-was-abandoned"),
         pytest.param(tail, 8, ("target=0.811",), id="in-the-tail"),
         pytest.param(reached, 15, ("target=0.75", "confirmations=2"), id="between-two-confirmations"),
-        pytest.param(diverged, 8, TOO_HIGH, id="in-a-trunk-that-diverges"),
-        pytest.param(diverged, 28, TOO_HIGH, id="where-a-trunk-diverges"),
+        pytest.param(diverged, 8, TOO_HIGH, id="in-a-stable-phase-that-diverges"),
+        pytest.param(diverged, 28, TOO_HIGH, id="where-a-stable-phase-diverges"),
     ],
 )
-def test_a_killed_composition_goes_on_as_if_nothing_had_happened(run_scripted, tmp_path, within, after, overrides):
-    goes_on(run_scripted, tmp_path, within, after, overrides)
+def test_a_killed_composition_resumes_exactly(run_scripted, tmp_path, within, after, overrides):
+    resumes_exactly(run_scripted, tmp_path, within, after, overrides)
 
 
-def test_a_composition_begun_anew_goes_on_too(run_scripted, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "_FROZEN", 1)  # whatever its checks bring
+def test_a_restarted_composition_resumes_too(run_scripted, tmp_path, monkeypatch):
+    monkeypatch.setattr(forecast, "FROZEN", 1)  # any check counts as frozen
     begun = iter(("first", "again"))
 
-    def anew(leg):
-        return leg["kind"] == "trunk" and leg["policy_step"] == 0 and next(begun) == "again"
+    def restarted(record):
+        return record["kind"] == "stable" and record["policy_step"] == 0 and next(begun) == "again"
 
-    goes_on(run_scripted, tmp_path, anew, 8, ())
+    resumes_exactly(run_scripted, tmp_path, restarted, 8, ())
 
 
-def goes_on(run, tmp_path, within, after, overrides):
-    """Killed some steps after the first leg of a kind began, and started again, it ends as it would have."""
+def resumes_exactly(run, tmp_path, within, after, overrides):
+    """Kill a run some steps after the first segment of a kind, start it again, and compare it with an unbroken one."""
     whole = run("whole", *COMPOSED, *overrides)
-    legs = json.loads((tmp_path / "whole" / "tuning.json").read_text())
-    dies_at = next(leg["spent"] for leg in legs if within(leg)) + after
+    records = json.loads((tmp_path / "whole" / "tuning.json").read_text())
+    dies_at = next(record["spent"] for record in records if within(record)) + after
     written = dies_at // 5 * 5
     run("killed", *COMPOSED, *overrides, f"checkpoint_every={written}", dies_at=dies_at)
     resumed = run("killed", *COMPOSED, *overrides)
-    assert Record.read(tmp_path / "killed").notes == (f"going on from step={written:09d}.ckpt",)
+    assert Record.read(tmp_path / "killed").notes == (f"resuming from step={written:09d}.ckpt",)
     assert without_times(resumed) == without_times(whole)
     assert all(torch.equal(a, b) for a, b in zip(run.weights["whole"], run.weights["killed"], strict=True))
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
@@ -196,18 +196,18 @@ def test_the_next_checkpoint_of_a_resumed_composition_is_that_of_an_unbroken_one
         for name in ("whole", "killed")
     )
     (state,) = [kept for kept in whole["callbacks"].values() if "composition" in kept]
-    assert {"start", "trunk", "best"} == set(state["composition"]["snapshots"])
+    assert {"start", "stable", "best"} == set(state["composition"]["snapshots"])
     for part in ("callbacks", "state_dict", "optimizer_states"):
         assert list(trained(killed[part])) == list(trained(whole[part]))
 
 
 def trained(state):
-    """All that training goes by: without the counts of the validation metrics, which this module never resets."""
+    """The state of the training, without the counts of validation metrics, which this module never resets."""
     return [(path, value) for path, value in flat(state) if not any(str(name).startswith("val_") for name in path)]
 
 
 def flat(state, path=()):
-    """Names and values of all that a state holds, without its times; tensors as lists."""
+    """Names and values in a state without its times; tensors as lists."""
     if isinstance(state, (dict, list, tuple)):
         for name, part in state.items() if isinstance(state, dict) else enumerate(state):
             if name != "seconds":
@@ -226,7 +226,7 @@ def test_a_killed_range_test_keeps_its_losses(run, tmp_path):
 
 
 @pytest.mark.parametrize("knows", [True, False], ids=["recommended", "fallen-back"])
-def test_a_looked_up_policy_stays_whatever_the_database_says_by_then(run, tmp_path, knows):
+def test_a_looked_up_policy_does_not_change_with_the_database(run, tmp_path, knows):
     def learn(policy, steps):
         known = {"dataset": "digits", "model": "mlp", "optimizer": "momentum", "batch_size": 64, "max_steps": 40}
         known |= {"target": 1.0, "monitor": "val/accuracy", "status": "reached", "steps_to_target": steps}
@@ -248,7 +248,7 @@ def test_a_looked_up_policy_stays_whatever_the_database_says_by_then(run, tmp_pa
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
 
 
-def test_what_was_looked_up_cannot_be_read(run, tmp_path):
+def test_an_unreadable_looked_up_policy(run, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "lookup.json").write_text('{"policy": {"_target_": "os.system"}}')
     failed = run("a", "lr_policy=best")
@@ -260,7 +260,7 @@ def test_what_was_looked_up_cannot_be_read(run, tmp_path):
 def test_a_finished_run_is_not_repeated_and_another_is_refused(run, tmp_path):
     first = run("a")
     written = (tmp_path / "a" / "result.json").stat().st_mtime_ns
-    assert run("a", "checkpoint_every=7", "max_time=100") == first  # which change no number
+    assert run("a", "checkpoint_every=7", "max_time=100") == first  # these change no number
     other = run("a", "lr=0.01", "lr_policy=fix")
     assert other.status == "failed"
     assert "holds a run of another configuration: " in other.message
@@ -268,15 +268,15 @@ def test_a_finished_run_is_not_repeated_and_another_is_refused(run, tmp_path):
     assert (tmp_path / "a" / "result.json").stat().st_mtime_ns == written
 
 
-def test_out_of_time_is_stopped_and_goes_on(run, tmp_path):
+def test_out_of_time_is_stopped_and_resumes_exactly(run, tmp_path):
     whole = run("whole")
     stopped = run("short", "max_time=1e-9")
     assert (stopped.status, stopped.steps_run) == ("stopped", 1)
-    assert stopped.message == "out of time (max_time=1e-09 s) at step 1; the same command goes on from there"
+    assert stopped.message == "out of time (max_time=1e-09 s) at step 1; the same command continues from there"
     assert state_of(tmp_path / "short") == "stopped"
     resumed = run("short")
     assert without_times(resumed) == without_times(whole)
-    assert Record.read(tmp_path / "short").notes == ("going on from step=000000001.ckpt",)
+    assert Record.read(tmp_path / "short").notes == ("resuming from step=000000001.ckpt",)
 
 
 def test_a_callback_that_cannot_resume_starts_from_the_beginning(run, tmp_path, monkeypatch):
@@ -290,7 +290,7 @@ def test_a_callback_that_cannot_resume_starts_from_the_beginning(run, tmp_path, 
     resumed = run("killed")
     assert without_times(resumed) == without_times(whole)
     notes = Record.read(tmp_path / "killed").notes
-    assert "cannot go on from step=000000060.ckpt: no resuming here" in notes
+    assert "cannot resume from step=000000060.ckpt: no resuming here" in notes
     assert notes[-1] == "starting from the beginning"
 
 
@@ -316,7 +316,7 @@ def test_only_the_last_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-200], lambda b: b"", lambda b: b[:2000] + b"?" + b[2001:]])
-def test_damage_is_seen(tmp_path, damage):
+def test_damage_is_detected(tmp_path, damage):
     checkpoints = Checkpoints(tmp_path, every=2)
     tiny_trainer(checkpoints).fit(TinyModule())
     (path,) = checkpoints.found()
@@ -329,7 +329,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
     trainer = tiny_trainer()
     trainer.fit(TinyModule())
     trainer.save_checkpoint(tmp_path / "foreign.ckpt")
-    with pytest.raises(CheckpointError, match="not one of this program's runs"):
+    with pytest.raises(CheckpointError, match="was not written by a run of lrbench_pl"):
         tiny_trainer(Checkpoints(tmp_path)).fit(TinyModule(), ckpt_path=tmp_path / "foreign.ckpt", weights_only=False)
 
 

@@ -1,4 +1,4 @@
-"""Composing inside one fit: exactness, ends of every kind, and the row."""
+"""Composing within one fit: exactness, every way to end, and the result."""
 
 import itertools
 import json
@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from lrbench_pl.callbacks import composer as composer_module
+from lrbench_pl.callbacks import composer_request
 from lrbench_pl.callbacks.composer import LRPolicyComposer
 from lrbench_pl.callbacks.lr_policy import LRPolicyError
 from lrbench_pl.runs.build import Classifier, build
@@ -20,7 +20,7 @@ BASE = ["logger=none", "max_steps=300", "check_every=10", "dataset=synthetic", "
 
 
 class Net(nn.Module):
-    """Batch statistics and random numbers: what a careless restore gets wrong."""
+    """Batch statistics and dropout, which an incomplete restore changes."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ OWN = ["model._target_=tests.callbacks.test_composer.Net"]
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 @pytest.mark.parametrize("target", ["1.0", "0.3"])
-def test_the_composed_policy_alone_repeats_the_training_bit_for_bit(tmp_path, optimizer, target):
+def test_the_composed_policy_alone_reproduces_the_training_bitwise(tmp_path, optimizer, target):
     from omegaconf import OmegaConf
 
     from lrbench_pl.policies import to_config
@@ -58,7 +58,7 @@ def test_the_composed_policy_alone_repeats_the_training_bit_for_bit(tmp_path, op
     composed = fit(*common, "lr_policy=auto", f"target={target}", "lr_policy.growth=1.5", "max_steps=700")
     composer = composed.verifier
     if target == "1.0":
-        assert composer.tuning_steps > 60  # branches were given up before it ended
+        assert composer.tuning_steps > 60  # branches were abandoned before it ended
     OmegaConf.save(OmegaConf.create(to_config(composer.realised())), tmp_path / "policy.yaml")
     alone = fit(*common, f"lr_policy_file={tmp_path}/policy.yaml", f"max_steps={composer.policy_step}", "target=null")
     theirs = weights(alone)
@@ -67,8 +67,8 @@ def test_the_composed_policy_alone_repeats_the_training_bit_for_bit(tmp_path, op
         assert torch.equal(value, theirs[name]), name
 
 
-def test_a_composition_begun_anew_is_repeated_bit_for_bit_too(tmp_path, monkeypatch):
-    """The checks bring the very same value for 600 steps, as of a network that has learnt its data by heart."""
+def test_a_restarted_composition_is_reproduced_bitwise_too(tmp_path, monkeypatch):
+    """The checks are identical for 600 steps, as with a network that has memorised its data."""
     from omegaconf import OmegaConf
 
     from lrbench_pl.policies import to_config
@@ -78,10 +78,10 @@ def test_a_composition_begun_anew_is_repeated_bit_for_bit_too(tmp_path, monkeypa
     composed = fit(*common, "lr_policy=auto", "target=0.8", "check_every=20", "max_steps=1000")
     composer = composed.verifier
     assert composer.verdict.status == "reached"
-    begun = [record for record in composer.records if record["kind"] == "trunk" and record["policy_step"] == 0]
-    assert len(begun) > 2
-    assert len({record["why"] for record in begun}) == len(begun)  # each time another peak
-    assert [record["kept"] for record in begun] == [False] * (len(begun) - 1) + [True]
+    starts = [record for record in composer.records if record["kind"] == "stable" and record["policy_step"] == 0]
+    assert len(starts) > 2
+    assert len({record["why"] for record in starts}) == len(starts)  # another peak each time
+    assert [record["kept"] for record in starts] == [False] * (len(starts) - 1) + [True]
     OmegaConf.save(OmegaConf.create(to_config(composer.realised())), tmp_path / "policy.yaml")
     policy = f"lr_policy_file={tmp_path}/policy.yaml"
     alone = fit(*common, policy, f"max_steps={composer.policy_step}", "target=null")
@@ -89,14 +89,14 @@ def test_a_composition_begun_anew_is_repeated_bit_for_bit_too(tmp_path, monkeypa
     assert all(torch.equal(value, theirs[name]) for name, value in weights(composed).items())
 
 
-def test_a_run_says_both_clocks_and_keeps_the_account(tmp_path, monkeypatch):
+def test_a_run_reports_both_step_counts_and_keeps_its_records(tmp_path, monkeypatch):
     monitor = script(monkeypatch, lambda step: 0.5 + 0.01 * (step // 10 % 3))
     row = run(compose([*BASE, "lr_policy=auto", "target=1.0", monitor, "max_steps=200"]), tmp_path)
     assert row.status == "missed"
     assert 0 < row.tuning_steps < row.steps_run <= 200
     assert "policy step" in row.message
     records = json.loads((tmp_path / "tuning.json").read_text())
-    assert {record["kind"] for record in records} >= {"trunk", "branch"}
+    assert {record["kind"] for record in records} >= {"stable", "branch"}
     assert sum(record["steps"] for record in records) == row.steps_run
     best = max(record["value"] for record in records if record["kind"] == "branch")
     kept = [record for record in records if record["kind"] == "branch" and record["kept"]]
@@ -115,24 +115,24 @@ def test_a_run_says_both_clocks_and_keeps_the_account(tmp_path, monkeypatch):
 def test_an_optimizer_whose_steps_do_not_shrink_with_the_gradient_gets_a_wider_margin(
     monkeypatch, optimizer, given, margin
 ):
-    asked = []
+    margins = []
 
     def spy(settings, *arguments):
-        asked.append(settings.margin)
+        margins.append(settings.margin)
         return plan(settings, *arguments)
 
-    plan = composer_module.compose
-    monkeypatch.setattr(composer_module, "compose", spy)
+    plan = composer_request.plan_segments
+    monkeypatch.setattr(composer_request, "plan_segments", spy)
     fit("lr_policy=auto", "target=0.05", f"optimizer={optimizer}", f"lr_policy.margin={given}")
-    assert asked == [margin]
+    assert margins == [margin]
 
 
-def test_a_target_met_on_the_trunk_ends_it_there(monkeypatch):
+def test_a_target_met_in_the_stable_phase_ends_the_training(monkeypatch):
     monitor = script(monkeypatch, lambda step: 0.5)
     composer = fit("lr_policy=auto", "target=0.05", monitor).verifier
     assert composer.verdict.status == "reached"
     assert composer.verdict.steps_to_target == composer.verdict.steps_run == composer.tuning_steps + 10
-    assert [record["kind"] for record in composer.records][-1] == "trunk"
+    assert [record["kind"] for record in composer.records][-1] == "stable"
 
 
 def test_without_a_target_one_policy_takes_the_budget():
@@ -150,18 +150,18 @@ def test_a_tiny_budget_gives_a_policy_too(monkeypatch, budget):
     assert composer.verdict.steps_run <= budget
 
 
-def test_a_rate_that_diverges_is_avoided_not_the_end(monkeypatch):
+def test_a_rate_that_diverges_is_avoided_and_training_continues(monkeypatch):
     explode(monkeypatch, above=0.01)
     rate = ("optimizer=sgd", "lr=0.08", "optimizer.lr=0.08", "+lr_policy.repeats=0")
     composer = fit("lr_policy=auto", "target=1.0", *rate, script(monkeypatch, lambda step: step / 1000)).verifier
     assert composer.verdict.status == "missed"
-    trunks = [record["why"] for record in composer.records if record["kind"] == "trunk"]
-    assert trunks[:4] == ["diverged"] * 3 + ["peak 0.01"]
-    assert "diverged" not in trunks[3:]  # what is gone back from is forgotten
-    assert [words.partition(":")[0] for words in composer.found.avoided[:3]] == [
-        f"a trunk at {peak}" for peak in (0.08, 0.04, 0.02)
+    phases = [record["why"] for record in composer.records if record["kind"] == "stable"]
+    assert phases[:4] == ["diverged"] * 3 + ["peak 0.01"]
+    assert "diverged" not in phases[3:]  # the losses of abandoned segments are forgotten
+    assert [message.partition(":")[0] for message in composer.found.avoided[:3]] == [
+        f"stable phase at {peak}" for peak in (0.08, 0.04, 0.02)
     ]
-    assert composer.found.avoided[0].startswith("a trunk at 0.08: diverged")
+    assert composer.found.avoided[0].startswith("stable phase at 0.08: diverged")
 
 
 @pytest.mark.filterwarnings("ignore:the training loader has no `position`")
@@ -185,12 +185,12 @@ def test_the_composer_s_own_budget_ends_a_trainer_without_one():
 def test_what_cannot_be_composed_is_refused():
     with pytest.raises(LRPolicyError, match="must be a multiple of accumulate_grad_batches"):
         tiny_trainer(LRPolicyComposer(1.0), val_check_interval=3, accumulate_grad_batches=2).fit(TinyModule())
-    with pytest.raises(LRPolicyError, match="composing needs a check within 1 step, but they are 2 apart"):
+    with pytest.raises(LRPolicyError, match="composing needs a check within 1 step, but the first one is after 2"):
         tiny_trainer(LRPolicyComposer(1.0, max_steps=1)).fit(TinyModule())
 
 
-def test_averaged_weights_are_looked_at_and_put_back():
-    """A check of the average is a forecast: it is no check of the verdict, and it leaves nothing behind."""
+def test_averaged_weights_are_checked_and_removed():
+    """A check of the average is a forecast: it is not part of the verdict and changes nothing."""
     parts = fit("lr_policy=auto", "target=1.0", "lr_policy.growth=1.5", "+lr_policy.repeats=0")
     composer = parts.verifier
     averaged = [record for record in composer.records if record["averaged"]]
@@ -210,8 +210,8 @@ def test_an_average_that_meets_the_target_does_not_reach_it(monkeypatch):
     seen = []
 
     def generous(self, trainer):
-        seen.append(self._leg.averaged)
-        return 1.0 if self._leg.averaged else min(0.5, read(self, trainer))
+        seen.append(self._state.running.segment.averaged)
+        return 1.0 if self._state.running.segment.averaged else min(0.5, read(self, trainer))
 
     monkeypatch.setattr(Composer, "_read_monitor", generous)
     composer = fit("lr_policy=auto", "target=0.9", "+lr_policy.repeats=0").verifier
@@ -224,7 +224,7 @@ def test_the_range_test_ends_between_two_checks(tmp_path):
     composer = fit("lr_policy=auto", "target=1.0", "max_steps=700", "check_every=50").verifier
     kinds = [(record["kind"], record["policy_step"], record["steps"]) for record in composer.records]
     assert kinds[:2] == [("range", 0, 50), ("range", 0, 50)]
-    assert kinds[2][:2] == ("trunk", 0)
+    assert kinds[2][:2] == ("stable", 0)
     composer = fit("lr_policy=auto", "target=1.0", "max_steps=2000", "check_every=80", "model=mlp").verifier
     assert [record["steps"] for record in composer.records[:2]] == [80, 80]
     composer = fit("lr_policy=auto", "target=1.0", "max_steps=1100", "check_every=150").verifier
@@ -232,8 +232,8 @@ def test_the_range_test_ends_between_two_checks(tmp_path):
     assert composer.records[2]["spent"] == 150
 
 
-class Keep(pl.Callback):
-    """Writes one checkpoint, after the step or at the end of the fit."""
+class Save(pl.Callback):
+    """Writes one checkpoint, after a step or at the end of the fit."""
 
     def __init__(self, path, step=None):
         self.path, self.step = path, step
@@ -248,7 +248,7 @@ class Keep(pl.Callback):
 
 
 def plain(path, *callbacks, steps=200, check_every=2, optimizer_lr=99.0, jumps_at=None, **arguments):
-    """Compose in a Trainer of one's own, from a checkpoint read as Lightning reads it by default."""
+    """Compose in a plain Trainer, optionally from a checkpoint that Lightning loads with its defaults."""
 
     class Module(TinyModule):
         def training_step(self, batch, batch_idx):
@@ -264,10 +264,10 @@ def plain(path, *callbacks, steps=200, check_every=2, optimizer_lr=99.0, jumps_a
 
 
 @pytest.mark.filterwarnings("ignore:the training loader has no `position`")
-class TestGoingOnInAPlainTrainer:
-    def test_a_checkpoint_holds_plain_data_and_what_may_be_gone_back_to(self, tmp_path):
-        plain(None, Keep(tmp_path / "a.ckpt", 60), Keep(tmp_path / "b.ckpt", 500), steps=700)
-        for name, snapshots in (("a", {"start"}), ("b", {"start", "trunk", "best"})):
+class TestResumingInAPlainTrainer:
+    def test_a_checkpoint_contains_plain_data_and_the_snapshots(self, tmp_path):
+        plain(None, Save(tmp_path / "a.ckpt", 60), Save(tmp_path / "b.ckpt", 500), steps=700)
+        for name, snapshots in (("a", {"start"}), ("b", {"start", "stable", "best"})):
             checkpoint = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)
             (state,) = [kept for kept in checkpoint["callbacks"].values() if "composition" in kept]
             assert set(state["composition"]["snapshots"]) == snapshots
@@ -282,37 +282,40 @@ class TestGoingOnInAPlainTrainer:
         ],
     )
     def test_other_settings_are_refused_with_the_difference(self, tmp_path, other, change):
-        plain(None, Keep(tmp_path / "a.ckpt", 50))
+        plain(None, Save(tmp_path / "a.ckpt", 50))
         with pytest.raises(LRPolicyError) as refused:
             plain(tmp_path / "a.ckpt", **other)
         assert str(refused.value) == (
-            f"the checkpoint holds a composition of other settings ({change}); give the same ones"
+            f"the checkpoint contains a composition with other settings ({change}); use the same ones"
         )
 
     def test_another_plan_is_refused(self, tmp_path, monkeypatch):
-        from lrbench_pl.composing import plan as plan
+        from lrbench_pl.composing import plan
 
-        plain(None, Keep(tmp_path / "a.ckpt", 100))
-        monkeypatch.setattr(plan, "_SWEEP_STEPS", 10)
-        with pytest.raises(LRPolicyError, match="takes a range of 10 steps from 0 where leg 2 of the checkpoint"):
+        plain(None, Save(tmp_path / "a.ckpt", 100))
+        monkeypatch.setattr(plan, "_PASS_STEPS", 10)
+        with pytest.raises(
+            LRPolicyError,
+            match=r"segment 2 of the plan \(range, 10 steps from step 0\) differs from that of the checkpoint",
+        ):
             plain(tmp_path / "a.ckpt")
 
     def test_a_checkpoint_without_a_composition_is_refused(self, tmp_path):
-        tiny_trainer(Keep(tmp_path / "a.ckpt", 4)).fit(TinyModule())
-        with pytest.raises(LRPolicyError, match="holds no composition to go on with; compose anew, without it"):
+        tiny_trainer(Save(tmp_path / "a.ckpt", 4)).fit(TinyModule())
+        with pytest.raises(LRPolicyError, match="contains no composition; start without the checkpoint"):
             plain(tmp_path / "a.ckpt")
 
     @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
     def test_a_loss_that_jumped_before_the_checkpoint_is_remembered(self, tmp_path):
-        """At the checkpoint its running mean is low again; what jumped does not go on."""
+        """The running mean is low again at the checkpoint, but the segment has still diverged."""
         longer = {"check_every": 100, "optimizer_lr": 0.1}
-        first = plain(None, Keep(tmp_path / "a.ckpt", 95), jumps_at=3, **longer)
+        first = plain(None, Save(tmp_path / "a.ckpt", 95), jumps_at=3, **longer)
         again = plain(tmp_path / "a.ckpt", **longer)
         assert again.records[0]["why"] == first.records[0]["why"] == "diverged"
 
     @pytest.mark.parametrize(("steps", "target"), [(-1, 2.0), (60, 2.0), (-1, 0.1)])
-    def test_one_that_has_ended_stays_so(self, tmp_path, steps, target):
-        first = plain(None, Keep(tmp_path / "a.ckpt"), steps=steps, target=target, max_steps=60)
+    def test_a_finished_composition_stays_finished(self, tmp_path, steps, target):
+        first = plain(None, Save(tmp_path / "a.ckpt"), steps=steps, target=target, max_steps=60)
         again = plain(tmp_path / "a.ckpt", steps=steps, target=target, max_steps=60)
         assert again.verdict == first.verdict
         assert again.verdict.status == ("missed" if target == 2.0 else "reached")
@@ -320,8 +323,8 @@ class TestGoingOnInAPlainTrainer:
         assert (again.records, again.found, again.realised()) == (first.records, first.found, first.realised())
 
 
-@pytest.mark.parametrize("check_every", [20, 50])  # the first sweep ends between two checks, or at one
-def test_the_second_sweep_of_a_range_test_sees_other_batches(monkeypatch, check_every):
+@pytest.mark.parametrize("check_every", [20, 50])  # the first pass ends between two checks, or at one
+def test_the_second_pass_of_a_range_test_sees_other_batches(monkeypatch, check_every):
     step, batches = Classifier.training_step, []
 
     def training_step(self, batch, batch_idx):
@@ -336,7 +339,7 @@ def test_the_second_sweep_of_a_range_test_sees_other_batches(monkeypatch, check_
 
 @pytest.mark.slow
 def test_two_processes_compose_together(tmp_path):
-    """Each decides by the same numbers, so that they take the same legs and end with the same weights."""
+    """All processes decide from the same numbers, so that they train the same segments."""
     import os
     import subprocess
     import sys
@@ -360,6 +363,6 @@ def test_two_processes_compose_together(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     row = json.loads((tmp_path / "run" / "result.json").read_text())
     assert row["status"] == "missed"
-    legs = json.loads((tmp_path / "run" / "tuning.json").read_text())
-    assert sum(leg["kind"] == "branch" for leg in legs) > 1
-    assert sum(leg["steps"] for leg in legs) == row["steps_run"] == 300
+    records = json.loads((tmp_path / "run" / "tuning.json").read_text())
+    assert sum(record["kind"] == "branch" for record in records) > 1
+    assert sum(record["steps"] for record in records) == row["steps_run"] == 300

@@ -1,4 +1,4 @@
-"""Modules and losses of every kind beside the composer: legs end by steps, and decisions rest on what was seen."""
+"""The composer with modules and losses of every kind."""
 
 import json
 import math
@@ -20,7 +20,7 @@ pytestmark = [
 
 
 class Module(TinyModule):
-    """Its accuracy is given, so that no decision rests on the course of its training.
+    """Module with a given accuracy, so that no decision depends on the course of its training.
 
     Args:
         offset: Added to the loss.
@@ -39,7 +39,7 @@ class Module(TinyModule):
         return None if self.silent(self.batches_seen - 1) else loss
 
     def validation_step(self, batch, batch_idx):
-        self.log("val/accuracy", 0.1 + 1e-6 * self.trainer.global_step)  # never the same: it is not begun anew
+        self.log("val/accuracy", 0.1 + 1e-6 * self.trainer.global_step)  # never identical: training does not restart
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.05)
@@ -84,44 +84,44 @@ def test_a_manual_training_that_hides_its_loss_is_refused_at_its_first_step(repe
     assert module.batches_seen == 1
 
 
-def test_so_is_a_range_test_of_one():
+def test_a_manual_range_test_that_hides_its_loss_is_refused_too():
     module = Manual(returns=False)
-    with pytest.raises(LRPolicyError, match="a range test judges rates by the training loss"):
+    with pytest.raises(LRPolicyError, match="a range test needs the training loss"):
         tiny_trainer(LRRangeTest(lr=0.1, steps=10)).fit(module)
     assert module.batches_seen == 1
 
 
 def test_a_manual_training_that_returns_its_loss_composes_as_an_automatic_one():
     manual, automatic = compose(Manual(), steps=800), compose(Module(), steps=800)
-    assert [record[:3] for record in decisions(manual)][:3] == [("range", 0, 50), ("range", 0, 50), ("trunk", 0, 40)]
+    assert [record[:3] for record in decisions(manual)][:3] == [("range", 0, 50), ("range", 0, 50), ("stable", 0, 40)]
     assert [record[:3] for record in decisions(manual)][:3] == [record[:3] for record in decisions(automatic)][:3]
 
 
-def test_legs_count_the_steps_of_the_driven_optimizer():
-    """Lightning counts those of both."""
+def test_segments_count_the_steps_of_the_driven_optimizer():
+    """Lightning counts the steps of both."""
     composer = compose(Manual(optimizers=2), steps=400, budget=800, optimizer_index=1, repeats=0)
     assert composer.verdict.steps_run == sum(record["steps"] for record in composer.records) == 400
 
 
 @pytest.mark.parametrize("silent", [lambda batch: batch % 3 == 0, lambda batch: batch % 50 >= 45])
-def test_a_batch_without_a_loss_is_a_step_of_the_range_test_all_the_same(silent):
+def test_a_batch_without_a_loss_is_a_step_of_the_range_test_too(silent):
     composer = compose(Module(silent=silent), steps=800)
-    assert [record[:3] for record in decisions(composer)][:3] == [("range", 0, 50), ("range", 0, 50), ("trunk", 0, 40)]
+    assert [record[:3] for record in decisions(composer)][:3] == [("range", 0, 50), ("range", 0, 50), ("stable", 0, 40)]
     assert composer.verdict.status == "missed"
 
 
-def test_each_loss_of_a_range_test_stands_at_its_own_step():
+def test_each_loss_of_a_range_test_is_at_its_own_step():
     test = LRRangeTest(lr=0.1, steps=12)
     module = Module(silent=lambda batch: batch in (0, 4, 5))
     tiny_trainer(test, max_steps=12).fit(module)
     whole = LRRangeTest(lr=0.1, steps=12)
     tiny_trainer(whole, max_steps=12).fit(Module())
     assert len(test.losses) == len(whole.losses) == 12
-    assert test.losses[0] == test.losses[1]  # an unseen one is that of the next step
+    assert test.losses[0] == test.losses[1]  # a missing loss is that of the next step
     assert test.losses[4] == test.losses[5] == test.losses[6]
 
 
-def test_a_training_that_never_returns_a_loss_is_refused_after_the_first_sweep():
+def test_a_training_that_never_returns_a_loss_is_refused_after_the_first_pass():
     module = Module(silent=lambda batch: True)
     with pytest.raises(LRPolicyError, match=r"training_step returned none in 50 steps; return it, or set repeats=0"):
         compose(module, steps=800)
@@ -135,7 +135,7 @@ def test_a_shift_of_the_loss_changes_no_decision(offset):
     assert shifted.verdict.message == plain.verdict.message
 
 
-def test_a_validation_that_does_not_measure_the_monitor_ends_no_leg():
+def test_a_validation_that_does_not_measure_the_monitor_ends_no_segment():
     class Sometimes(Module):
         validations = 0
 
@@ -151,13 +151,13 @@ def test_a_validation_that_does_not_measure_the_monitor_ends_no_leg():
     assert {check.step % 20 for check in composer.verdict.checks} == {10}
 
 
-def test_what_was_avoided_is_recorded_and_said(tmp_path):
+def test_what_was_avoided_is_recorded_and_reported(tmp_path):
     composer = compose(Module(limit=0.02), steps=300, repeats=0)
     assert composer.avoided == [
-        "a trunk at 0.05: diverged after policy step 0",
-        "a trunk at 0.025: diverged after policy step 0",
+        "stable phase at 0.05: diverged after policy step 0",
+        "stable phase at 0.025: diverged after policy step 0",
     ]
-    assert [record["avoided"] for record in composer.records[:3]] == [[words] for words in composer.avoided] + [[]]
+    assert [record["avoided"] for record in composer.records[:3]] == [[message] for message in composer.avoided] + [[]]
     assert composer.avoided == composer.found.avoided
     assert composer.verdict.message.endswith(f"; avoided: {'; '.join(composer.avoided)}")
     assert json.loads(json.dumps(composer.records)) == composer.records
@@ -169,17 +169,17 @@ def test_many_that_were_avoided_are_counted_in_the_message():
     assert composer.verdict.message.endswith(f"{composer.avoided[2]}; {len(composer.avoided) - 3} more")
 
 
-def test_a_target_reached_says_what_was_avoided_before():
+def test_a_reached_target_reports_what_was_avoided():
     class Late(Module):
         def validation_step(self, batch, batch_idx):
             self.log("val/accuracy", 0.95 if self.trainer.global_step >= 60 else 0.1)
 
     composer = compose(Late(limit=0.02), steps=300, repeats=0)
     assert composer.verdict.status == "reached"
-    assert "avoided: a trunk at 0.05" in composer.verdict.message
+    assert "avoided: stable phase at 0.05" in composer.verdict.message
 
 
-def test_a_second_fit_begins_anew():
+def test_a_second_fit_starts_from_the_beginning():
     class Good(Module):
         def validation_step(self, batch, batch_idx):
             self.log("val/accuracy", 0.95)
@@ -196,7 +196,7 @@ def test_a_second_fit_begins_anew():
 
 
 @pytest.mark.parametrize("batches", [8, 10])
-def test_going_back_in_mid_accumulation_leaves_no_gradient_of_what_is_given_up(batches):
+def test_going_back_in_mid_accumulation_leaves_no_gradient_of_the_abandoned_segment(batches):
     from torch.utils.data import DataLoader
 
     from tests.helpers import blobs
@@ -214,8 +214,8 @@ def test_going_back_in_mid_accumulation_leaves_no_gradient_of_what_is_given_up(b
     assert all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters())
 
 
-def test_a_sweep_whose_steps_are_all_skipped_ends():
-    """A GradScaler skips every step once the weights are no numbers, and a skipped step does not count."""
+def test_a_pass_whose_steps_are_all_skipped_ends():
+    """A GradScaler skips every step once the weights are not finite, and a skipped step does not count."""
 
     class Skips(Module):
         def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
@@ -224,7 +224,7 @@ def test_a_sweep_whose_steps_are_all_skipped_ends():
                 optimizer.optimizer.step()
 
     composer = compose(Skips(limit=0.5), steps=800)
-    sweeps = [record for record in composer.records if record["kind"] == "range"]
-    assert [record["steps"] for record in sweeps] == [37, 37]  # the rate is above 0.5 from step 37 of 50 on
+    passes = [record for record in composer.records if record["kind"] == "range"]
+    assert [record["steps"] for record in passes] == [37, 37]  # the rate is above 0.5 from step 37 of 50 on
     assert composer.avoided[0] == "rates of 0.524 and above: the range test diverged"
     assert composer.verdict.status == "missed"

@@ -49,7 +49,7 @@ def test_equal_curves_are_found_an_adaptive_one_is_never_equal():
     [
         (["lr_policy=auto"], "lr_policy=auto finds its rates while it trains; there are none before"),
         (["lr_policy=nope"], "^lr_policy has no choice 'nope'; choose from auto, .*, wsd$"),
-        (["lr_policy=="], "'lr_policy==' is not in Hydra's language|Error parsing override 'lr_policy=='"),
+        (["lr_policy=="], "'lr_policy==' violates Hydra's grammar|Error parsing override 'lr_policy=='"),
         (["lr_policy=step", "lr_policy.gamma=2"], "lr_policy: gamma must lie in .0, 1., got 2"),
         (["colour=red"], "there is no key 'colour'; lrbench run --help lists them"),
         (["lr_policy_file=nowhere.yaml"], "lr_policy_file=nowhere.yaml: "),

@@ -1,4 +1,4 @@
-"""A loss has diverged by its course: where it lies says nothing."""
+"""Divergence is detected from the course of the loss, not from its level."""
 
 import math
 import random
@@ -6,7 +6,7 @@ import random
 import pytest
 
 from lrbench_pl.composing.divergence import LossWatch, noise
-from lrbench_pl.composing.range_test import Sweep, analyse
+from lrbench_pl.composing.range_test import RateRamp, analyse
 
 
 def course(shape, steps=200, spread=0.1, seed=0):
@@ -33,49 +33,49 @@ COURSES = {
 
 def first_alarm(losses):
     watch = LossWatch()
-    return next((step for step, loss in enumerate(losses) if watch.see(loss)), None)
+    return next((step for step, loss in enumerate(losses) if watch.update(loss)), None)
 
 
 @pytest.mark.parametrize("name", COURSES)
 @pytest.mark.parametrize("scale", [0.001, 1.0, 1024.0])
 @pytest.mark.parametrize("offset", [0.0, -5.0, 100.0])
-def test_a_course_is_judged_alike_wherever_it_lies(name, scale, offset):
+def test_detection_does_not_depend_on_level_and_scale(name, scale, offset):
     losses, diverges = COURSES[name]
     plain = first_alarm(losses)
     assert (plain is not None) is diverges
     assert first_alarm([scale * (loss + offset) for loss in losses]) == plain
 
 
-def test_noise_alone_is_seldom_a_divergence():
-    """The first loss may lie far below the others by chance; nothing tells that from a rise."""
+def test_noise_alone_is_rarely_a_divergence():
+    """The first loss may be far below the others by chance, which looks like a rise."""
     alarms = [first_alarm(course(lambda t: 0.0, steps=400, seed=seed)) is not None for seed in range(200)]
     assert sum(alarms) <= 20
 
 
-def test_going_back_forgets_all_but_the_first_loss():
+def test_a_reset_forgets_all_but_the_first_loss():
     watch = LossWatch()
     losses, _ = COURSES["explodes"]
-    assert any([watch.see(loss) for loss in losses])
-    watch.go_back()
-    assert not any(watch.see(loss) for loss in COURSES["learns"][0])
+    assert any([watch.update(loss) for loss in losses])
+    watch.reset()
+    assert not any(watch.update(loss) for loss in COURSES["learns"][0])
     assert watch.state_dict()["first"] == losses[0]
 
 
-def test_a_watch_goes_on_from_its_state():
+def test_a_watch_resumes_from_its_state():
     losses = COURSES["learns and dies"][0]
     watch, again = LossWatch(), LossWatch()
     for loss in losses[:80]:
-        watch.see(loss)
+        watch.update(loss)
     again.load_state_dict(watch.state_dict())
-    assert [again.see(loss) for loss in losses[80:]] == [watch.see(loss) for loss in losses[80:]]
+    assert [again.update(loss) for loss in losses[80:]] == [watch.update(loss) for loss in losses[80:]]
 
 
-def test_a_loss_that_is_no_number_has_diverged_and_leaves_nothing_behind():
+def test_a_non_finite_loss_is_a_divergence_and_leaves_the_state():
     watch = LossWatch()
-    watch.see(1.0)
+    watch.update(1.0)
     before = watch.state_dict()
-    assert watch.see(math.nan)
-    assert watch.see(math.inf)
+    assert watch.update(math.nan)
+    assert watch.update(math.inf)
     assert watch.state_dict() == before
 
 
@@ -83,8 +83,8 @@ def test_noise_of_too_few_losses_is_zero():
     assert noise([]) == noise([3.0]) == 0.0
 
 
-SWEEP = Sweep(0.001, 10.0, 50)
-SWEEPS = {
+RAMP = RateRamp(0.001, 10.0, 50)
+CURVES = {
     "learns, then explodes": lambda t: 2.3 - 0.05 * t if t < 30 else 0.8 + 0.3 * 1.6 ** (t - 30),
     "plateau, then explodes": lambda t: 2.3 if t < 35 else 2.3 + 0.3 * 1.6 ** (t - 35),
     "plateau throughout": lambda t: 2.3,
@@ -92,22 +92,22 @@ SWEEPS = {
 }
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("offset", [-5.0, -2.3, 50.0])
-def test_a_range_test_finds_the_same_rates_wherever_the_loss_lies(name, offset):
-    repeats = [course(SWEEPS[name], 50, 0.05, seed) for seed in (1, 2)]
-    plain = analyse(SWEEP, repeats)
-    shifted = analyse(SWEEP, [[loss + offset for loss in losses] for losses in repeats])
+def test_a_range_test_does_not_depend_on_the_level_of_the_loss(name, offset):
+    repeats = [course(CURVES[name], 50, 0.05, seed) for seed in (1, 2)]
+    plain = analyse(RAMP, repeats)
+    shifted = analyse(RAMP, [[loss + offset for loss in losses] for losses in repeats])
     for field in ("low", "high", "peak", "diverged_at"):
         assert getattr(shifted, field) == getattr(plain, field), field
     assert (plain.diverged_at is not None) is name.endswith("explodes")
 
 
 def test_rates_whose_loss_was_not_seen_are_not_usable():
-    seen = course(SWEEPS["learns throughout"], 50, 0.05)[:30]
-    assert analyse(SWEEP, [seen]).high == SWEEP(29)
+    seen = course(CURVES["learns throughout"], 50, 0.05)[:30]
+    assert analyse(RAMP, [seen]).high == RAMP(29)
 
 
 def test_a_range_test_without_a_loss_is_refused():
     with pytest.raises(ValueError, match="expected the losses of at least one repeat, got none"):
-        analyse(SWEEP, [[]])
+        analyse(RAMP, [[]])

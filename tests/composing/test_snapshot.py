@@ -1,4 +1,4 @@
-"""Random numbers as plain data."""
+"""Random state as plain data."""
 
 import io
 import random
@@ -9,11 +9,11 @@ import torch
 from lrbench_pl.composing.snapshot import _random_state, _set_random_state
 
 
-def test_random_numbers_go_back_from_a_file_too():
+def test_the_random_state_can_be_restored_from_a_file():
     def draws():
         return random.random(), np.random.standard_normal(3).tolist(), torch.rand(3).tolist()
 
-    np.random.standard_normal()  # which keeps a second one for the next call
+    np.random.standard_normal()  # it keeps a second number for the next call
     file = io.BytesIO()
     torch.save(_random_state(), file)
     first = draws()

@@ -1,4 +1,4 @@
-"""Everything that a step can change goes back; what cannot is refused by name."""
+"""Everything that a step can change is restored; the rest is refused by name."""
 
 import importlib
 import math
@@ -17,7 +17,7 @@ PACKAGES = ["pytorch_lightning", "lightning.pytorch"]
 
 
 class GoesBack(pl.Callback):
-    """Takes a snapshot after a batch, goes back after a later one, and asks what is there.
+    """Takes a snapshot after a batch, restores it after a later one, and records the state.
 
     Args:
         look: Called with Trainer and module when the snapshot is taken, before going back, and after.
@@ -44,7 +44,7 @@ class GoesBack(pl.Callback):
 
 
 def gone_back(look, *callbacks, module=None, trainer_class=pl.Trainer, accumulate=1, **arguments):
-    """What was there at the snapshot, just before going back, and after."""
+    """Return the state at the snapshot, just before the restore, and after it."""
     goes_back = GoesBack(look, **arguments)
     trainer = tiny_trainer(
         *callbacks,
@@ -75,14 +75,14 @@ def test_pending_gradients_go_back():
     assert after == taken
 
 
-def test_where_none_waits_for_a_step_there_is_none_after_going_back():
+def test_without_pending_gradients_there_are_none_after_a_restore():
     _, before, after = gone_back(gradients, take=4, back=7, accumulate=4, gradients=False, module=Small())
     assert any(gradient is not None for gradient in before.values())
     assert set(after.values()) == {None}
 
 
 class Grows(Small):
-    """Trains its bias later, in a group of its own."""
+    """Trains its bias later, in a separate group."""
 
     def configure_optimizers(self):
         self.layer.bias.requires_grad_(False)
@@ -116,7 +116,7 @@ def test_groups_that_were_taken_away_come_back():
 
 
 @pytest.mark.filterwarnings("ignore:the training loader has no `position`")
-def test_a_composition_goes_on_when_a_group_was_added():
+def test_a_composition_continues_when_a_group_was_added():
     class Diverges(Grows):
         def training_step(self, batch, batch_idx):
             loss = super().training_step(batch, batch_idx)
@@ -166,7 +166,7 @@ def module_of(package):
 
 
 class Shadow(pl.Callback):
-    """An average of one's own: a dict of tensors, filled at the first step that it sees."""
+    """Average of the weights in a dict of tensors, filled at the first step that it sees."""
 
     def __init__(self, since=1):
         self.since = since
@@ -245,8 +245,8 @@ def test_a_scheduler_of_another_optimizer_goes_back():
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_checkpoints_and_timers_go_on(package, tmp_path):
-    """Their files stay, and time does not go back."""
+def test_checkpoints_and_timers_are_not_restored(package, tmp_path):
+    """Files stay, and time does not go back."""
     package = pytest.importorskip(package)
     files = package.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1)
     timer = package.callbacks.Timer(duration="00:01:00:00")
@@ -265,14 +265,14 @@ def test_a_snapshot_is_plain_data(tmp_path):
     tiny_trainer(average, goes_back, max_steps=10, val_check_interval=8).fit(Grows())
     torch.save(goes_back.snapshot.state_dict(), tmp_path / "state")
     state = torch.load(tmp_path / "state", weights_only=True)
-    assert Snapshot.of(state).state_dict().keys() == goes_back.snapshot.state_dict().keys()
+    assert Snapshot.from_state_dict(state).state_dict().keys() == goes_back.snapshot.state_dict().keys()
 
 
-def test_a_module_that_has_other_parameters_by_now_is_refused_by_name():
+def test_a_module_with_other_parameters_is_refused_by_name():
     def spoil(trainer, module):
         module.late = nn.Linear(1, 1, bias=False)
 
-    with pytest.raises(ChangedModuleError, match=r"cannot go back: 'late\.weight' was added to the module or taken"):
+    with pytest.raises(ChangedModuleError, match=r"cannot go back: 'late\.weight' was added to the module or removed"):
         gone_back(lambda trainer, module: None, spoil=spoil)
 
 
@@ -298,7 +298,7 @@ def test_callbacks_whose_changes_cannot_be_undone_are_refused_before_the_first_s
         def finetune_function(self, pl_module, epoch, optimizer):
             pass
 
-    assert "but Unfreezes changes what is trained at an epoch" in refused(
+    assert "but Unfreezes changes the trained parameters at an epoch" in refused(
         Unfreezes(), module=module_of(package)(), trainer_class=package.Trainer
     )
     assert "but ModelPruning replaces parameters of the module" in refused(
@@ -308,10 +308,10 @@ def test_callbacks_whose_changes_cannot_be_undone_are_refused_before_the_first_s
     )
 
 
-def test_a_trained_tensor_that_is_no_parameter_is_refused():
+def test_a_trained_tensor_that_is_not_a_parameter_is_refused():
     class Loose(Small):
         def configure_optimizers(self):
             self.loose = torch.zeros(3, 2, requires_grad=True)
             return torch.optim.SGD([self.layer.weight, self.loose], lr=0.1)
 
-    assert "optimizer 0 trains a tensor of shape (3, 2) that is no parameter" in refused(module=Loose())
+    assert "optimizer 0 trains a tensor of shape (3, 2) that is not a parameter" in refused(module=Loose())

@@ -50,7 +50,7 @@ def environment(copy: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(packages),
         "VENV": sys.prefix,
-        "MAKEFLAGS": f"--old-file={sys.prefix}/.installed",  # `make demo` installs nothing here
+        "MAKEFLAGS": f"--old-file={sys.prefix}/.installed",
         "WANDB_MODE": "offline",
         "WANDB_SILENT": "true",
         "OMP_NUM_THREADS": "1",
@@ -76,6 +76,7 @@ def follow(document: Path) -> Iterator[tuple[bool, str]]:
     with tempfile.TemporaryDirectory(prefix="lrbench-docs-") as folder:
         copy = Path(folder) / "checkout"
         checkout(copy)
+        (copy / ".venv").symlink_to(sys.prefix)  # `make demo` installs nothing here
         variables = environment(copy)
         came_out: str | None = ""
         for block in blocks(document.read_text(encoding="utf-8")):

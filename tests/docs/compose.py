@@ -13,7 +13,7 @@ import typer
 from lrbench_pl import cli
 from lrbench_pl.cli import preview
 from lrbench_pl.runs.config import build_policy, compose, expand
-from lrbench_pl.runs.options import check_knobs
+from lrbench_pl.runs.options import check_config
 
 ROOT = Path(__file__).resolve().parents[2]
 # the choices without which an option does not exist; running text names such options alone
@@ -99,7 +99,7 @@ def _compose(overrides: list[str], own: list[str], many: bool) -> None:
             continue
         seen.update(job)
         cfg = compose([each for each in job if not each.startswith("lr_policy_file=")])
-        check_knobs(cfg)
+        check_config(cfg)
         if not own:  # whose classes are there only when the document is followed
             build_policy(cfg)
 
@@ -148,7 +148,7 @@ def _check_make(arguments: list[str]) -> None:
 
 def _check_extras(arguments: list[str]) -> None:
     known = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
-    for found in re.findall(r"lrbench_pl\[([\w,]+)\]", " ".join(arguments)):
+    for found in re.findall(r"(?:lrbench_pl|\.)\[([\w,]+)\]", " ".join(arguments)):
         for name in found.split(","):
             if name not in known:
                 raise CommandError(f"lrbench_pl has no extra {name}")

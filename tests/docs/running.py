@@ -1,21 +1,19 @@
 """The commands of the documents, run for real but short: what ``make docs-check`` does in hours, in seconds.
 
-A command of ``python run.py`` or ``lrbench`` runs in a process forked from one that has everything imported; others run
-in a shell. Budgets are cut, data that must be downloaded and machines that are not there are replaced; nothing else is.
+A command of ``python`` or ``lrbench`` runs in a process forked from one that has everything imported; others run in a
+shell. Budgets are cut, data that must be downloaded and machines that are not there are replaced; nothing else is.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
-import runpy
 import shlex
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 
+from tests import forks
 from tests.docs.blocks import blocks, inline
 
 STEPS = 60
@@ -39,7 +37,7 @@ NOT_RUN = {
 # its two commands, as they stand in the Makefile
 DEMO = ("python run.py --multirun experiment=demo hydra.sweep.dir=multirun/demo", "lrbench rank multirun/demo")
 _INSTEAD = (  # of what is not on this machine
-    (r"experiment=(mnist|cifar10|imagenet)\w*", "dataset=synthetic"),
+    (r"experiment=(mnist|cifar10|imagenet|kjv|letter)\w*", "dataset=synthetic"),
     (r"dataset\.download=true ?", ""),
     (r"hydra/launcher=submitit_slurm|hydra/launcher=ray", "hydra/launcher=basic"),
     (r"'?\+?hydra\.launcher\.[\w.]+=[^\s']+'? ?", ""),
@@ -121,16 +119,18 @@ def run(command: str, folder: Path, output: Path) -> int:
                 ["bash", "-c", command], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=file,
                 stderr=subprocess.STDOUT, timeout=_LIMIT_S,
             ).returncode  # fmt: skip
-    process = _forks().Process(
-        target=_child, args=(words, str(folder), str(output), {**_environment(folder), **variables})
-    )
-    process.start()
-    process.join(_LIMIT_S)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        return 124
-    return int(process.exitcode or 0)
+    programs = {"python": [sys.executable], "lrbench": [sys.executable, str(Path(sys.executable).with_name("lrbench"))]}
+    environment = {name: value for name, value in os.environ.items() if name != "LRBENCH_DB"}
+    with output.open("wb") as file:
+        process = forks.start(
+            [*programs[words[0]], *words[1:]], folder, {**environment, **_environment(folder), **variables}, file
+        )
+        try:
+            return process.wait(_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            return 124
+        finally:
+            process.kill_group()
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -142,43 +142,3 @@ def _environment(folder: Path) -> dict[str, str]:
         "COLUMNS": "160",
         "HOME": str(folder),
     }
-
-
-def _forks() -> multiprocessing.context.ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["lrbench_pl.runs.run", "lrbench_pl.cli", "lrbench_pl.analysis.report", "lrbench_pl.sweeps.launch"]
-    )
-    return context
-
-
-def _child(words: list[str], folder: str, output: str, variables: dict[str, str]) -> None:
-    os.chdir(folder)
-    os.environ.pop("LRBENCH_DB", None)
-    os.environ.update(variables)
-    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    program, *arguments = words
-    code: object = 0
-    try:
-        if program == "lrbench":
-            from lrbench_pl.cli import main
-
-            sys.argv = ["lrbench", *arguments]
-            main()
-        else:
-            sys.argv = arguments
-            sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
-            runpy.run_path(arguments[0], run_name="__main__")
-    except SystemExit as exit_:
-        code = exit_.code
-        if isinstance(code, str):
-            print(code, file=sys.stderr)
-            code = 1
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(int(code or 0))  # type: ignore[call-overload]

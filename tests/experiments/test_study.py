@@ -104,7 +104,7 @@ def test_a_miss_of_the_default_is_an_arrival_at_the_end_of_its_budget(inv, tri, 
 def test_the_best_case_is_set_against_the_tuning_runs():
     rows = rows_of({"inv": [600, 670, 800], "tri": [200, 100, 100]})
     assert reading.best_case(rows)[-1] == (
-        "6.7 times sooner, the paper's best case, would be 100 steps. "
+        "A speed-up of 6.7, the paper's best case, would mean 100 steps. "
         "Of 1 tuning runs over 1000 the best ended at 0.8900, the median at 0.8900."
     )
     assert reading.best_case(rows_of({"inv": [600, None, None], "tri": [200, 100, 100]})) == []

@@ -1,4 +1,7 @@
-"""Sweeps as a user starts them, killed and started again. Whatever hangs is ended after a time."""
+"""Sweeps as a user starts them, killed and started again. Whatever hangs is ended after a time.
+
+With the basic launcher, which trains where it is started, the process is forked from one that has everything imported.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,13 @@ from typing import Any
 
 import pytest
 
+from tests import forks
+
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("seconds_to_target", "wall_time_s")
 LIMIT_S = 600
 LONG = ("max_steps=800", "check_every=100", "checkpoint_every=50", "target=null")
+Process = forks.Process | subprocess.Popen[bytes]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -40,8 +46,11 @@ def sweep(
     folder: Path, launcher: str, *overrides: str, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a sweep to its end."""
+    words = command(folder, launcher, *overrides)
+    if launcher == "basic" and environment is None:
+        return forks.run(words, folder.parent, ENVIRONMENT, LIMIT_S)
     return subprocess.run(
-        command(folder, launcher, *overrides),
+        words,
         cwd=folder.parent,
         env={**ENVIRONMENT, **(environment or {})},
         capture_output=True,
@@ -50,15 +59,15 @@ def sweep(
     )
 
 
-def start(folder: Path, launcher: str, *overrides: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, launcher: str, *overrides: str) -> Process:
     """Start a sweep in a process group of its own."""
-    return begin(command(folder, launcher, *overrides), folder.parent)
-
-
-def begin(words: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    """Start a command in a process group of its own."""
+    words = command(folder, launcher, *overrides)
+    if launcher == "basic":
+        return forks.start(words, folder.parent, ENVIRONMENT)
     quiet = subprocess.DEVNULL
-    return subprocess.Popen(words, cwd=folder, env=ENVIRONMENT, stdout=quiet, stderr=quiet, start_new_session=True)
+    return subprocess.Popen(
+        words, cwd=folder.parent, env=ENVIRONMENT, stdout=quiet, stderr=quiet, start_new_session=True
+    )
 
 
 class Terminal:
@@ -157,7 +166,7 @@ def wait_for(condition: Any, limit_s: float = 300.0) -> bool:
     return bool(met)
 
 
-def kill_in_the_middle(process: subprocess.Popen[bytes], folder: Path, how: str, chance: random.Random) -> None:
+def kill_in_the_middle(process: Process, folder: Path, how: str, chance: random.Random) -> None:
     """Kill a sweep at a random moment after one of its jobs has begun: the parent, a worker before it, or all."""
     begun = time.time()
     wait_for(lambda: process.poll() is not None or any(_mtime(path) > begun for path in folder.glob("*/run.json")))
@@ -174,7 +183,7 @@ def kill_in_the_middle(process: subprocess.Popen[bytes], folder: Path, how: str,
     process.wait(timeout=30)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: Process) -> None:
     """Leave nothing behind."""
     _kill_group(process)
     process.wait(timeout=30)
@@ -192,6 +201,6 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
+def _kill_group(process: Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -65,8 +65,8 @@ def test_a_damaged_checkpoint_is_said_and_passed_over(tmp_path):
     last.write_bytes(content)
     done = sweep(folder, "basic", *jobs)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"cannot go on from {last.name}" in done.stdout
-    assert f"going on from {earlier.name}" in done.stdout
+    assert f"cannot resume from {last.name}" in done.stdout
+    assert f"resuming from {earlier.name}" in done.stdout
     (row,) = rows(folder)
     assert (row["status"], row["steps_run"]) == ("missed", 3000)
 

@@ -4,18 +4,17 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 
+from tests import forks
 from tests.faults.sweeps import (
     ENVIRONMENT,
     LIMIT_S,
     LONG,
     ROOT,
-    begin,
     command,
     end,
     group,
@@ -38,7 +37,7 @@ def test_a_composition_killed_again_and_again(tmp_path):
     undisturbed = sweep(tmp_path / "other", "basic", *jobs)
     assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
     legs = json.loads((tmp_path / "other" / "0" / "tuning.json").read_text())
-    assert {leg["kind"] for leg in legs} == {"range", "trunk", "branch"}
+    assert {leg["kind"] for leg in legs} == {"range", "stable", "branch"}
     folder, chance, killed = tmp_path / "sweep", random.Random(2), []
     for _ in range(4):
         process = start(folder, "basic", *jobs)
@@ -51,7 +50,7 @@ def test_a_composition_killed_again_and_again(tmp_path):
     assert len(set(killed) - {0}) == 4  # each went further
     done = sweep(folder, "basic", *jobs)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"going on from step={killed[-1]:09d}.ckpt" in done.stdout
+    assert f"resuming from step={killed[-1]:09d}.ckpt" in done.stdout
     assert "cannot go on" not in done.stdout
     assert numbers(folder) == numbers(tmp_path / "other")
     for file in ("tuning.json", "policy.yaml"):
@@ -75,7 +74,7 @@ def test_a_training_in_two_processes_goes_on(tmp_path):
     assert whole.stderr == ""
     assert "2 jobs: 2 missed" in whole.stdout
     alone = [sys.executable, str(ROOT / "run.py"), *two, "seed=1", f"hydra.run.dir={tmp_path}/alone"]
-    first = begin(alone, tmp_path)
+    first = forks.start(alone, tmp_path, ENVIRONMENT)
     try:
         assert wait_for(lambda: list(tmp_path.glob("alone/checkpoints/step=*.ckpt")))
         first.kill()  # the second process ends without it
@@ -84,9 +83,9 @@ def test_a_training_in_two_processes_goes_on(tmp_path):
     finally:
         end(first)
     assert rows(tmp_path) == []
-    again = subprocess.run(alone, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT_S)
+    again = forks.run(alone, tmp_path, ENVIRONMENT, LIMIT_S)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "going on from step=" in again.stdout + again.stderr
+    assert "resuming from step=" in again.stdout + again.stderr
     assert (again.stdout + again.stderr).count("ran 300 steps") == 1
     assert numbers(tmp_path)[0] in numbers(tmp_path / "sweep")
 
@@ -114,12 +113,10 @@ def test_a_preempted_job_is_queued_again(tmp_path):
 def test_two_at_once_share_no_work(tmp_path):
     """The same sweep started twice: the second waits for what the first is at, and repeats nothing."""
     folder = tmp_path / "sweep"
-    longer = [word for word in LONG if not word.startswith("max_steps=")]  # than the second one takes to start
-    jobs = (*longer, "max_steps=12000", "lr_policy=fix", "seed=0,1")
+    jobs = (*LONG, "max_steps=3000", "lr_policy=fix", "seed=0,1")  # longer than the second one takes to start
     first = start(folder, "basic", *jobs)
     try:
         assert wait_for(lambda: records(folder))
-        time.sleep(0.5)
         second = sweep(folder, "basic", *jobs)
         assert second.returncode == 0, second.stdout + second.stderr
         assert first.wait(timeout=60) == 0
@@ -131,6 +128,6 @@ def test_two_at_once_share_no_work(tmp_path):
 
 def test_two_sweeps_of_one_second_have_two_folders(tmp_path):
     jobs = [word for word in command(tmp_path, "basic", "max_steps=20") if not word.startswith("hydra.sweep.dir")]
-    both = [subprocess.Popen(jobs, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL) for _ in range(2)]
+    both = [forks.start(jobs, tmp_path, ENVIRONMENT) for _ in range(2)]
     assert [process.wait(timeout=60) for process in both] == [0, 0]
     assert len(list(tmp_path.glob("multirun/*/*/0/result.json"))) == 2

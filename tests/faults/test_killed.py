@@ -25,12 +25,14 @@ TWELVE = (*LONG, "lr_policy=fix,tri", "seed=0,1,2,3,4,5")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed") / "sweep"
-    done = sweep(folder, "joblib", *TWELVE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(rows(folder)) == 12
-    return numbers(folder)
+def undisturbed(made_once):
+    def fill(folder):
+        done = sweep(folder / "sweep", "joblib", *TWELVE)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    found = numbers(made_once("undisturbed", fill) / "sweep")
+    assert len(found) == 12
+    return found
 
 
 def go_through(folder, launcher, jobs, kinds, seed):
@@ -77,7 +79,7 @@ def test_ctrl_c_ends_a_sweep_that_goes_on_when_started_again_and_killed(tmp_path
     assert states.total() == len(records(folder))
     assert states["stopped"] == states.total() - states["missed"] >= 1  # one may have just ended
     counted = f"interrupted with {states['missed']} of 4 jobs finished and {states['stopped']} stopped; "
-    assert f"{counted}the same command goes on from here" in " ".join(text.split())
+    assert f"{counted}the same command resumes the sweep" in " ".join(text.split())
     go_through(folder, launcher, jobs, () if launcher == "joblib" else ("worker",), seed=1)
     wanted = {run_id for run_id, _ in numbers(folder)}
     assert len(wanted) == 4

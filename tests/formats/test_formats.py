@@ -1,4 +1,4 @@
-"""Folders and databases of earlier versions are read; those of later versions are refused by name of the version."""
+"""Folders and databases of earlier versions are read; those of later versions are refused, naming the version."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from lrbench_pl.analysis.report import report
 from lrbench_pl.cli.verify import verify
 from lrbench_pl.files import FORMAT, NewerFormatError
 from lrbench_pl.runs.config import compose
-from lrbench_pl.runs.folder import Record, finished_row
+from lrbench_pl.runs.folder import Record, finished_result
 from lrbench_pl.runs.result import RunResult
 from lrbench_pl.runs.spec import RunSpec
 from lrbench_pl.selection.database import DatabaseError, PolicyDatabase, read_sources
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 @pytest.fixture
 def old(tmp_path):
-    """A copy, for nothing may be written into what is kept."""
+    """Return a copy, since the fixtures must not be written."""
     return Path(shutil.copytree(OLD, tmp_path / "old"))
 
 
@@ -45,14 +45,14 @@ def test_a_sweep_is_ranked_and_reported(old):
     assert rank(runs.table, ["policy", "optimizer.momentum"])["optimizer.momentum"].to_list() == [0.9] * table.height
 
 
-def test_settings_are_those_of_the_configuration_beside_the_row(old):
+def test_settings_come_from_the_configuration_beside_the_result(old):
     path = old / "sweep" / "0" / "run.json"
     path.write_text(path.read_text().replace('"weight_decay": 0.0', '"weight_decay": 0.1'))
     with pytest.raises(AnalysisError, match=r"differ in optimizer.weight_decay \(0, 0.1\)"):
         rank(load_runs([old / "sweep"]).table)
 
 
-def test_old_and_new_runs_are_seeds_of_one_claim(old):
+def test_old_and_new_runs_are_pooled_as_seeds(old):
     policy = RunResult.read(old / "sweep" / "0" / "result.json").policy
     before = verify(old / "sweep", {"policy": policy})[0].runs
     its = RunSpec.from_config(compose([f"lr_policy={policy}", *SHORT, "seed=9"]))
@@ -68,7 +68,7 @@ def test_the_commands_read_it(old, monkeypatch, capsys):
     assert call(monkeypatch, capsys, "db", "list", "--db", old / "runs.sqlite")[0] == 0
 
 
-def test_a_database_is_read_upgraded_and_knows_its_runs_again(old):
+def test_a_database_is_read_upgraded_and_recognizes_its_runs(old):
     with PolicyDatabase(old / "runs.sqlite") as database:
         before = database.read()
     assert before.runs
@@ -99,10 +99,10 @@ def test_a_finished_run_of_an_old_sweep_is_not_run_again(old, number):
     row = RunResult.read(folder / "result.json")
     its = RunSpec.from_config(compose([f"lr_policy={row.policy}", *SHORT, f"seed={row.seed}"]))
     assert Record.read(folder).run_id == its.run_id
-    assert finished_row(folder, its.run_id) == row
+    assert finished_result(folder, its.run_id) == row
 
 
-def test_a_run_from_a_policy_file_goes_on_too(old):
+def test_a_run_from_a_policy_file_is_recognized_too(old):
     its = RunSpec.from_config(compose([f"lr_policy_file={old}/from_file.yaml", *SHORT, "seed=7"]))
     assert Record.read(old / "from_file").run_id == its.run_id
 
@@ -112,7 +112,7 @@ def test_an_old_record_that_cannot_be_compared_is_refused(old):
     path.unlink()
     refused = train(old / "from_file", f"lr_policy_file={old}/from_file.yaml", "seed=7")
     assert refused.status == "failed"
-    assert "begun by an earlier version" in refused.message
+    assert "started by an earlier version" in refused.message
 
 
 # -- later formats -------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_a_later_database_is_refused(old):
 
 
 @pytest.mark.parametrize("found", [0, -1, "2", 1.5, True])
-def test_a_format_that_is_no_number_is_refused(found):
+def test_an_invalid_format_number_is_refused(found):
     with pytest.raises(ValueError, match="format must be an integer of at least 1"):
         RunResult.from_dict({"run_id": "a", "policy": "p", "status": "missed", "format": found})
 
@@ -176,7 +176,7 @@ def test_a_later_checkpoint_is_refused_and_kept(tmp_path):
     assert train(folder, "target=1.0").status == "missed"
 
 
-def test_what_is_written_says_its_format(tmp_path):
+def test_written_files_have_a_format_number(tmp_path):
     assert train(tmp_path).format == FORMAT
     for name in ("result.json", "run.json"):
         assert json.loads((tmp_path / name).read_text())["format"] == FORMAT

@@ -1,4 +1,4 @@
-"""The contract that every file in conf/lr_policy keeps, and the data form of policies."""
+"""Contract of every file in conf/lr_policy, and policies as plain data."""
 
 import math
 import subprocess
@@ -30,14 +30,14 @@ def configured(name: str, *overrides: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_file_keeps_the_contract(name):
+def test_every_file_satisfies_the_contract(name):
     text = (conf_dir() / "lr_policy" / f"{name}.yaml").read_text()
     assert text.startswith("# ")
     config = compose([f"lr_policy={name}", "lr=0.5", "max_steps=1000"])
     policy = instantiate(config.lr_policy)
     rates = table(policy, 1000)
     assert all(math.isfinite(lr) and 0 <= lr <= 0.5 + 1e-12 for lr in rates)
-    assert max(rates) > (0.3 if name in ("triexp", "sinexp", "upcosexp") else 0.45)  # those rise while they decay
+    assert max(rates) > (0.3 if name in ("triexp", "sinexp", "upcosexp") else 0.45)  # these rise and decay at once
     if not isinstance(policy, AdaptivePolicy):
         assert from_config(to_config(policy)) == policy
         assert from_config(OmegaConf.to_container(config.lr_policy, resolve=True)) == policy
@@ -54,8 +54,8 @@ def test_lr_scales_it_and_max_steps_stretches_it(name):
     assert sum(longer) / 20_000 == pytest.approx(sum(once) / 1000, rel=0.03)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "plateau"])  # which observes, and cannot stretch
-def test_stretching_it_is_the_same_as_a_longer_budget(name):
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "plateau"])  # adaptive: cannot be stretched
+def test_stretching_equals_a_longer_budget(name):
     longer = table(configured(name, "max_steps=4000"), 4000)
     again = table(stretched(configured(name, "max_steps=1000"), 4), 4000)
     off = sum(abs(a - b) for a, b in zip(longer, again, strict=True)) / 4000
@@ -63,16 +63,16 @@ def test_stretching_it_is_the_same_as_a_longer_budget(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_stands_in_a_tiny_budget(name):
+def test_it_works_in_a_tiny_budget(name):
     assert len(table(configured(name, "max_steps=12"), 12)) == 12
 
 
-def test_the_names_of_the_reference_are_all_here():
+def test_all_names_of_lrbench_are_present():
     assert {name.lower() for name in LRBENCH_POLICIES} <= set(NAMES)
     assert {"linear", "cosine", "wsd", "onecycle", "sgdr", "plateau"} <= set(NAMES)
 
 
-def test_the_composites_are_of_both_kinds():
+def test_there_are_composites_of_both_kinds():
     kinds = {name: configured(name).is_homogeneous for name in NAMES if name.startswith("composite")}
     assert kinds == {"composite_tri": True, "composite_tri_cosine": False, "composite_fix_sin_linear": False}
     ranges = [part.max_lr - part.base_lr for _, part in segments(configured("composite_tri"))]
@@ -97,12 +97,12 @@ def test_the_composites_are_of_both_kinds():
         ),
     ],
 )
-def test_data_may_name_nothing_but_policies(config, message):
+def test_only_policies_are_built_from_data(config, message):
     with pytest.raises(ValueError, match=message):
         from_config(config)
 
 
-def test_a_policy_of_somebody_else_has_no_data_form():
+def test_an_unregistered_policy_cannot_be_stored():
     class Mine(Constant):
         pass
 
@@ -112,7 +112,7 @@ def test_a_policy_of_somebody_else_has_no_data_form():
         to_config(Sequential((Mine(0.1),)))
 
 
-def test_importing_policies_loads_the_standard_library_alone():
+def test_importing_policies_loads_only_the_standard_library():
     heavy = "[m for m in ('torch', 'numpy', 'omegaconf', 'hydra') if m in sys.modules]"
     code = f"import sys, lrbench_pl.policies; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

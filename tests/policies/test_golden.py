@@ -1,4 +1,4 @@
-"""Rates worked out by hand from the formulas: at, before and after every boundary."""
+"""Rates computed by hand from the formulas, before, at and after every boundary."""
 
 import math
 
@@ -147,7 +147,7 @@ def test_a_steep_sigmoid_does_not_overflow():
         ),
         pytest.param(lambda: Sequential(Constant(1), ()), "policies must be a list of policies, got", id="no-sequence"),
         pytest.param(lambda: warmup(Constant(0.1), 0), "steps must be an integer of at least 1, got 0", id="warmup-0"),
-        pytest.param(lambda: warmup(TRI0, 5), "policy must start above 0 to be warmed up to", id="warmup-to-0"),
+        pytest.param(lambda: warmup(TRI0, 5), "policy must start above 0 for a warm-up", id="warmup-to-0"),
     ],
 )
 def test_a_bad_value_is_named_with_its_rule(build, message):

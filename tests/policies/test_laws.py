@@ -1,4 +1,4 @@
-"""What holds for every policy, whatever its numbers."""
+"""Properties of every policy, for any values of its fields."""
 
 import math
 import pickle
@@ -69,7 +69,7 @@ times = st.one_of(st.integers(0, 2000), st.integers(0, 10**9))
 
 
 @given(policies, st.lists(times, min_size=1, max_size=5))
-def test_pure_finite_and_never_negative_in_any_order(policy, ts):
+def test_rates_are_pure_finite_and_not_negative(policy, ts):
     first = [policy(t) for t in ts]
     again = [policy(t) for t in reversed(ts)]
     assert first == again[::-1]
@@ -77,7 +77,7 @@ def test_pure_finite_and_never_negative_in_any_order(policy, ts):
 
 
 @given(policies)
-def test_a_value(policy):
+def test_a_policy_is_a_value(policy):
     assert isinstance(policy, Policy)
     assert eval(repr(policy)) == policy
     assert pickle.loads(pickle.dumps(policy)) == policy
@@ -85,7 +85,7 @@ def test_a_value(policy):
 
 
 @given(policies)
-def test_yaml_and_back(policy):
+def test_yaml_round_trip(policy):
     text = yaml.safe_dump(to_config(policy))
     assert from_config(yaml.safe_load(text)) == policy
 
@@ -98,7 +98,7 @@ def test_nesting_equals_flattening(parts, t):
 
 
 @given(composites(policies))
-def test_left_closed_with_local_clocks(policy):
+def test_milestones_are_left_closed_and_parts_start_at_step_0(policy):
     for milestone, part in zip(policy.milestones, policy.policies[1:], strict=True):
         assert policy(milestone) == part(0)
     assert policy(0) == policy.policies[0](0)
@@ -111,12 +111,12 @@ def test_a_cycle_stays_between_its_bounds(policy, t):
 
 
 @given(st.integers(1, 300), rates)
-def test_one_schedule_in_two_spellings_has_one_id(n, lr):
+def test_equal_rates_have_equal_ids(n, lr):
     assert policy_id(Constant(lr), n) == policy_id(Step(lr, 0.5, n), n)
     assert policy_id(Polynomial(lr + 1, n), n) != policy_id(Constant(lr + 1), n) or n == 1
 
 
-def test_a_table_is_the_whole_budget():
+def test_a_table_has_one_rate_per_step():
     assert table(Step(1.0, 0.5, 2), 4) == [1.0, 1.0, 0.5, 0.5]
     assert table(Constant(0.1), 0) == []
     with pytest.raises(ValueError, match="n must be an integer of at least 0, got -1"):
@@ -129,13 +129,13 @@ def test_stretched_gives_the_same_rate_later(policy, factor, t):
 
 
 @given(policies, st.integers(1, 20), st.integers(0, 2000))
-def test_squeezed_back_it_is_what_it_was(policy, factor, t):
+def test_stretching_can_be_undone(policy, factor, t):
     assert stretched(stretched(policy, factor), 1 / factor)(t) == pytest.approx(policy(t), rel=1e-6, abs=1e-9)
     assert stretched(policy, 1) == policy
 
 
 @given(policies, st.floats(1e-4, 1e4), times)
-def test_any_factor_gives_a_policy_between_the_same_bounds(policy, factor, t):
+def test_stretching_by_any_factor_keeps_the_bounds(policy, factor, t):
     other = stretched(policy, factor)
     assert from_config(to_config(other)) == other
     assert math.isfinite(other(t))
@@ -144,7 +144,7 @@ def test_any_factor_gives_a_policy_between_the_same_bounds(policy, factor, t):
         assert 0 <= other(t) <= policy(0)
 
 
-def test_it_stretches_by_what_is_no_whole_number():
+def test_stretching_by_a_fraction():
     policy = Sequential((Cyclic(0.0, 1.0, 200, "triangle"), Polynomial(1.0, 400)), (600,))
     longer = table(stretched(policy, 1.37), 1370)
     assert [longer[round(1.37 * t)] for t in range(0, 1000, 50)] == pytest.approx(table(policy, 1000)[::50], abs=0.02)
@@ -157,7 +157,7 @@ def test_a_factor_is_a_number_above_0(factor):
         stretched(Constant(0.1), factor)
 
 
-def test_a_policy_of_somebody_else_is_not_stretched():
+def test_an_unregistered_policy_cannot_be_stretched():
     class Mine(Constant):
         pass
 
@@ -166,7 +166,7 @@ def test_a_policy_of_somebody_else_is_not_stretched():
 
 
 @given(policies, st.integers(1, 600))
-def test_cut_changes_nothing_before_the_cut_and_has_nothing_after_it(policy, n):
+def test_cut_keeps_the_rates_before_and_drops_the_parts_after(policy, n):
     shorter = cut(policy, n)
     assert table(shorter, n) == table(policy, n)
     for start, part in segments(shorter):

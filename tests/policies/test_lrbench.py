@@ -1,4 +1,4 @@
-"""LRBench's 34 names, read as the direct constructors."""
+"""LRBench's 34 names against the direct constructors."""
 
 import math
 
@@ -45,7 +45,7 @@ for family, (wave, period, phase) in WAVES.items():
     DIRECT[family + "EXP"] = ({**K, "gamma": 0.9}, Cyclic(0.1, 0.6, period, wave, "exponential", 0.9, phase))
 
 
-def test_all_34_are_here():
+def test_all_34_are_present():
     assert len(LRBENCH_POLICIES) == 34
     assert set(DIRECT) == set(LRBENCH_POLICIES)
 
@@ -57,7 +57,7 @@ def test_each_equals_the_direct_constructor(name):
 
 
 def published(name: str, t: int, l: int, gamma: float) -> float:  # noqa: E741 - LRBench's name
-    """g(t) of the wave families, from the paper's formulas; only right away from restarts."""
+    """g(t) of the wave families from the paper's formulas; not valid at the restarts."""
     family = name.removesuffix("EXP").removesuffix("2")
     ahead = t + l if family[0] == "D" else t
     teeth = 1 - t / l % 1
@@ -107,7 +107,7 @@ def test_a_list_is_a_composite():
             id="missing",
         ),
         pytest.param(
-            {"lrPolicy": "FIX", "k0": 1, "l": 2}, None, "FIX: parameter 'l' is not known; FIX takes k0", id="extra"
+            {"lrPolicy": "FIX", "k0": 1, "l": 2}, None, "FIX: unknown parameter 'l'; FIX takes k0", id="extra"
         ),
         pytest.param(
             {"lrPolicy": "EXP", "k0": 1, "gamma": 2}, None, r"EXP: gamma must lie in \(0, 1\], got 2", id="range"
@@ -118,7 +118,7 @@ def test_a_list_is_a_composite():
         pytest.param(
             {"lrPolicy": "COS", **K, "k0": -1}, None, "COS: k0 must be a finite number of at least 0", id="k0"
         ),
-        pytest.param({"lrPolicy": "FIX", "k0": 1}, [5], "boundaries belong to a list of policies", id="boundaries"),
+        pytest.param({"lrPolicy": "FIX", "k0": 1}, [5], "boundaries need a list of policies", id="boundaries"),
         pytest.param("FIX", None, "expected a mapping with lrPolicy, or a list of them, got 'FIX'", id="text"),
         pytest.param(["FIX"], None, "expected a mapping with lrPolicy, got 'FIX'", id="list-of-text"),
         pytest.param(
@@ -126,6 +126,6 @@ def test_a_list_is_a_composite():
         ),
     ],
 )
-def test_a_mistake_is_named(parameters, boundaries, message):
+def test_an_invalid_parameter_is_named(parameters, boundaries, message):
     with pytest.raises(ValueError, match=message):
         from_lrbench(parameters, boundaries)

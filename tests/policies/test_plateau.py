@@ -1,4 +1,4 @@
-"""The adaptive policy: when it changes, which way, and what it leaves behind."""
+"""Adaptive policy: when it changes, in which direction, and the realised schedule."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_when_it_changes(values, changes, rates):
     assert {t: policy(t) for t in rates} == rates
 
 
-def test_each_policy_has_its_own_clock_and_the_schedule_can_be_run_again():
+def test_each_policy_starts_at_step_0_and_the_schedule_can_be_run_again():
     policy = observe(plateau(policies=(Step(0.1, 0.5, 5), Step(1.0, 0.5, 5)), start=0), [0.5, 0.5, 0.5])
     realised = policy.realised()
     assert realised == Sequential((Step(0.1, 0.5, 5), Step(1.0, 0.5, 5)), (30,))

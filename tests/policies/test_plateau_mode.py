@@ -1,4 +1,4 @@
-"""The configured plateau policy looks the way the metric goes."""
+"""The configured plateau policy follows the mode of the metric."""
 
 import pytest
 from hydra.utils import instantiate

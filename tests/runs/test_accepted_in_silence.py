@@ -1,4 +1,4 @@
-"""What a row cannot hold is refused before training; what has no effect is refused, or said in a line."""
+"""Values that a result cannot store are refused before training; settings without effect are refused or reported."""
 
 import logging
 
@@ -8,9 +8,9 @@ from omegaconf import OmegaConf, open_dict
 from lrbench_pl.runs import run as experiment
 from lrbench_pl.runs.build import build
 from lrbench_pl.runs.config import compose
-from lrbench_pl.runs.describe import describe
+from lrbench_pl.runs.describe import specify
 from lrbench_pl.runs.options import as_text, remarks
-from lrbench_pl.runs.result import RunResult
+from lrbench_pl.runs.result import Outcome, RunResult
 from tests.analysis.test_ranking import write
 from tests.cli.test_cli import call
 
@@ -30,12 +30,12 @@ def configure(*overrides, **nodes):
 @pytest.fixture
 def never_trained(monkeypatch):
     def build(*arguments, **more):
-        raise AssertionError("it was about to be trained")
+        raise AssertionError("the training was started")
 
     monkeypatch.setattr(experiment, "build", build)
 
 
-# -- what a row holds -----------------------------------------------------------------------------------------
+# -- values of a result ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,7 @@ def never_trained(monkeypatch):
     ],
 )
 def test_a_number_is_a_name_too(override, field, text):
-    row = describe(configure(override))
-    assert row[field] == text
-    RunResult.from_dict({**row, "status": "missed"})
+    assert getattr(RunResult.build(*specify(configure(override)), Outcome("missed")), field) == text
 
 
 @pytest.mark.parametrize(
@@ -62,7 +60,7 @@ def test_a_number_is_a_name_too(override, field, text):
     [
         ("study=[a,b]", r"study must be text, got \['a', 'b'\]"),
         ("study={a:1}", "study must be text, got {'a': 1}"),
-        ("names.policy=null", "field 'policy' is missing"),
+        ("names.policy=null", "names.policy must be text, got None"),
         ("names.model=[1]", "names.model must be text"),
         ("seed=4294967296", r"seed must be an integer below 2\*\*32, got 4294967296"),
         ("max_steps=9223372036854775808", "field 'max_steps' must be int"),
@@ -70,7 +68,7 @@ def test_a_number_is_a_name_too(override, field, text):
         ("trainer.accumulate_grad_batches=two", "trainer.accumulate_grad_batches must be an integer of at least 1"),
     ],
 )
-def test_what_a_row_cannot_hold_is_refused_before_training(tmp_path, never_trained, override, message):
+def test_values_that_a_result_cannot_store_are_refused_before_training(tmp_path, never_trained, override, message):
     result = experiment.run(configure(override), tmp_path)
     assert result.status == "failed"
     assert RunResult.read(tmp_path / "result.json") == result
@@ -78,7 +76,7 @@ def test_what_a_row_cannot_hold_is_refused_before_training(tmp_path, never_train
         raise AssertionError(result.message)
 
 
-def test_what_only_the_data_say_is_refused_before_training(tmp_path):
+def test_check_on_of_the_data_must_be_text(tmp_path):
     """``check_on`` of a data module of the user's own."""
     dataset = {"_target_": "tests.workloads.own.TwoClouds", "batch_size": 16}
     model = {"_target_": "tests.workloads.own.Linear", "num_classes": 2}
@@ -86,10 +84,10 @@ def test_what_only_the_data_say_is_refused_before_training(tmp_path):
     parts = build(cfg)
     parts.data.check_on = ["a", "list"]
     with pytest.raises(ValueError, match="check_on of the data must be text"):
-        experiment.describe_parts(cfg, parts)
+        experiment.specify_parts(cfg, parts, *specify(cfg))
 
 
-def test_every_text_of_a_row_is_asked_for_as_text():
+def test_a_list_is_not_text():
     with pytest.raises(ValueError, match="mode must be text"):
         as_text("mode", ["max"])
 
@@ -103,27 +101,27 @@ def test_a_loss_may_have_any_finite_target(tmp_path):
 
 
 @pytest.mark.parametrize("target", ["95", ".inf", ".nan", "true", "x"])
-def test_a_target_that_cannot_be_is_refused_before_training(tmp_path, never_trained, target):
+def test_an_impossible_target_is_refused_before_training(tmp_path, never_trained, target):
     result = experiment.run(configure(f"target={target}"), tmp_path)
     assert result.status == "failed"
     assert result.message.startswith("target must ")
     assert ("did you mean 0.95?" in result.message) == (target == "95")
 
 
-def test_a_required_target_is_one(tmp_path, never_trained):
+def test_a_required_target_must_be_given(tmp_path, never_trained):
     result = experiment.run(configure("require_target=true"), tmp_path)
     assert result.message == "require_target=true needs a target; give target="
 
 
 @pytest.mark.parametrize("command", ["rank", "report"])
-def test_another_target_is_held_against_the_same_rule(tmp_path, monkeypatch, capsys, command):
+def test_another_target_follows_the_same_rule(tmp_path, monkeypatch, capsys, command):
     write(tmp_path, "tri", 100, 0)
     code, _, err = call(monkeypatch, capsys, command, tmp_path, "--target", "95")
     assert code == 2
     assert err == "error: --target must be at most 1 for 'val/accuracy', got 95; did you mean 0.95?\n"
 
 
-def test_verify_refuses_runs_with_a_target_that_cannot_be(tmp_path, monkeypatch, capsys):
+def test_verify_refuses_runs_with_an_impossible_target(tmp_path, monkeypatch, capsys):
     write(tmp_path, "tri", None, 0, target=95)
     code, _, err = call(monkeypatch, capsys, "verify", tmp_path)
     assert code == 2
@@ -133,7 +131,7 @@ def test_verify_refuses_runs_with_a_target_that_cannot_be(tmp_path, monkeypatch,
 # -- settings without effect ----------------------------------------------------------------------------------
 
 
-def test_a_rate_of_the_optimizers_own_is_refused(tmp_path, never_trained):
+def test_a_rate_of_the_optimizer_is_refused(tmp_path, never_trained):
     result = experiment.run(configure("optimizer.lr=0.3"), tmp_path)
     assert result.status == "failed"
     assert result.message.endswith("give lr=0.3 instead")
@@ -186,7 +184,7 @@ FIXED = {"_target_": "lrbench_pl.policies.Constant", "lr": 0.3}
         ),
     ],
 )
-def test_settings_that_nothing_reads_are_said(given, nodes, said):
+def test_settings_without_effect_are_reported(given, nodes, said):
     cfg = configure(**nodes)
     for name, group in {"policy": "lr_policy", "model": "model", "optimizer": "optimizer"}.items():
         cfg.names[name] = f"${{hydra:runtime.choices.{group}}}"  # as a run gets it
@@ -195,7 +193,7 @@ def test_settings_that_nothing_reads_are_said(given, nodes, said):
     assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
 
 
-def test_the_default_configuration_has_no_key_that_nothing_knows():
+def test_the_default_configuration_has_no_unknown_key():
     for overrides in ([], ["lr_policy=auto"], ["lr_policy=best"], ["lr_policy=range"], ["experiment=mnist_lenet"]):
         assert not remarks(compose(["target=null", *overrides]))
 
@@ -211,12 +209,12 @@ def test_the_default_configuration_has_no_key_that_nothing_knows():
         (["max_steps=60", "check_every=22"], None),
     ],
 )
-def test_steps_at_the_end_that_no_check_sees_are_said(overrides, said):
+def test_steps_after_the_last_check_are_reported(overrides, said):
     lines = remarks(configure(*overrides))
     assert [line.startswith(said or "?") for line in lines] == ([True] if said else [])
 
 
-def test_a_run_says_it_once(tmp_path, caplog, never_trained):
+def test_a_run_reports_it_once(tmp_path, caplog, never_trained):
     with caplog.at_level(logging.WARNING):
         for number in range(2):
             experiment.run(configure("max_steps=61", "target=0.9"), tmp_path / str(number))
@@ -243,11 +241,11 @@ def train(folder, *overrides, target="tests.workloads.builds.WithSGD", **more):
     ("overrides", "message"),
     [
         (["optimizer=adamw"], "the workload builds SGD, but optimizer=adamw is AdamW"),
-        (["optimizer=sgd", "+optimizer.momentum=0.0"], "builds SGD with momentum=0.9, but optimizer=sgd says 0.0"),
-        (["optimizer=nesterov"], "builds SGD with nesterov=False, but optimizer=nesterov says True"),
+        (["optimizer=sgd", "+optimizer.momentum=0.0"], "builds SGD with momentum=0.9, but optimizer=sgd has 0.0"),
+        (["optimizer=nesterov"], "builds SGD with nesterov=False, but optimizer=nesterov has True"),
     ],
 )
-def test_a_label_that_is_not_what_the_workload_builds_is_refused(tmp_path, overrides, message):
+def test_the_name_of_another_optimizer_than_the_workload_builds_is_refused(tmp_path, overrides, message):
     result = train(tmp_path, *overrides)
     assert (result.status, result.steps_run) == ("failed", 0)
     assert message in result.message
@@ -257,7 +255,7 @@ def test_a_label_that_is_not_what_the_workload_builds_is_refused(tmp_path, overr
     ("overrides", "label"),
     [(["optimizer=momentum"], "momentum"), (["optimizer=adamw", "names.optimizer=mine"], "mine")],
 )
-def test_a_label_that_is_true_or_the_users_own_is_kept(tmp_path, overrides, label):
+def test_a_true_name_and_a_name_of_the_users_own_are_kept(tmp_path, overrides, label):
     result = train(tmp_path, *overrides)
     assert (result.status, result.optimizer) == ("missed", label)
 

@@ -1,4 +1,4 @@
-"""A mistake in a configuration is one line that says what was meant, in run.py as in preview, lint and db."""
+"""A mistake in a configuration gives one line with a suggestion, in run.py, preview, lint and db."""
 
 import importlib.util
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from lrbench_pl.cli import preview
 from lrbench_pl.runs.config import conf_dir, expand
-from lrbench_pl.runs.config_errors import explain, said_in_one_line
+from lrbench_pl.runs.config_errors import explain, one_line_errors
 from lrbench_pl.runs.options import UserError
 from tests.cli.test_cli import call
 
@@ -41,7 +41,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize("command", ["preview", "lint", "db best"])
 @pytest.mark.parametrize(("overrides", "message"), MISTAKES)
-def test_the_commands_say_what_was_meant(overrides, message, command, monkeypatch, capsys):
+def test_the_commands_suggest_what_was_meant(overrides, message, command, monkeypatch, capsys):
     if command == "db best" and overrides[0].startswith("lr_policy"):
         pytest.skip("it sets lr_policy itself")
     assert call(monkeypatch, capsys, *command.split(), *overrides) == (2, "", f"error: {message}\n")
@@ -66,25 +66,25 @@ def run_py(folder, *arguments, **variables):
         (["--help", "lr_polcy=tri"], "error: there is no key 'lr_polcy'; did you mean lr_policy?\n"),
     ],
 )
-def test_run_py_says_what_was_meant(arguments, message, tmp_path):
+def test_run_py_suggests_what_was_meant(arguments, message, tmp_path):
     done = run_py(tmp_path / "run", *arguments)
     assert (done.returncode, done.stderr) == (1, message)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_traceback_is_there_for_those_who_ask(tmp_path):
+def test_hydra_full_error_shows_the_traceback(tmp_path):
     done = run_py(tmp_path / "run", "lr_polcy=tri", HYDRA_FULL_ERROR="1")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
 
 
-def test_an_error_of_ours_keeps_its_traceback_and_the_environment_is_as_before():
-    with pytest.raises(KeyError, match="a bug"), said_in_one_line():
+def test_other_errors_keep_their_traceback_and_the_environment_is_restored():
+    with pytest.raises(KeyError, match="a bug"), one_line_errors():
         raise KeyError("a bug")
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
-def test_a_choice_that_is_not_there_lists_those_that_are(monkeypatch, capsys):
+def test_an_unknown_choice_lists_the_choices(monkeypatch, capsys):
     code, _, error = call(monkeypatch, capsys, "preview", "lr_policy=trii")
     assert code == 2
     assert error.startswith("error: lr_policy has no choice 'trii'; did you mean tri? choose from auto, best, ")
@@ -100,18 +100,18 @@ YAMLS = [
     ),
     pytest.param(
         "_target_: lrbench_pl.policies.Constant\nlr: [0.1\n",
-        "line 3: this is no YAML: expected ',' or ']', but got '<stream end>', while parsing a flow sequence that "
+        "line 3: invalid YAML: expected ',' or ']', but got '<stream end>', while parsing a flow sequence that "
         "begins in line 2; correct the file there",
         id="bracket",
     ),
     pytest.param(
         "_target_: lrbench_pl.policies.Constant\nlr: 0.1: 2\n",
-        "line 2: this is no YAML: mapping values are not allowed here; correct the file there",
+        "line 2: invalid YAML: mapping values are not allowed here; correct the file there",
         id="colon",
     ),
     pytest.param(
         "lr: 0.1\nlr: 0.2\n",
-        "line 2: this is no YAML: found duplicate key lr, while constructing a mapping that begins in line 1; "
+        "line 2: invalid YAML: found duplicate key lr, while constructing a mapping that begins in line 1; "
         "correct the file there",
         id="twice",
     ),
@@ -119,7 +119,7 @@ YAMLS = [
 
 
 @pytest.mark.parametrize(("text", "message"), YAMLS)
-def test_a_file_that_is_no_yaml_is_named_with_its_line(text, message, tmp_path, monkeypatch, capsys):
+def test_invalid_yaml_is_named_with_its_line(text, message, tmp_path, monkeypatch, capsys):
     path = tmp_path / "lr_policy" / "mine.yaml"
     path.parent.mkdir()
     path.write_text(text)
@@ -137,7 +137,7 @@ def test_run_py_names_the_file_too(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "got"), [("", "nothing"), ("a b c\n", "a b c"), ("lr: 0.1\n", "lr")])
-def test_a_policy_without_a_target_is_no_composer(text, got, tmp_path, monkeypatch, capsys):
+def test_a_policy_without_target_class_is_refused(text, got, tmp_path, monkeypatch, capsys):
     (tmp_path / "lr_policy").mkdir()
     (tmp_path / "lr_policy" / "mine.yaml").write_text(text)
     code, _, error = call(monkeypatch, capsys, "preview", "--config-dir", tmp_path, "lr_policy=mine")
@@ -146,7 +146,7 @@ def test_a_policy_without_a_target_is_no_composer(text, got, tmp_path, monkeypat
     assert error.endswith(f"got {got}\n")
 
 
-def test_a_wrong_choice_in_a_file_of_the_users_lists_the_others(tmp_path):
+def test_an_unknown_choice_in_a_file_lists_the_choices(tmp_path):
     (tmp_path / "experiment").mkdir()
     text = "# @package _global_\ndefaults:\n  - override /trainer: gpus\n"
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
@@ -154,7 +154,7 @@ def test_a_wrong_choice_in_a_file_of_the_users_lists_the_others(tmp_path):
         preview.jobs([f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine"])
 
 
-def test_what_is_no_mistake_of_a_configuration_is_not_explained():
+def test_other_errors_are_not_explained():
     assert explain(KeyError("a bug")) is None
     with pytest.raises(UserError) as caught:
         expand(["lr_policy"])

@@ -1,9 +1,9 @@
-"""What a run or a sweep says by its exit code, whichever launcher runs its jobs."""
+"""Exit codes of runs and sweeps under every launcher."""
 
 import pytest
 from omegaconf import OmegaConf
 
-from lrbench_pl.runs.exits import ExitCode, exit_code, note_end
+from lrbench_pl.runs.exits import ExitCode, exit_code, record_status
 from tests.faults.sweeps import needs, rows, sweep
 
 SHORT = ("max_steps=20", "check_every=10", "logger=none")
@@ -28,11 +28,11 @@ def hydra_of(sweeper):
     return OmegaConf.create({"hydra": {"sweeper": {"_target_": sweeper}}})
 
 
-def test_a_sweep_counts_its_own_jobs_alone(tmp_path):
+def test_a_sweep_counts_only_its_own_jobs(tmp_path):
     callback, config = ExitCode(), hydra_of("hydra._internal.core_plugins.basic_sweeper.BasicSweeper")
     callback.on_multirun_start(config)
-    note_end(tmp_path / "0", "failed", False)
-    note_end(tmp_path / "1", "reached", False)
+    record_status(tmp_path / "0", "failed", False)
+    record_status(tmp_path / "1", "reached", False)
     with pytest.raises(SystemExit) as left:
         callback.on_multirun_end(config)
     assert left.value.code == 1
@@ -43,7 +43,7 @@ def test_a_sweep_counts_its_own_jobs_alone(tmp_path):
 def test_a_candidate_of_a_selection_may_fail(tmp_path):
     callback, config = ExitCode(), hydra_of("hydra_plugins.lrbench_sweeper.LRBenchSweeper")
     callback.on_multirun_start(config)
-    note_end(tmp_path / "0", "failed", True)
+    record_status(tmp_path / "0", "failed", True)
     callback.on_multirun_end(config)
     callback.on_multirun_start(config)
 
@@ -52,7 +52,7 @@ def test_a_candidate_of_a_selection_may_fail(tmp_path):
     ("launcher", "package"),
     [
         ("basic", "torch"),
-        ("joblib", "joblib"),
+        pytest.param("joblib", "joblib", marks=pytest.mark.slow),
         pytest.param("submitit_local", "submitit", marks=pytest.mark.slow),
         pytest.param("ray", "ray", marks=pytest.mark.slow),
     ],
@@ -72,7 +72,7 @@ def test_a_failed_job_is_exit_code_1_and_a_missed_required_target_3(tmp_path, la
     assert sweep(tmp_path / "b", launcher, *SHORT, *missed[:2]).returncode == 0
 
 
-def test_a_launcher_says_once_what_its_jobs_only_write_to_their_files(tmp_path):
+def test_a_launcher_prints_a_remark_once_for_all_jobs(tmp_path):
     given = ("lr_policy=fix,tri", "max_steps=22", "check_every=10", "target=0.99", "logger=none")
     done = sweep(tmp_path / "a", "joblib", *given, "+colour=red")
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""Every rule has a policy that triggers it, and no policy that we ship triggers any."""
+"""Every rule has a policy that triggers it; no shipped policy triggers any."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from lrbench_pl.policies import (
     warmup,
 )
 from lrbench_pl.runs.config import build_policy, compose, conf_dir
-from lrbench_pl.runs.lint import Finding, Plan, lint, plan, summary
+from lrbench_pl.runs.lint import Finding, TrainingPlan, lint, summary, training_plan
 
 FOUND_LATER = ("auto", "best", "range")  # composed while training, looked up, and no policy but a test
 POLICIES = sorted({path.stem for path in (conf_dir() / "lr_policy").glob("*.yaml")} - set(FOUND_LATER))
@@ -29,21 +29,21 @@ def plateau(patience):
 
 
 def findings(policy, **changes):
-    return lint(Plan(policy, **{"max_steps": 1000, "check_every": 20, **changes}))
+    return lint(TrainingPlan(policy, **{"max_steps": 1000, "check_every": 20, **changes}))
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_what_we_ship_raises_no_alarm(name):
+def test_shipped_policies_have_no_findings(name):
     cfg = compose([f"lr_policy={name}"])
     for max_steps in (1000, 100, 997, 10_000):  # the default first; those that round differently
         cfg.max_steps = max_steps
-        assert lint(plan(cfg, build_policy(cfg))) == []
+        assert lint(training_plan(cfg, build_policy(cfg))) == []
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_experiments_raise_no_alarm(name):
+def test_experiments_have_no_findings(name):
     cfg = compose([f"experiment={name}", "max_steps=10000", "check_every=100"])
-    assert lint(plan(cfg, build_policy(cfg))) == []
+    assert lint(training_plan(cfg, build_policy(cfg))) == []
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_the_experiments_raise_no_alarm(name):
         (Cyclic(0.0, 0.1, 400, "cosine"), {}, None, ""),
         (Cyclic(0.0, 0.1, 500, "cosine"), {}, "horizon", "ends 50 % into a cycle of 500 steps, at 100 % of the peak"),
         (Sequential((Constant(0.1), Constant(0.05)), (1000,)), {}, "never-runs", "Constant would begin at step 1000"),
-        (MultiStep(0.1, 0.1, (500, 1500)), {}, "never-runs", "the drop at step 1500 never comes"),
+        (MultiStep(0.1, 0.1, (500, 1500)), {}, "never-runs", "the drop at step 1500 is never reached"),
         (Step(0.1, 0.1, 1000), {}, "never-runs", "would drop first after 1000 steps, but has 1000: it is constant"),
         (Step(0.1, 1.0, 1000), {}, None, ""),
         (
             Sequential((Sequential((Constant(0.1), Constant(0.2)), (600,)), Constant(0.01)), (500,)),
             {},
             "never-runs",
-            "begin at step 600, but its turn ends at step 500",
+            "begin at step 600, but its part ends at step 500",
         ),
         (plateau(60), {}, "never-runs", "could change at step 1220 at the earliest, after the budget of 1000"),
         (plateau(6), {}, None, ""),
@@ -115,7 +115,7 @@ def test_the_experiments_raise_no_alarm(name):
         (Constant(0.0), {}, None, ""),
     ],
 )
-def test_each_rule_and_what_is_just_on_the_right_side_of_it(policy, changes, rule, words):
+def test_each_rule_and_the_nearest_policy_without_a_finding(policy, changes, rule, words):
     found = findings(policy, **changes)
     assert [finding.rule for finding in found] == ([rule] if rule else [])
     assert words in "".join(map(str, found))
@@ -145,14 +145,14 @@ def test_the_fixes_fix():
 )
 def test_batches_per_step_are_read_from_the_trainer(overrides, processes, accumulate):
     cfg = compose(overrides)
-    made = plan(cfg, build_policy(cfg))
+    made = training_plan(cfg, build_policy(cfg))
     assert (made.processes, made.accumulate, made.batch_size, made.check_every) == (processes, accumulate, 64, 20)
 
 
 @pytest.mark.parametrize("field", ["max_steps", "check_every", "batch_size", "accumulate", "processes"])
-def test_a_plan_of_nothing_is_refused(field):
+def test_a_plan_without_steps_is_refused(field):
     with pytest.raises(ValueError, match=f"{field} must be an integer of at least 1, got 0"):
-        Plan(Constant(0.1), **{"max_steps": 10, field: 0})
+        TrainingPlan(Constant(0.1), **{"max_steps": 10, field: 0})
 
 
 def test_the_line_at_the_start_of_a_run():

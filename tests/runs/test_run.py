@@ -1,4 +1,4 @@
-"""One run, from a configuration to a row."""
+"""One run, from a configuration to a result."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ def without_times(result):
     return {name: row[name] for name in row if name not in ("seconds_to_target", "wall_time_s", "git_sha")}
 
 
-def test_a_run_leaves_a_row_a_history_and_a_policy(tmp_path):
+def test_a_run_writes_a_result_a_history_and_a_policy(tmp_path):
     result = run(tmp_path, "lr_policy=composite_tri", "target=0.5", "stop_at_target=false")
     assert RunResult.read(tmp_path / "result.json") == result
     assert result.status == "reached"
@@ -72,7 +72,7 @@ def test_it_stops_at_the_target(tmp_path):
     assert result.steps_run == result.steps_to_target < 400
 
 
-def test_one_seed_gives_one_result_to_the_last_bit(tmp_path, monkeypatch):
+def test_one_seed_gives_bitwise_equal_results(tmp_path, monkeypatch):
     weights = []
     evaluate = experiment._evaluate
 
@@ -96,7 +96,7 @@ def test_the_written_policy_runs_again(tmp_path):
     assert (again.best_value, again.test_loss) == (first.best_value, first.test_loss)
 
 
-def test_an_adaptive_policy_is_written_as_it_turned_out(tmp_path):
+def test_an_adaptive_policy_is_written_as_it_was_applied(tmp_path):
     result = run(tmp_path, "lr_policy=plateau", "max_steps=100", "target=1.0", "lr_policy.threshold=0.9")
     policy = from_config(OmegaConf.load(tmp_path / "policy.yaml"))
     assert result.steps_run == 100
@@ -105,7 +105,7 @@ def test_an_adaptive_policy_is_written_as_it_turned_out(tmp_path):
     assert rates == pytest.approx(dict(enumerate(table(policy, 100))))
 
 
-def test_a_diverged_run_is_a_row(tmp_path):
+def test_a_diverged_run_has_a_result(tmp_path):
     result = run(tmp_path, "optimizer=sgd", "lr=1e30", "lr_policy=fix")
     assert result.status == "diverged"
     assert "the training loss became non-finite at step" in result.message
@@ -113,7 +113,7 @@ def test_a_diverged_run_is_a_row(tmp_path):
     assert RunResult.read(tmp_path / "result.json") == result
 
 
-def test_ctrl_c_leaves_a_row(tmp_path, monkeypatch):
+def test_ctrl_c_gives_a_result(tmp_path, monkeypatch):
     def interrupt(self, batch, batch_idx):
         if batch_idx == 25:
             raise KeyboardInterrupt
@@ -127,8 +127,8 @@ def test_ctrl_c_leaves_a_row(tmp_path, monkeypatch):
     assert RunResult.read(tmp_path / "result.json") == result
 
 
-@pytest.mark.parametrize("place", ["describe", "instantiate"])
-def test_ctrl_c_that_a_library_turns_into_an_error_of_its_own_is_ctrl_c(tmp_path, monkeypatch, place):
+@pytest.mark.parametrize("place", ["specify", "instantiate"])
+def test_ctrl_c_that_a_library_turns_into_another_error_is_ctrl_c(tmp_path, monkeypatch, place):
     def swallow(*arguments, **options):
         try:
             os.kill(os.getpid(), signal.SIGINT)
@@ -218,7 +218,7 @@ def test_a_change_at_the_last_check_leaves_a_policy_that_runs_again(tmp_path):
         ),
     ],
 )
-def test_a_mistake_is_a_failed_row_with_one_clear_line(tmp_path, overrides, message):
+def test_a_mistake_gives_a_failed_result_with_one_clear_line(tmp_path, overrides, message):
     result = run(tmp_path, *overrides)
     assert result.status == "failed"
     assert message in result.message

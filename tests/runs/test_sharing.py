@@ -1,14 +1,15 @@
-"""Equal policies of a sweep: the second takes over the row of the first."""
+"""Equal policies of a sweep: the second copies the outcome of the first."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from lrbench_pl.runs.result import RunResult
+from lrbench_pl.runs.result import Outcome, RunResult, Setup
 from lrbench_pl.runs.sharing import Pool
 from tests.sweeps.test_sweep import SHORT, call, rows
 
-ROW = {"policy_id": "x", "device": "cpu"}
+SETUP = Setup(policy_id="x", device="cpu")
 
 
 def finished(sweep, name="0", status="missed", **changes):
@@ -19,37 +20,38 @@ def finished(sweep, name="0", status="missed", **changes):
     return row, folder
 
 
-def test_the_outcome_and_the_history_are_taken_over(tmp_path):
-    pool = Pool.of(tmp_path, {"seed": 0}, ROW)
+def test_the_outcome_and_the_history_are_copied(tmp_path):
+    pool = Pool.of(tmp_path, {"seed": 0}, SETUP)
     assert pool.take(tmp_path / "1") is None
     pool.offer(*finished(tmp_path, best_value=0.9, wall_time_s=2.0))
     shared = pool.take(tmp_path / "1")
-    assert (shared["status"], shared["best_value"], shared["shared_with"]) == ("missed", 0.9, "run0")
-    assert not {"run_id", "policy", "policy_repr", "study"} & shared.keys()
+    assert shared == Outcome("missed", best_value=0.9, wall_time_s=2.0, shared_with="run0")
     assert (tmp_path / "1" / "metrics.csv").read_text() == "step,lr\n0,0.1\n"
 
 
-@pytest.mark.parametrize(("config", "row"), [({"seed": 1}, ROW), ({"seed": 0}, {**ROW, "policy_id": "y"})])
-def test_another_seed_or_other_rates_are_another_pool(tmp_path, config, row):
-    Pool.of(tmp_path, {"seed": 0}, ROW).offer(*finished(tmp_path))
-    assert Pool.of(tmp_path, config, row).take(tmp_path / "1") is None
+@pytest.mark.parametrize(
+    ("but_for_rates", "setup"), [({"seed": 1}, SETUP), ({"seed": 0}, replace(SETUP, policy_id="y"))]
+)
+def test_another_seed_or_other_rates_are_another_pool(tmp_path, but_for_rates, setup):
+    Pool.of(tmp_path, {"seed": 0}, SETUP).offer(*finished(tmp_path))
+    assert Pool.of(tmp_path, but_for_rates, setup).take(tmp_path / "1") is None
 
 
 @pytest.mark.parametrize("code", [{"git_sha": "b"}, {"versions": {"torch": "9"}}, {"device": "gpu"}])
 def test_other_code_or_another_device_is_another_pool(tmp_path, code):
-    Pool.of(tmp_path, {}, ROW).offer(*finished(tmp_path))
-    assert Pool.of(tmp_path, {}, {**ROW, **code}).take(tmp_path / "1") is None
+    Pool.of(tmp_path, {}, SETUP).offer(*finished(tmp_path))
+    assert Pool.of(tmp_path, {}, replace(SETUP, **code)).take(tmp_path / "1") is None
 
 
 @pytest.mark.parametrize("status", ["failed", "stopped"])
-def test_what_has_no_outcome_is_not_shared(tmp_path, status):
-    pool = Pool.of(tmp_path, {}, ROW)
+def test_an_unfinished_run_is_not_shared(tmp_path, status):
+    pool = Pool.of(tmp_path, {}, SETUP)
     pool.offer(*finished(tmp_path, status=status))
     assert pool.take(tmp_path / "1") is None
 
 
 def test_a_copy_is_not_copied_and_a_lost_run_is_trained_again(tmp_path):
-    pool = Pool.of(tmp_path, {}, ROW)
+    pool = Pool.of(tmp_path, {}, SETUP)
     pool.offer(*finished(tmp_path, "1", shared_with="run0"))
     assert pool.take(tmp_path / "2") is None
     pool.offer(*finished(tmp_path))
@@ -61,8 +63,8 @@ def test_a_copy_is_not_copied_and_a_lost_run_is_trained_again(tmp_path):
     assert pool.take(tmp_path / "2") is None
 
 
-def test_a_run_outside_of_the_sweep_is_not_offered(tmp_path):
-    pool = Pool.of(tmp_path / "sweep", {}, ROW)
+def test_a_run_outside_the_sweep_is_not_entered(tmp_path):
+    pool = Pool.of(tmp_path / "sweep", {}, SETUP)
     pool.offer(*finished(tmp_path / "elsewhere"))
     assert not (tmp_path / "sweep").exists()
 

@@ -1,4 +1,4 @@
-"""The specification of a run: what is part of the question, and everything that is derived from it."""
+"""The specification of a run and everything that is derived from it."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def spec(*overrides):
 
 
 def write(folder, *overrides, steps=100, status="reached", **changes):
-    """A result as a run of this configuration would leave it."""
+    """Write a result as a run of this configuration would."""
     its = spec(*overrides)
     task = its.task
     result = RunResult(
@@ -54,7 +54,7 @@ def write(folder, *overrides, steps=100, status="reached", **changes):
     return result
 
 
-# -- what is part of it --------------------------------------------------------------------------------------
+# -- parts of the specification --------------------------------------------------------------------------------------
 
 
 @settings(max_examples=10, deadline=None)
@@ -122,27 +122,27 @@ OTHER = [
 
 
 @pytest.mark.parametrize("override", SAME)
-def test_what_changes_no_number_is_no_part_of_it(override):
+def test_settings_without_influence_are_not_part_of_it(override):
     base, changed = spec(), spec(override)
     assert changed == base or override == "names.policy=other"
     assert changed.run_id == base.run_id
 
 
 @pytest.mark.parametrize("override", OTHER)
-def test_what_changes_the_numbers_is_another_task(override):
+def test_settings_with_influence_make_another_task(override):
     base, changed = spec(), spec(override)
     assert changed.task != base.task
     assert changed.run_id != base.run_id
 
 
 @pytest.mark.parametrize("override", ["lr=0.2", "seed=1", "lr_policy=tri", "stop_at_target=false"])
-def test_the_rest_is_another_run_of_the_same_task(override):
+def test_policy_rate_and_seed_make_another_run_of_the_same_task(override):
     base, changed = spec(), spec(override)
     assert changed.task == base.task
     assert changed.run_id != base.run_id
 
 
-def test_what_is_derived_from_the_rate_keeps_runs_of_other_rates_apart():
+def test_settings_derived_from_the_rate_separate_runs_of_other_rates():
     """Equal rates of two policies are shared, but not where the task itself takes the rate."""
     halved, whole = spec("lr=0.1"), spec("lr=0.2")
     assert halved.but_for_rates == whole.but_for_rates
@@ -201,7 +201,7 @@ def test_the_record_holds_the_specification(tmp_path):
     assert differences(found.configuration, its.to_dict()) == []
 
 
-# -- what is pooled ------------------------------------------------------------------------------------------
+# -- pooling ------------------------------------------------------------------------------------------
 
 DIFFERENT = [
     ("optimizer.weight_decay=0.1", "optimizer.weight_decay", ["0.0", "0.1"]),
@@ -241,7 +241,7 @@ def test_verify_takes_a_setting(tmp_path):
 
 
 @pytest.mark.parametrize("override", ["mode=min", "confirmations=2"])
-def test_verify_looks_at_the_whole_task(tmp_path, override):
+def test_verify_compares_whole_tasks(tmp_path, override):
     write(tmp_path / "a", "seed=0")
     write(tmp_path / "b", "seed=1", override)
     with pytest.raises(AnalysisError, match=f"the runs differ in {override.partition('=')[0]} "):
@@ -271,7 +271,7 @@ def test_unknown_settings_are_compared_with_anything(tmp_path):
         rank(load_runs([tmp_path]).table, ["policy", "model.depth"])
 
 
-def test_each_model_has_its_own_ranks(tmp_path):
+def test_models_are_ranked_separately(tmp_path):
     for seed in range(3):
         for policy, steps in (("tri", 100), ("cosine", 200)):
             for hidden in (32, 64):
@@ -286,7 +286,7 @@ def test_each_model_has_its_own_ranks(tmp_path):
     ]
 
 
-def test_db_list_keeps_tasks_apart(tmp_path):
+def test_db_list_separates_tasks(tmp_path):
     changes = [(), ("optimizer.weight_decay=0.1",), ("confirmations=2",), ("mode=min",)]
     rows = [write(tmp_path / str(n), f"seed={n}", *more).to_dict() for n, more in enumerate(changes)]
     table = listing([*rows, {**rows[0], "seed": 9}])
@@ -314,7 +314,7 @@ def test_db_list_keeps_tasks_apart(tmp_path):
         ("mode=min", "another mode"),
     ],
 )
-def test_the_look_up_sees_the_whole_task(tmp_path, override, expected):
+def test_the_look_up_compares_whole_tasks(tmp_path, override, expected):
     question = Question.from_task(spec().task)
     assert distance(question, write(tmp_path, override)) == expected
     assert distance(replace(question, settings=None), write(tmp_path, "optimizer.weight_decay=0.1")) == (0.0, ())

@@ -33,7 +33,7 @@ def test_one_callback_needs_no_list():
     assert kinds(f"+trainer.callbacks={TIMER}")[-1] == "Timer"
 
 
-def test_what_is_no_callback_is_refused():
+def test_other_objects_than_callbacks_are_refused():
     with pytest.raises(UserError, match=r"trainer.callbacks must be callbacks, each with its _target_, got 'Timer'"):
         kinds("+trainer.callbacks=[Timer]")
 

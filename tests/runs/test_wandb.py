@@ -1,4 +1,4 @@
-"""W&B, offline: what was written is read back."""
+"""W&B, offline: the written files are read back."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def offline(monkeypatch, tmp_path):
 
 
 def records(data):
-    """The records of W&B's file: 7 bytes of header, then LevelDB's log of 32 KiB blocks."""
+    """Iterate over the records of W&B's file: a header of 7 bytes, then LevelDB's log of 32 KiB blocks."""
     at, parts = 7, b""
     while at + 7 <= len(data):
         if (left := 32768 - at % 32768) < 7:  # no room for a header: the rest of the block is empty
@@ -51,7 +51,7 @@ def records(data):
 
 
 def read_back(folder):
-    """The one offline run below a folder; W&B's own process may write on for a moment."""
+    """Read the one offline run below a folder, which W&B's process may still write."""
     deadline = time.monotonic() + 60
     while (found := read(folder))[3] is None and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -59,7 +59,7 @@ def read_back(folder):
 
 
 def read(folder):
-    """Its description, history, summary and exit code, as far as they are written."""
+    """Return description, history, summary and exit code, as far as they are written."""
     from wandb.proto import wandb_internal_pb2
 
     files = list(folder.rglob("*.wandb"))  # none yet, perhaps
@@ -105,7 +105,7 @@ def test_a_failing_service_stops_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(wandb, "init", refuse)
     logger = WandbRun("p", tmp_path)
-    with pytest.warns(UserWarning, match=r"W&B failed \(RuntimeError: no\); this run goes on without it"):
+    with pytest.warns(UserWarning, match=r"W&B failed \(RuntimeError: no\); the training continues without it"):
         logger.open_with({}, "a", None)
     logger.log_metrics({"lr": 0.1}, step=1)
     logger.close_with(RunResult(run_id="a", policy="tri", status="missed"))
@@ -113,7 +113,7 @@ def test_a_failing_service_stops_nothing(tmp_path, monkeypatch):
         publish(sweep(tmp_path / "s", seeds=1).table, "p")
 
 
-def test_a_training_after_one_whose_service_failed_has_a_run_of_its_own(tmp_path, monkeypatch):
+def test_a_training_after_a_failed_service_has_its_own_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     failing = WandbRun("p", tmp_path / "a")
     failing.open_with({}, "a", None)

@@ -3,11 +3,11 @@
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,8 @@ from lrbench_pl.runs.describe import run_id
 from lrbench_pl.runs.result import RunResult
 from lrbench_pl.selection.database import PolicyDatabase, stored_run
 from lrbench_pl.selection.sweeper import SelectionError
+from tests import forks
+from tests.faults.sweeps import ENVIRONMENT, LIMIT_S, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = {"cosine": 130, "linear": 260, "fix": 2000}  # steps to the target at a rate of 0.1
@@ -224,7 +226,7 @@ def test_a_mistake_is_one_line_before_any_job(tmp_path, override, message):
 def test_failing_jobs_are_told(tmp_path):
     with pytest.raises(SelectionError, match=r"every job failed; the first, cosine at 0\.1 \(momentum\): out of luck"):
         sweep(tmp_path, task=Formula(status="failed"))
-    with pytest.raises(SelectionError, match=r"cosine at 0\.1 \(momentum\): it left no row"):
+    with pytest.raises(SelectionError, match=r"cosine at 0\.1 \(momentum\): it wrote no result"):
         sweep(tmp_path / "2", task=Formula(row=False))
     hydras_own = "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"
     with pytest.raises(SelectionError, match=r"30-steps/cosine-momentum-0\.1-seed-0: the job left no row \(None\)"):
@@ -334,25 +336,22 @@ def test_the_default_pool_is_made_of_policies():
 
 # -- with real trainings --------------------------------------------------------------------------------------
 
-REAL = ("max_steps=320", "check_every=10", "trainer=cpu", "target=0.9", "hydra.sweep.dir=sweep")
+# the target is met at the check at step 50, by every policy: what is learnt by then differs by machine
+REAL = (
+    *("max_steps=100", "check_every=10", "trainer=cpu", "monitor=val/given", "target=0.9", "hydra.sweep.dir=sweep"),
+    "+trainer.callbacks=[{_target_:tests.selection.scripted.Scripted,steps:50}]",
+)
 
 
 def command(*arguments):
     return [sys.executable, str(ROOT / "run.py"), "-m", "hydra/sweeper=lrbench", *REAL, *arguments]
 
 
-@pytest.fixture(scope="module")
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
 @pytest.mark.slow
-def test_a_real_selection_whose_policy_runs_alone(tmp_path, environment):
+def test_a_real_selection_whose_policy_runs_alone(tmp_path):
     """Basic launcher; the policy of the answer repeats a run of the selection to the last digit."""
-    done = subprocess.run(
-        command("lr_policy=cosine,fix", "max_steps=400", "hydra.sweeper.confirm=1", "hydra.sweeper.bisections=1"),
-        cwd=tmp_path, capture_output=True, text=True, timeout=180, env=environment,
-    )  # fmt: skip
+    given = command("lr_policy=cosine,fix", "max_steps=400", "hydra.sweeper.confirm=1", "hydra.sweeper.bisections=1")
+    done = forks.run(given, tmp_path, ENVIRONMENT, timeout=LIMIT_S)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "sweep" / "selection.json").read_text())["found"]
     assert found["status"] == "reached"
@@ -361,34 +360,35 @@ def test_a_real_selection_whose_policy_runs_alone(tmp_path, environment):
     ran = [RunResult.read(path) for path in (tmp_path / "sweep").rglob("result.json")]
     assert sum(row.steps_run for row in ran) == found["steps"]
     assert {row.status for row in ran if row.policy != "range"} <= {"reached", "missed", "diverged"}
-    shown = done.stdout.split("run it: lrbench run ")[1].split()
-    alone = subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *shown, "hydra.run.dir=alone", f"seed={found['asked']}"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment,
-    )  # fmt: skip
+    shown = shlex.split(done.stdout.split("run it: lrbench run ")[1])
+    words = [sys.executable, str(ROOT / "run.py"), *shown, "hydra.run.dir=alone", f"seed={found['asked']}"]
+    alone = forks.run(words, tmp_path, ENVIRONMENT, timeout=LIMIT_S)
     assert alone.returncode == 0, alone.stdout + alone.stderr
     row = RunResult.read(tmp_path / "alone" / "result.json")
     twin = [other for other in ran if other.max_steps == row.max_steps and other.policy_id == row.policy_id]
-    assert (row.status, row.best_value) in [(other.status, other.best_value) for other in twin]
+    assert learnt(row) in map(learnt, twin)
+
+
+def learnt(row):
+    assert row.test_loss is not None
+    return row.status, row.steps_to_target, row.test_loss, row.train_loss
 
 
 @pytest.mark.slow
-def test_with_joblib_killed_in_the_middle_and_started_again(tmp_path, environment):
+def test_with_joblib_killed_in_the_middle_and_started_again(tmp_path):
     arguments = command("lr_policy=cosine,fix", "lr=0.1,0.05", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     arguments += ["hydra.sweeper.confirm=1", "hydra.sweeper.bisections=0"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
-            arguments, cwd=tmp_path, stdout=log, stderr=log, env=environment, start_new_session=True
+            arguments, cwd=tmp_path, stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
         )
-    deadline = time.monotonic() + 120
-    while len(rows(tmp_path)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for(lambda: process.poll() is not None or len(rows(tmp_path)) >= 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
     before = rows(tmp_path)
     assert len(before) >= 2, (tmp_path / "log").read_text()
     assert not (tmp_path / "sweep" / "policy.yaml").exists()
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=180, env=environment)
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S, env=ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "selected: " in done.stdout
     after = rows(tmp_path)

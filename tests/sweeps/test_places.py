@@ -1,4 +1,4 @@
-"""Where jobs run, and what a sweep does with folders that are there."""
+"""Places where jobs run, and sweeps in folders that have runs already."""
 
 import os
 import stat
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from lrbench_pl.runs.writable import refuse_unwritable
+from lrbench_pl.runs.writable import check_writable
 from lrbench_pl.sweeps.local import slots_for, visible_gpus
 from tests.faults.sweeps import ENVIRONMENT, numbers, rows, sweep
 
@@ -23,7 +23,7 @@ def job(accelerator="auto", threads=1, devices=1):
 
 @pytest.fixture
 def four_cores(monkeypatch):
-    monkeypatch.setattr("joblib.cpu_count", lambda: 4)
+    monkeypatch.setattr("loky.cpu_count", lambda: 4)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_slots_of_trainings_on_two_devices(monkeypatch, four_cores, gpus, thread
 
 def test_too_few_gpus_are_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with pytest.raises(ValueError, match=r"trainer\.devices=2 needs as many GPUs, there are 1"):
+    with pytest.raises(ValueError, match=r"trainer\.devices=2 needs as many GPUs, found 1"):
         slots_for(job(devices=2), None, 1)
 
 
@@ -77,7 +77,7 @@ def test_slots_are_checked(n_jobs, jobs_per_gpu, message):
         slots_for(job(), n_jobs, jobs_per_gpu)
 
 
-def test_a_launcher_that_cannot_be_is_one_line(tmp_path):
+def test_invalid_arguments_of_a_launcher_give_one_line(tmp_path):
     done = sweep(tmp_path / "sweep", "joblib", *SHORT, "hydra.launcher.n_jobs=0")
     assert done.returncode == 1
     assert done.stderr.startswith("error: hydra.launcher.n_jobs must be at least 1, or -1 or null for all, got 0\n")
@@ -98,15 +98,15 @@ print([outcome for _, outcome in in_workers([(job, lock)] * 4, n_jobs=2)])
 """
 
 
-def test_idle_workers_end_silently_and_put_back_what_they_held():
-    """One that is killed leaves its semaphores, of which Python complains at the end."""
+def test_idle_workers_exit_silently_and_release_their_semaphores():
+    """A killed worker would leak its semaphores, of which Python warns at exit."""
     command = [sys.executable, "-c", IDLE]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[None, None, None, None]\n", "")
 
 
 @pytest.mark.parametrize(("launcher", "extra"), [("ray", "ray"), ("submitit_local", "submitit")])
-def test_what_is_not_installed_is_named(tmp_path, launcher, extra):
+def test_a_missing_package_is_named(tmp_path, launcher, extra):
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / f"{extra}.py").write_text(f"raise ModuleNotFoundError('no {extra}')")
@@ -130,7 +130,7 @@ def test_gpus_are_listed_without_torch(monkeypatch, tmp_path):
     assert visible_gpus() == []
 
 
-def test_a_sweep_that_grows_keeps_what_is_done_and_a_changed_one_is_refused(tmp_path):
+def test_a_larger_sweep_keeps_finished_jobs_and_a_changed_one_is_refused(tmp_path):
     folder = tmp_path / "sweep"
     assert sweep(folder, "basic", *SHORT, "lr_policy=fix,tri", "seed=0").returncode == 0
     first = {row["run_id"]: row for row in rows(folder)}
@@ -149,10 +149,10 @@ def test_a_sweep_that_grows_keeps_what_is_done_and_a_changed_one_is_refused(tmp_
     assert {row["run_id"]: row for row in rows(folder)} == found
 
 
-def test_a_folder_that_cannot_be_made_ends_the_program(tmp_path, capsys):
+def test_a_folder_that_cannot_be_created_ends_the_program(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as ended:
-        refuse_unwritable(tmp_path / "file" / "sweep")
+        check_writable(tmp_path / "file" / "sweep")
     assert ended.value.code == 1
     assert capsys.readouterr().err == f"cannot write into {tmp_path}/file/sweep: Not a directory\n"
 
@@ -176,8 +176,8 @@ exec "$@"
 
 
 @pytest.mark.slow
-def test_slurm_gets_an_array_that_is_queued_again(tmp_path):
-    """A stand-in for sbatch, srun and sacct: what the array asks for, and that its rows come back."""
+def test_slurm_receives_an_array_that_is_requeued(tmp_path):
+    """With a stand-in for sbatch, srun and sacct: the request for the array, and its results."""
     pytest.importorskip("submitit.slurm.slurm")
     programs = tmp_path / "bin"
     programs.mkdir()

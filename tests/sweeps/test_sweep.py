@@ -3,12 +3,13 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tests import forks
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("max_steps=60", "check_every=20", "trainer=cpu")
@@ -20,9 +21,7 @@ def command(*arguments, module=False):
 
 def call(folder, *arguments, module=False):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command(*arguments, module=module), cwd=folder, capture_output=True, text=True, env=environment, timeout=120
-    )
+    return forks.run(command(*arguments, module=module), folder, environment, timeout=120)
 
 
 def rows(folder):
@@ -86,7 +85,7 @@ def test_exit_codes(tmp_path, arguments, code, message):
     assert "Traceback" not in done.stderr
 
 
-def test_help_names_the_knobs_and_the_groups(tmp_path):
+def test_help_lists_options_and_groups(tmp_path):
     done = call(tmp_path, "--help")
     assert done.returncode == 0
     for words in (
@@ -101,22 +100,22 @@ def test_help_names_the_knobs_and_the_groups(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_leaves_a_row_and_exit_code_130(tmp_path):
-    process = subprocess.Popen(
-        command("max_steps=2000000", "check_every=100", "target=1.0", "hydra.run.dir=run"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def test_ctrl_c_gives_a_result_and_exit_code_130(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     history = tmp_path / "run" / "metrics.csv"
-    deadline = time.monotonic() + 60
-    while not history.exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
+    endless = command("max_steps=2000000", "check_every=100", "target=1.0", "hydra.run.dir=run")
+    with (tmp_path / "output.txt").open("w") as file:
+        process = forks.start(endless, tmp_path, environment, file)
+    try:
+        deadline = time.monotonic() + 60
+        while not history.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        code = process.wait(timeout=60)
+    finally:
+        process.kill_group()
+    output = (tmp_path / "output.txt").read_text()
+    assert code == 130, output
     (row,) = rows(tmp_path)
     assert row["status"] == "stopped"
     assert row["message"].startswith("interrupted at step ")
@@ -125,7 +124,7 @@ def test_ctrl_c_leaves_a_row_and_exit_code_130(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_agree_and_write_one_row(tmp_path):
+def test_two_processes_agree_and_write_one_result(tmp_path):
     done = call(tmp_path, "trainer=ddp", "trainer.accelerator=cpu", *SHORT[:2], "target=0.5", "hydra.run.dir=run")
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = rows(tmp_path)

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep."""
+"""The view of a sweep."""
 
 import io
 import re
@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from lrbench_pl.runs.folder import claim, note
+from lrbench_pl.runs.folder import add_note, hold_folder
 from lrbench_pl.runs.result import RunResult
-from lrbench_pl.sweeps.view import SweepView, in_words, look
+from lrbench_pl.sweeps.view import SweepView, format_duration, read_sweep
 
 
 def row(seed, status="missed", best=0.9):
@@ -27,7 +27,7 @@ def row(seed, status="missed", best=0.9):
 
 
 def fill(folder, done):
-    with claim(folder, done.run_id, {"names": {"policy": "tri"}, "seed": done.seed}):
+    with hold_folder(folder, done.run_id, {"policy_name": "tri", "seed": done.seed}):
         done.write(folder)
     return done
 
@@ -39,34 +39,34 @@ def show(folders, terminal, work):
     return console.file.getvalue()
 
 
-def test_plain_lines_where_there_is_no_terminal(tmp_path):
+def test_plain_lines_without_a_terminal(tmp_path):
     folders = [tmp_path / str(i) for i in range(3)]
     fill(folders[0], row(0))
 
     def work(view):
         view.ended(folders[1], fill(folders[1], row(1)))
         failed = fill(folders[2], row(2, "failed"))
-        note(folders[2], "going on from step=000000010.ckpt")
+        add_note(folders[2], "resuming from step=000000010.ckpt")
         view.ended(folders[2], failed)
 
     text = show(folders, terminal=False, work=work)
     assert "\x1b" not in text
     lines = text.splitlines()
-    assert lines[0] == "3 jobs in sweep: 1 finished before, 0 begun"
+    assert lines[0] == "3 jobs in sweep: 1 finished before, 0 to resume"
     assert lines[1].startswith("2 of 3: tri (seed 1): ran 10 steps without a target, best 0.900 (")
-    assert lines[2] == "2: going on from step=000000010.ckpt"
+    assert lines[2] == "2: resuming from step=000000010.ckpt"
     assert lines[3].startswith("3 of 3: tri (seed 2): failed: ")
     assert lines[4].startswith("3 jobs: 2 missed, 1 failed; ")
 
 
 def test_a_live_view_on_a_terminal_reads_the_folders(tmp_path, monkeypatch):
-    """Nobody tells it of the second job: it is seen in its folder."""
+    """The second job is found by its folder alone."""
     monkeypatch.setenv("TERM", "xterm")
     folders = [tmp_path / str(i) for i in range(3)]
 
     def work(view):
         fill(folders[0], row(0, best=0.8))
-        with claim(folders[1], "1", {"names": {"policy": "exp"}, "seed": 7}):
+        with hold_folder(folders[1], "1", {"policy_name": "exp", "seed": 7}):
             time.sleep(1.5)
 
     text = show(folders, terminal=True, work=work)
@@ -93,7 +93,7 @@ def test_plain_lines_on_a_terminal_that_cannot_draw(tmp_path, monkeypatch):
     assert "2 jobs: 2 missed; " in text
 
 
-def test_the_time_left_goes_by_while_a_job_runs(tmp_path, monkeypatch):
+def test_the_time_left_decreases_while_a_job_runs(tmp_path, monkeypatch):
     folders = [tmp_path / str(i) for i in range(4)]
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("lrbench_pl.sweeps.view.time.monotonic", lambda: clock.now)
@@ -104,20 +104,20 @@ def test_the_time_left_goes_by_while_a_job_runs(tmp_path, monkeypatch):
         if clock.now == 10.0:
             view.ended(folders[0], fill(folders[0], row(0)))
         console.file.truncate(0)
-        console.print(view._drawn())
+        console.print(view._render())
         said.append(re.findall(r"\d+ s left", console.file.getvalue()))
     assert said == [["30 s left"], ["15 s left"], []]  # late, it promises nothing
 
 
-def test_the_best_row_by_mode(tmp_path):
+def test_the_best_result_by_mode(tmp_path):
     folders = [tmp_path / str(i) for i in range(3)]
     for i, best in enumerate((0.5, 0.7, None)):
         fill(folders[i], row(i, best=best))
-    seen = look(folders)
+    seen = read_sweep(folders)
     assert (seen.ended, seen.best("max").seed, seen.best("min").seed) == (3, 1, 0)
-    assert look([tmp_path / "nothing"]).best() is None
+    assert read_sweep([tmp_path / "nothing"]).best() is None
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (3600, "1 h 0 min")])
 def test_durations(seconds, words):
-    assert in_words(seconds) == words
+    assert format_duration(seconds) == words

@@ -1,4 +1,4 @@
-"""A model, a data set and a whole workload of a user's own, as README.md describes them."""
+"""A model, a data set and a whole workload of a user's own, as docs/own-model-and-data.md describes them."""
 
 from typing import Any
 

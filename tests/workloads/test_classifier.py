@@ -12,8 +12,9 @@ from torch import nn
 
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
 from lrbench_pl.policies import Cyclic
-from lrbench_pl.workloads.classifier import Classifier, group_parameters
+from lrbench_pl.workloads.classifier import Classifier
 from lrbench_pl.workloads.data import TensorDataModule, synthetic
+from lrbench_pl.workloads.module import group_parameters
 from tests.helpers import tiny_trainer
 from tests.workloads import numbered
 

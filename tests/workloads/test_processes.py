@@ -10,6 +10,8 @@ import pytest
 
 from tests.workloads import numbered
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def notes(tmp_path_factory):

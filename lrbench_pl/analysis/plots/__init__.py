@@ -22,17 +22,17 @@ from lrbench_pl.analysis.plots._mutual import (
 )
 from lrbench_pl.analysis.plots._ranking import Place, RankingInfo, ranking_figure, ranking_info
 from lrbench_pl.analysis.plots._shared import Group, Line, groups, name_of, steps_and_hits
-from lrbench_pl.analysis.plots._tuning import Leg, TuningInfo, tuning_figure, tuning_info
+from lrbench_pl.analysis.plots._tuning import SegmentInfo, TuningInfo, tuning_figure, tuning_info
 
 __all__ = [
     "ArrivalsInfo",
     "CourseInfo",
     "Group",
     "HeatInfo",
-    "Leg",
     "Line",
     "Place",
     "RankingInfo",
+    "SegmentInfo",
     "SensitivityInfo",
     "TuningInfo",
     "arrivals_figure",

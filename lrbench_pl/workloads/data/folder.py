@@ -1,4 +1,4 @@
-"""Trees of image files, read by a DataLoader with workers: for sets that do not fit a device."""
+"""Image folders, read by a DataLoader with workers, for sets that do not fit the device."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in 
 
 
 class StreamSampler(Sampler[list[tuple[int, int]]]):
-    """This process's batches of a :class:`SampleStream`, each a list of (place in the stream, sample).
+    """Batches of this process from a :class:`SampleStream`, each a list of (position in the stream, sample).
 
     Args:
-        n: Samples of the set.
+        n: Number of samples in the set.
         batch_size: Samples per batch and process.
-        seed: Of the order.
-        rank: This process, of ``world_size``.
-        world_size: Processes that share each global batch.
+        seed: Seed of the order.
+        rank: Rank of this process.
+        world_size: Number of processes that share each global batch.
 
     Attributes:
-        start: Batch with which the next pass begins.
+        start: First batch of the next pass.
 
     Example:
         >>> one, two = (next(iter(StreamSampler(4, 2, seed=0, rank=rank, world_size=2))) for rank in (0, 1))
@@ -42,7 +42,7 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Batches without end."""
+        """Yield batches without end."""
         for batch in itertools.count(self.start):
             first = (batch * self._world_size + self._rank) * self._batch_size
             last = first + self._batch_size
@@ -50,18 +50,18 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
 
 
 class DrawnImages(Dataset[Any]):
-    """Images under random transforms that are functions of (seed, place in the stream), whichever worker runs them.
+    """Images with random transforms that are a function of (seed, position in the stream), whichever worker runs them.
 
     Args:
         images: The set, with its transforms.
-        seed: Of the draws.
+        seed: Seed of the transforms.
     """
 
     def __init__(self, images: Dataset[Any], seed: int) -> None:
         self._images, self._seed = images, seed
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
-        """The image and the label of (place, sample)."""
+        """Return the image and the label of (position, sample)."""
         place, sample = key
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mixed_seed(self._seed, 1, place))
@@ -69,18 +69,18 @@ class DrawnImages(Dataset[Any]):
 
 
 class WorkerLoader(Iterator[Any]):
-    """The endless stream of training batches, read by workers; a pure function of (seed, position).
+    """The endless stream of training batches, read by workers, a pure function of (seed, position).
 
-    As :class:`TrainLoader`, it reads :attr:`position` at each ``next``; setting it elsewhere starts the workers anew.
+    Like :class:`TrainLoader`, it reads :attr:`position` at each ``next``. Changing it restarts the workers.
 
     Args:
         images: The set, with its transforms.
         sampler: The order.
-        seed: Of the transforms.
-        options: Of the ``DataLoader``.
+        seed: Seed of the transforms.
+        options: Options of the ``DataLoader``.
 
     Attributes:
-        position: Batches served so far.
+        position: Number of batches served so far.
     """
 
     def __init__(self, images: Dataset[Any], sampler: StreamSampler, seed: int, options: dict[str, Any]) -> None:
@@ -91,11 +91,11 @@ class WorkerLoader(Iterator[Any]):
         self._next = 0
 
     def __len__(self) -> int:
-        """Longer than any training."""
+        """Return a number larger than the steps of any training."""
         return ENDLESS
 
     def __next__(self) -> Any:
-        """The next batch: images of shape (B, C, H, W) in float32, labels of shape (B,)."""
+        """Return the next batch: images of shape (B, C, H, W) in float32, labels of shape (B,)."""
         if self._batches is None or self._next != self.position:
             self._sampler.start = self.position
             self._batches = iter(self._loader)
@@ -105,50 +105,52 @@ class WorkerLoader(Iterator[Any]):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands."""
+        """Return the position in the stream."""
         return {"position": self.position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a position."""
         self.position = state_dict["position"]
 
 
 class WholeLoader:
-    """A DataLoader whose set is this process's share already, so that Lightning does not share it out again.
+    """A DataLoader over this process's share of a set, which Lightning therefore does not split again.
 
     Args:
-        images: The share.
-        options: Of the ``DataLoader``.
+        images: The share of this process.
+        options: Options of the ``DataLoader``.
     """
 
     def __init__(self, images: Dataset[Any], options: dict[str, Any]) -> None:
         self._loader = DataLoader(images, **options)
 
     def __len__(self) -> int:
-        """Batches."""
+        """Return the number of batches."""
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
-        """Batches of images (B, C, H, W) and labels (B,)."""
+        """Iterate over batches of images (B, C, H, W) and labels (B,)."""
         return iter(self._loader)
 
 
 class ImageFolderDataModule(pl.LightningDataModule):
-    """``root/train/CLASS/*`` and ``root/val/CLASS/*``: random resized crops and flips; resize and centre crop to check.
+    """Images in ``root/train/CLASS/*`` and ``root/val/CLASS/*``.
+
+    Training uses random resized crops and flips; checks and test resize and crop the centre.
 
     Args:
-        num_classes: Classes, checked against the folders.
-        input_shape: What the network gets: (3, H, H).
+        num_classes: Number of classes, checked against the folders.
+        input_shape: Shape of the network's input: (3, H, H).
         batch_size: Samples per batch and process.
-        seed: Of the hold-out and of the order.
+        seed: Seed of the hold-out and of the order.
         root: Folder that holds ``train`` and ``val``.
         validation: Training samples held out to check on.
         check_on: ``validation``, or ``test``: nothing is held out, checks use the images of ``val``.
-        workers: Processes that read images.
+        workers: Number of processes that read images.
         train_eval: Training samples on which the final training loss is measured.
 
     Raises:
-        DataError: If the folders are absent or hold other classes.
+        DataError: If the folders are missing or hold another number of classes.
     """
 
     def __init__(
@@ -201,20 +203,20 @@ class ImageFolderDataModule(pl.LightningDataModule):
         self._test = ImageFolder(str(self.root / "val"), checking)
 
     def train_dataloader(self) -> WorkerLoader:
-        """The endless stream of training batches."""
+        """Return the endless stream of training batches."""
         sampler = StreamSampler(len(self._train), self.batch_size, self.seed, *self._world)
         return WorkerLoader(self._train, sampler, self.seed, self._options)
 
     def val_dataloader(self) -> WholeLoader:
-        """What checks are made on."""
+        """Return the data that checks are made on."""
         return self.test_dataloader() if self.check_on == "test" else self._share(self._held_out)
 
     def test_dataloader(self) -> WholeLoader:
-        """The images of ``val``."""
+        """Return the images of ``val``."""
         return self._share(self._test)
 
     def train_eval_dataloader(self) -> WholeLoader:
-        """A fixed part of the training set, without augmentation."""
+        """Return a fixed part of the training set, without augmentation."""
         return self._share(self._fixed)
 
     @property
@@ -227,7 +229,7 @@ class ImageFolderDataModule(pl.LightningDataModule):
             "num_workers": self.workers,
             "persistent_workers": self.workers > 0,
             "pin_memory": torch.cuda.is_available(),
-            "generator": torch.Generator().manual_seed(self.seed),  # for the workers' own seeds
+            "generator": torch.Generator().manual_seed(self.seed),  # of the workers' seeds
         }
 
     def _share(self, images: Any) -> WholeLoader:

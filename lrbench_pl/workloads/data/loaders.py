@@ -1,8 +1,9 @@
-"""Batches as whole tensors on one device: gathered, augmented and normalised there, in an order set by the seed."""
+"""Loaders of sets held as one tensor: batches are gathered, augmented and normalised on its device."""
 
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ ENDLESS = 2**62
 
 @dataclass(frozen=True)
 class Normalise:
-    """Pixels as the network sees them: ``(x / 255 - mean) / std``.
+    """Map uint8 pixels to the network's input: ``(x / 255 - mean) / std``.
 
     Args:
         mean: Of shape (C, 1, 1), one per channel, or (C, H, W), a mean image; in units of [0, 1].
@@ -32,7 +33,7 @@ class Normalise:
     std: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Float32 images from uint8 ones."""
+        """Return float32 images."""
         return images.float().mul_(self._scale).sub_(self._shift)
 
     @functools.cached_property
@@ -44,17 +45,17 @@ class Normalise:
         return self.mean / self.std
 
     def to(self, device: torch.device) -> Normalise:
-        """The same on a device."""
+        """Return the same on a device."""
         return Normalise(self.mean.to(device), self.std.to(device))
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Pad-and-crop by up to ``pad`` pixels and flip left to right, each sample by its own draw.
+    """Random crop after padding and random horizontal flip, drawn for each sample.
 
     Args:
-        pad: Zeros added on every side before a crop of the old size, at least 0.
-        flip: Whether half of the samples are mirrored.
+        pad: Zeros added on every side before the crop to the original size, at least 0.
+        flip: Whether half of the samples are flipped.
     """
 
     pad: int = 0
@@ -62,17 +63,17 @@ class Augment:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is anything to do."""
+        """Return whether this changes any image."""
         return self.pad > 0 or self.flip
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Random (n, 3) integers on the CPU: row offset, column offset, mirrored or not."""
+        """Return random (n, 3) integers on the CPU: row offset, column offset, 1 for flipped."""
         corner = torch.randint(0, 2 * self.pad + 1, (n, 2), generator=generator)
         mirrored = torch.randint(0, 2 if self.flip else 1, (n, 1), generator=generator)
         return torch.cat((corner, mirrored), 1)
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Images of shape (n, C, H, W), augmented as drawn."""
+        """Return images (n, C, H, W), augmented as drawn."""
         each = torch.arange(len(images), device=images.device)
         if self.pad:
             height, width = images.shape[-2:]
@@ -85,11 +86,11 @@ class Augment:
 
 
 class SampleStream:
-    """The permutations of all epochs one after the other, so that every batch cut from it is full.
+    """The permutations of all epochs, concatenated, so that every batch cut from it is full.
 
     Args:
-        index: The samples, in the order that is permuted; where it lies, what is cut from the stream lies.
-        seed: Of the permutations.
+        index: The samples to permute. The stream is on the same device.
+        seed: Seed of the permutations.
 
     Example:
         >>> stream = SampleStream(torch.tensor([5, 6, 7]), seed=0)
@@ -102,7 +103,7 @@ class SampleStream:
         self._permutation = functools.lru_cache(maxsize=2)(self._permute)
 
     def cut(self, start: int, end: int) -> Tensor:
-        """The samples [start, end) of the stream."""
+        """Return the samples [start, end) of the stream."""
         n = len(self._index)
         epoch, first = divmod(start, n)
         parts = []
@@ -117,25 +118,71 @@ class SampleStream:
         return self._index[sample_order(len(self._index), self._seed, epoch).to(self._index.device)]
 
 
-class TrainLoader(Iterator[tuple[Tensor, Tensor]]):
-    """The endless stream of training batches, a pure function of (seed, position).
+class StreamLoader(Iterator[tuple[Tensor, Tensor]]):
+    """An endless stream of training batches, a pure function of (seed, position).
 
-    Under several processes each takes its consecutive share of one global batch of the :class:`SampleStream`. The
-    iterator reads :attr:`position` at each ``next``: setting it back repeats the same batches, bit for bit.
+    With several processes, each takes its consecutive share of one global batch of the stream. Each ``next`` reads
+    :attr:`position`: setting it back repeats the same batches bit for bit.
 
     Args:
-        images: uint8, of shape (N, C, H, W), on the device that trains.
-        labels: int64, of shape (N,), there too.
-        index: The samples of the training set, on the CPU.
+        stream: The samples in training order.
         batch_size: Samples per batch and process.
-        seed: Of the order and of the augmentation.
-        normalise: What turns uint8 into the network's input.
-        augment: Random crops and flips.
-        rank: This process, of ``world_size``.
-        world_size: Processes that share each global batch.
+        rank: Rank of this process.
+        world_size: Number of processes that share each global batch.
 
     Attributes:
-        position: Batches served so far.
+        position: Number of batches served so far.
+    """
+
+    def __init__(self, stream: SampleStream, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.position = 0
+        self._stream, self._batch_size = stream, batch_size
+        self._rank, self._world_size = rank, world_size
+
+    def __len__(self) -> int:
+        """Return a number larger than the steps of any training."""
+        return ENDLESS
+
+    def __iter__(self) -> StreamLoader:
+        """Return the loader itself: there is one stream."""
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        """Return the next batch."""
+        position, size = self.position, self._batch_size
+        self.position = position + 1
+        start = (position * self._world_size + self._rank) * size
+        return self._gather(self._stream.cut(start, start + size), position)
+
+    @abstractmethod
+    def _gather(self, index: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        """Return the batch of these samples, which is the ``position``-th."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the stream."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a position."""
+        self.position = state_dict["position"]
+
+
+class TrainLoader(StreamLoader):
+    """The endless stream of training batches of images or rows, a pure function of (seed, position).
+
+    Args:
+        inputs: Images, uint8 of shape (N, C, H, W), or rows, float32 of shape (N, F), on the training device.
+        targets: Labels, int64 of shape (N,), or numbers, float32 of shape (N,), on the same device.
+        index: The samples of the training set, on the CPU.
+        batch_size: Samples per batch and process.
+        seed: Seed of the order and of the augmentation.
+        normalise: Maps uint8 images to the network's input; None for rows, which are served as they are.
+        augment: Random crops and flips.
+        rank: Rank of this process.
+        world_size: Number of processes that share each global batch.
+
+    Attributes:
+        position: Number of batches served so far.
 
     Example:
         >>> images, labels = torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.arange(6)
@@ -151,95 +198,76 @@ class TrainLoader(Iterator[tuple[Tensor, Tensor]]):
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
         index: Tensor,
         batch_size: int,
         seed: int,
-        normalise: Normalise,
+        normalise: Normalise | None,
         augment: Augment = Augment(),
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.position = 0
-        self._images, self._labels = images, labels
-        self._stream = SampleStream(index.to(images.device), seed)
-        self._batch_size, self._seed = batch_size, seed
-        self._rank, self._world_size = rank, world_size
-        self._device = images.device
-        self._normalise, self._augment = normalise.to(self._device), augment
+        super().__init__(SampleStream(index.to(inputs.device), seed), batch_size, rank, world_size)
+        self._inputs, self._targets, self._seed = inputs, targets, seed
+        self._device = inputs.device
+        self._normalise = None if normalise is None else normalise.to(self._device)
+        self._augment = augment
         self._generator = torch.Generator()
 
-    def __len__(self) -> int:
-        """Longer than any training."""
-        return ENDLESS
-
-    def __iter__(self) -> TrainLoader:
-        """Itself: there is one stream."""
-        return self
-
-    def __next__(self) -> tuple[Tensor, Tensor]:
-        """The next batch: images of shape (B, C, H, W) in float32, labels of shape (B,)."""
-        position, size = self.position, self._batch_size
-        self.position = position + 1
-        start = (position * self._world_size + self._rank) * size
-        index = self._stream.cut(start, start + size)
-        images = self._images.index_select(0, index)  # on the CPU 25 times faster than [index]
+    def _gather(self, index: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        size = self._batch_size
+        inputs = self._inputs.index_select(0, index)  # on the CPU 25 times faster than [index]
         if self._augment.is_on:
             self._generator.manual_seed(mixed_seed(self._seed, 1, position))
             draws = self._augment.draw(size * self._world_size, self._generator)
             mine = draws[self._rank * size : (self._rank + 1) * size]
-            images = self._augment(images, mine.to(self._device, non_blocking=True))
-        return self._normalise(images), self._labels.index_select(0, index)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands."""
-        return {"position": self.position}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.position = state_dict["position"]
+            inputs = self._augment(inputs, mine.to(self._device, non_blocking=True))
+        inputs = inputs if self._normalise is None else self._normalise(inputs)
+        return inputs, self._targets.index_select(0, index)
 
 
 class EvalLoader:
-    """A set of samples in large batches, once through, in order; each process takes every ``world_size``-th sample.
+    """A set of samples in large batches, once through, in order. Each process takes every ``world_size``-th sample.
 
     Args:
-        images: uint8, of shape (N, C, H, W).
-        labels: int64, of shape (N,).
+        inputs: Images, uint8 of shape (N, C, H, W), or rows, float32 of shape (N, F).
+        targets: Labels, int64 of shape (N,), or numbers, float32 of shape (N,).
         index: The samples to show, on the CPU.
         batch_size: Samples per batch.
-        normalise: What turns uint8 into the network's input.
-        rank: This process, of ``world_size``.
-        world_size: Processes that share the set; no sample is shown twice.
+        normalise: Maps uint8 images to the network's input; None for rows, which are served as they are.
+        rank: Rank of this process.
+        world_size: Number of processes that share the set. No sample is shown twice.
     """
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
         index: Tensor,
         batch_size: int,
-        normalise: Normalise,
+        normalise: Normalise | None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self._images, self._labels = images, labels
-        self._index = index[rank::world_size].to(images.device)
-        self._batch_size, self._normalise = batch_size, normalise.to(images.device)
+        self._inputs, self._targets = inputs, targets
+        self._index = index[rank::world_size].to(inputs.device)
+        self._batch_size = batch_size
+        self._normalise = None if normalise is None else normalise.to(inputs.device)
 
     def __len__(self) -> int:
-        """Batches."""
+        """Return the number of batches."""
         return -(-len(self._index) // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of images (B, C, H, W) in float32 and labels (B,)."""
+        """Yield batches of float32 inputs and their targets."""
         for index in torch.split(self._index, self._batch_size):
-            yield self._normalise(self._images.index_select(0, index)), self._labels.index_select(0, index)
+            inputs = self._inputs.index_select(0, index)
+            yield inputs if self._normalise is None else self._normalise(inputs), self._targets.index_select(0, index)
 
 
 def sample_order(n: int, seed: int, epoch: int) -> Tensor:
-    """The permutation of ``n`` samples in an epoch.
+    """Return the permutation of ``n`` samples in an epoch.
 
     Example:
         >>> sorted(sample_order(4, seed=0, epoch=3).tolist())
@@ -249,7 +277,7 @@ def sample_order(n: int, seed: int, epoch: int) -> Tensor:
 
 
 def mixed_seed(seed: int, stream: int, number: int) -> int:
-    """One 63-bit seed for each (seed, stream, number); neighbours share nothing (splitmix64)."""
+    """Return one 63-bit seed for each (seed, stream, number). Seeds of neighbours are unrelated (splitmix64)."""
     x = (seed * 0x9E3779B97F4A7C15 + stream * 0xD1B54A32D192ED03 + number * 0x8CB92BA72F3D8DD7) % 2**64
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64

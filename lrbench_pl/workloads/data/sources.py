@@ -1,4 +1,4 @@
-"""Where images come from: each source reads its files once and gives the whole set as uint8 tensors."""
+"""Sources of images: each reads its files once and returns the whole set as uint8 tensors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torchvision.datasets.utils import check_integrity
 
 
 class DataError(RuntimeError):
-    """Data that cannot be used; the message says what was sought, where, and what to do."""
+    """Data that cannot be used. The message says what was expected, what was found and what to do."""
 
 
 class Splits(NamedTuple):
-    """A whole data set: images are uint8 of shape (N, C, H, W), labels int64 of shape (N,)."""
+    """A whole data set. Images are uint8 of shape (N, C, H, W), labels int64 of shape (N,)."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -30,7 +30,7 @@ class Splits(NamedTuple):
 
 
 def digits(root: str, download: bool, seed: int, test: int = 360) -> Splits:
-    """The 1,797 real 8x8 digits that come with scikit-learn, ``test`` of them set aside by the seed.
+    """Return scikit-learn's 1,797 digits of 8x8 pixels, ``test`` of them held out, chosen by the seed.
 
     Example:
         >>> splits = digits(root="", download=False, seed=0)
@@ -39,7 +39,7 @@ def digits(root: str, download: bool, seed: int, test: int = 360) -> Splits:
 
     Source: scikit-learn's ``load_digits`` (UCI, Alpaydin & Kaynak 1998).
     """
-    del root, download  # they come with the package
+    del root, download  # bundled with scikit-learn
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -52,17 +52,17 @@ def digits(root: str, download: bool, seed: int, test: int = 360) -> Splits:
 def synthetic(
     root: str, download: bool, seed: int, shape: tuple[int, int, int], classes: int, train: int, test: int, noise: float
 ) -> Splits:
-    """Random class patterns under noise: any shape, any number of classes, as hard as ``noise`` makes it.
+    """Return random class patterns under noise, of any shape and number of classes.
 
     Args:
         root: Not used.
         download: Not used.
-        seed: Not used: the set is one, whatever the run.
-        shape: Of an image: (C, H, W).
+        seed: Not used: the set is the same for every run.
+        shape: Shape of an image: (C, H, W).
         classes: Number of classes, in turns.
-        train: Training samples.
-        test: Test samples.
-        noise: Standard deviation of the noise over that of the patterns.
+        train: Number of training samples.
+        test: Number of test samples.
+        noise: Standard deviation of the noise, relative to that of the patterns.
 
     Example:
         >>> splits = synthetic("", False, 0, (1, 4, 4), classes=3, train=9, test=6, noise=1.0)
@@ -77,17 +77,17 @@ def synthetic(
     images = torch.randn((train + test, *shape), generator=generator).mul_(noise).add_(patterns[labels])
     scaled = images.mul_(40 / (1 + noise**2) ** 0.5).add_(128).clamp_(0, 255).to(torch.uint8)
     labels = torch.cat((torch.arange(train) % classes, torch.arange(test) % classes))
-    if train % classes:  # the labels of the test set begin anew
+    if train % classes:  # the labels of the test set start at 0 again
         scaled[train:] = scaled[train:].roll(train % classes, 0)
     return Splits(scaled[:train], labels[:train], scaled[train:], labels[train:])
 
 
 @functools.lru_cache(maxsize=2)  # the jobs of a sweep in one process share them
 def read_torchvision(name: str, root: str, download: bool) -> Splits:
-    """MNIST, FashionMNIST, CIFAR10 or CIFAR100 through torchvision's own classes, which check their files.
+    """Read MNIST, FashionMNIST, CIFAR10 or CIFAR100 with torchvision, which checks the files.
 
     Raises:
-        DataError: If files are absent and ``download`` is false or fails, or if a file is damaged.
+        DataError: If files are missing and ``download`` is false or fails, or if a file is damaged.
     """
     kind = getattr(torchvision.datasets, name)
     splits: list[Tensor] = []
@@ -104,10 +104,10 @@ def read_torchvision(name: str, root: str, download: bool) -> Splits:
 
 @contextlib.contextmanager
 def _unpacked(kind: Any, root: Path) -> Iterator[str]:
-    """The folder to read from: ``root``, or one beside it all where MNIST's archives are unpacked for the moment.
+    """Yield the folder to read from: ``root``, or a temporary one in which MNIST's archives are unpacked.
 
-    torchvision reads MNIST's files unpacked and unpacks only when it may download. Archives that are there and intact
-    need no network, and nothing is written into a folder that is not ours.
+    torchvision reads MNIST's files unpacked, and unpacks only if it may download. Archives that are present and intact
+    need no network, and nothing is written into the user's folder.
     """
     raw = root / kind.__name__ / "raw"
     archives = [(raw / name, md5) for name, md5 in getattr(kind, "resources", [])]
@@ -126,7 +126,7 @@ def _unpacked(kind: Any, root: Path) -> Iterator[str]:
 
 
 def torchvision_set(root: str, download: bool, seed: int, name: str) -> Splits:
-    """The source that :func:`read_torchvision` reads; its split does not depend on the seed."""
+    """Return a set of :func:`read_torchvision`. Its split does not depend on the seed."""
     del seed
     return read_torchvision(name, str(Path(root).expanduser().resolve()), download)
 
@@ -149,10 +149,10 @@ def _unreadable(kind: Any, root: Path, download: bool, error: Exception) -> Data
 
 
 def held_out_samples(validation: int, check_on: str) -> int:
-    """How many training samples to hold out: ``validation`` of them, none where checks use the test set.
+    """Return the number of training samples to hold out: ``validation``, or 0 if checks use the test set.
 
     Raises:
-        DataError: If there would be nothing to check on.
+        DataError: If there would be no data to check on.
 
     Example:
         >>> held_out_samples(300, "validation"), held_out_samples(300, "test")
@@ -170,19 +170,22 @@ def held_out_samples(validation: int, check_on: str) -> int:
     return validation
 
 
-def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the samples to keep and of those to hold out: of each class its share, chosen by the seed.
+def stratified_split(
+    labels: Tensor, held_out: int, seed: int, name: str = "dataset.validation"
+) -> tuple[Tensor, Tensor]:
+    """Return the indices of the samples to keep and to hold out, stratified by class and chosen by the seed.
 
     Args:
         labels: int64, of shape (N,).
-        held_out: Samples to hold out in all.
-        seed: Of the choice.
+        held_out: Number of samples to hold out.
+        seed: Seed of the choice.
+        name: Name of the setting, for the message.
 
     Returns:
         Two index tensors, each in ascending order.
 
     Raises:
-        DataError: If ``held_out`` is no whole number, or if a class would have nothing left.
+        DataError: If ``held_out`` is not an integer of at least 0, or if a class would have no sample left.
 
     Example:
         >>> kept, out = stratified_split(torch.tensor([0, 0, 0, 0, 1, 1]), held_out=3, seed=0)
@@ -203,7 +206,7 @@ def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, 
         smallest = int(sizes.min())
         raise DataError(
             f"a hold-out of {held_out} samples leaves nothing of a class to train on ({n} samples, the smallest class "
-            f"has {smallest}); lower dataset.validation"
+            f"has {smallest}); lower {name}"
         )
     starts = sizes.cumsum(0) - sizes
     out = torch.cat([order[s : s + q] for s, q in zip(starts.tolist(), quota.tolist(), strict=True)])
@@ -213,10 +216,10 @@ def stratified_split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, 
 
 
 def ensure_memory(wanted: int, device: torch.device, remedy: str) -> None:
-    """Refuse to fill a device beyond what it has free.
+    """Refuse data that does not fit the free memory of a device.
 
     Raises:
-        DataError: With the bytes wanted, those free, and the remedy.
+        DataError: With the memory needed, the memory that is free, and the remedy.
     """
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
@@ -224,9 +227,9 @@ def ensure_memory(wanted: int, device: torch.device, remedy: str) -> None:
         try:
             free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
             total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (ValueError, OSError):  # a system that does not say
+        except (ValueError, OSError):  # not known on this system
             return
-        free = max(free, total // 2)  # caches count as used, but give way
+        free = max(free, total // 2)  # caches count as used, but are freed on demand
     if wanted > free:
         raise DataError(
             f"the data needs {wanted / 2**30:.1f} GiB on {device}, of which {free / 2**30:.1f} GiB are free; {remedy}"

@@ -1,6 +1,7 @@
-"""The nets of the paper's workloads. Any other ``nn.Module`` is as good: name it in ``model._target_``."""
+"""Networks. Any other ``nn.Module`` can be used as well: name it in ``model._target_``."""
 
+from lrbench_pl.workloads.models.gpt import GPT
 from lrbench_pl.workloads.models.resnet import cifar_resnet
 from lrbench_pl.workloads.models.small import LocalResponseNorm, cnn3, lenet, mlp
 
-__all__ = ["LocalResponseNorm", "cifar_resnet", "cnn3", "lenet", "mlp"]
+__all__ = ["GPT", "LocalResponseNorm", "cifar_resnet", "cnn3", "lenet", "mlp"]

@@ -1,4 +1,4 @@
-"""The residual nets of He et al. for CIFAR: 6n + 2 layers, shortcuts without parameters."""
+"""Residual networks for CIFAR (He et al. 2016): 6n + 2 layers, shortcuts without parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn.functional import pad, relu
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with batch normalisation beside an identity (option A: subsampled, zero channels added)."""
+    """Two 3x3 convolutions with batch normalisation and an identity shortcut (option A: subsampled, zero-padded)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Block(nn.Module):
         self.stride, self.added = stride, outputs - inputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
         y = self.norm2(self.conv2(relu(self.norm1(self.conv1(x)))))
         if self.added:
             x = pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.added // 2, self.added // 2))
@@ -28,12 +28,12 @@ class Block(nn.Module):
 
 
 def cifar_resnet(depth: int, num_classes: int, input_shape: Sequence[int]) -> nn.Sequential:
-    """ResNet-``depth`` for small images: 16, 32 and 64 channels, ``(depth - 2) / 6`` blocks each.
+    """Build ResNet-``depth`` for small images: 16, 32 and 64 channels, ``(depth - 2) / 6`` blocks each.
 
     Args:
-        depth: Layers with weights: 20, 32, 44, 56, 110, or any 6n + 2.
+        depth: Number of layers with weights: 20, 32, 44, 56, 110, or any 6n + 2.
         num_classes: Number of outputs.
-        input_shape: Of an image: (C, H, W).
+        input_shape: Shape of an image: (C, H, W).
 
     Raises:
         ValueError: If ``depth`` is not 6n + 2.

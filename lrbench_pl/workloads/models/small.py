@@ -1,4 +1,4 @@
-"""The small nets: a perceptron, Caffe's LeNet and Caffe's CNN3 for CIFAR-10."""
+"""Small networks: a perceptron, Caffe's LeNet and Caffe's CNN3 for CIFAR-10."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.nn.functional import avg_pool2d
 
 
 def mlp(num_classes: int, input_shape: Sequence[int], hidden: Sequence[int] = (64,)) -> nn.Sequential:
-    """A multi-layer perceptron with ReLU.
+    """Build a multi-layer perceptron with ReLU.
 
     Args:
         num_classes: Number of outputs.
-        input_shape: Of an image: (C, H, W).
+        input_shape: Shape of an input: (C, H, W) for an image, (F,) for a row of a table.
         hidden: Widths of the hidden layers.
 
     Example:
@@ -32,11 +32,11 @@ def mlp(num_classes: int, input_shape: Sequence[int], hidden: Sequence[int] = (6
 
 
 def lenet(num_classes: int, input_shape: Sequence[int]) -> nn.Sequential:
-    """Caffe's LeNet: conv 20@5x5, max-pool 2, conv 50@5x5, max-pool 2, 500 ReLU units, the classes; Xavier weights.
+    """Build Caffe's LeNet: conv 20@5x5, max-pool 2, conv 50@5x5, max-pool 2, 500 ReLU units; Xavier weights.
 
     Args:
         num_classes: Number of outputs.
-        input_shape: Of an image: (C, H, W), at least 16 x 16.
+        input_shape: Shape of an image: (C, H, W), at least 16 x 16.
 
     Raises:
         ValueError: If the images are smaller.
@@ -63,7 +63,7 @@ def lenet(num_classes: int, input_shape: Sequence[int]) -> nn.Sequential:
     )
     for layer in net:
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            bound = math.sqrt(3 / layer.weight[0].numel())  # Caffe's Xavier looks at the inputs alone
+            bound = math.sqrt(3 / layer.weight[0].numel())  # Caffe's Xavier counts the inputs only
             nn.init.uniform_(layer.weight, -bound, bound)
             nn.init.zeros_(_bias(layer))
     return net
@@ -72,13 +72,13 @@ def lenet(num_classes: int, input_shape: Sequence[int]) -> nn.Sequential:
 class LocalResponseNorm(nn.Module):
     """Local response normalisation within each channel, as in Caffe.
 
-    y = x / (1 + alpha * mean of x ** 2 over size x size) ** 0.75, zeros outside the image counted
+    y = x / (1 + alpha * mean of x ** 2 over size x size) ** 0.75, the image padded with zeros
 
     Args:
         size: Width of the window, odd.
         alpha: Strength.
 
-    Source: BVLC/caffe, LRNLayer with WITHIN_CHANNEL; beta is the 0.75 of all its nets.
+    Source: BVLC/caffe, LRNLayer with WITHIN_CHANNEL; all its networks use beta = 0.75.
     """
 
     def __init__(self, size: int = 3, alpha: float = 5e-5) -> None:
@@ -93,14 +93,14 @@ class LocalResponseNorm(nn.Module):
 
 
 def cnn3(num_classes: int, input_shape: Sequence[int]) -> nn.Sequential:
-    """Caffe's cifar10_full, the paper's CNN3: three 5x5 convolutions, pooled, two of them normalised.
+    """Build Caffe's cifar10_full, the paper's CNN3: three 5x5 convolutions, pooled, two of them normalised.
 
-    It is made for pixels in 0..255 with the mean image subtracted, and for rates and decays that differ by parameter:
-    ``experiment=cifar10_cnn3`` has them.
+    It expects pixels in 0..255 with the mean image subtracted, and learning rates and weight decays that differ by
+    parameter, as in ``experiment=cifar10_cnn3``.
 
     Args:
         num_classes: Number of outputs.
-        input_shape: Of an image: (C, H, W), at least 8 x 8.
+        input_shape: Shape of an image: (C, H, W), at least 8 x 8.
 
     Raises:
         ValueError: If the images are smaller.
@@ -140,7 +140,7 @@ def cnn3(num_classes: int, input_shape: Sequence[int]) -> nn.Sequential:
 
 
 def _pooled(size: int) -> int:
-    """Width after a 3x3 pooling of stride 2, rounded up."""
+    """Return the width after a 3x3 pooling of stride 2, rounded up."""
     return -(-(size - 3) // 2) + 1
 
 

@@ -1,0 +1,41 @@
+"""Names in checkpoints of earlier versions, and their current names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SETTINGS = {"trunks": "stable"}
+_KINDS = {"trunk": "stable"}
+_REQUEST = {**SETTINGS, "target_accuracy": "target"}
+_JOURNAL = {"outcomes": "results", "marks": "fingerprints"}
+_COMPOSITION = {
+    "asked": "request",
+    "leg_from": "segment_start",
+    "leg_losses": "segment_losses",
+    "leg_diverged": "segment_diverged",
+}
+
+
+def with_current_names(composition: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state of a composition from any version with the current names.
+
+    Example:
+        >>> stored = {"asked": {"trunks": ["sine"]}, "journal": {"outcomes": [], "marks": []}, "leg_from": 3}
+        >>> stored |= {"snapshots": {"trunk": 1}, "records": [{"kind": "trunk"}]}
+        >>> state = with_current_names(stored)
+        >>> state["request"], state["journal"], state["segment_start"]
+        ({'stable': ['sine']}, {'results': [], 'fingerprints': []}, 3)
+        >>> state["snapshots"], state["records"]
+        ({'stable': 1}, [{'kind': 'stable'}])
+    """
+    state = _renamed(composition, _COMPOSITION)
+    state["request"] = _renamed(state["request"], _REQUEST)
+    state["journal"] = _renamed(state["journal"], _JOURNAL)
+    state["snapshots"] = _renamed(state["snapshots"], _KINDS)
+    state["records"] = [{**record, "kind": _KINDS.get(record["kind"], record["kind"])} for record in state["records"]]
+    return state
+
+
+def _renamed(mapping: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(key, key): value for key, value in mapping.items()}

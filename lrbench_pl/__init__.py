@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from lrbench_pl.analysis.ranking import rank
     from lrbench_pl.analysis.report import report, write_report
     from lrbench_pl.callbacks.composer import LRPolicyComposer
-    from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, LRPolicyError
+    from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
+    from lrbench_pl.notebook import sweep
+    from lrbench_pl.rates import LRPolicyError
     from lrbench_pl.runs.projects import policy_callback, write_result
     from lrbench_pl.runs.result import RunResult
-    from lrbench_pl.verdict import Verdict
+    from lrbench_pl.scheduler import LRPolicyScheduler
+    from lrbench_pl.verdict import TargetCheck, Verdict
 
 __version__ = "0.1.0"
 
@@ -26,7 +29,9 @@ __all__ = [
     "LRPolicyCallback",
     "LRPolicyComposer",
     "LRPolicyError",
+    "LRPolicyScheduler",
     "RunResult",
+    "TargetCheck",
     "Verdict",
     "__version__",
     "curves",
@@ -35,6 +40,7 @@ __all__ = [
     "policy_callback",
     "rank",
     "report",
+    "sweep",
     "write_report",
     "write_result",
 ]
@@ -42,14 +48,17 @@ __all__ = [
 _HOMES = {
     "LRPolicyCallback": "callbacks.lr_policy",
     "LRPolicyComposer": "callbacks.composer",
-    "LRPolicyError": "callbacks.lr_policy",
+    "LRPolicyError": "rates",
+    "LRPolicyScheduler": "scheduler",
     "RunResult": "runs.result",
+    "TargetCheck": "verdict",
     "Verdict": "verdict",
     "curves": "analysis.curves",
     "load_runs": "analysis.load",
     "policy_callback": "runs.projects",
     "rank": "analysis.ranking",
     "report": "analysis.report",
+    "sweep": "notebook",
     "write_report": "analysis.report",
     "write_result": "runs.projects",
 }

@@ -10,17 +10,23 @@ import pytest
 import lrbench_pl
 
 ROOT = Path(lrbench_pl.__file__).parent
-BOTTOM = {"policies", "verdict", "words", "files"}  # what needs the standard library alone
+BOTTOM = {"policies", "verdict", "words", "files", "stopwatch"}  # what needs the standard library alone
 # room -> the rooms that it may import
 ALLOWED = {
     "policies": set(),
-    "verdict": set(),
+    "verdict": {"words"},
     "words": set(),
     "files": set(),
+    "stopwatch": set(),
+    "rates": set(),
+    "saving": BOTTOM,
+    "scheduler": BOTTOM | {"rates"},
+    "huggingface": BOTTOM | {"saving", "scheduler"},
+    "notebook": BOTTOM | {"saving", "analysis"},
     "composing": BOTTOM,
-    "callbacks": BOTTOM | {"composing"},
+    "callbacks": BOTTOM | {"composing", "rates", "saving"},
     "workloads": BOTTOM,
-    "runs": BOTTOM | {"composing", "callbacks", "workloads"},
+    "runs": BOTTOM | {"composing", "callbacks", "workloads", "saving"},
     "sweeps": BOTTOM | {"callbacks", "runs"},
     "selection": BOTTOM | {"composing", "callbacks", "runs"},
     "analysis": BOTTOM | {"runs.result", "runs.spec"},
@@ -107,6 +113,9 @@ def test_no_circle_of_modules():
         ("lrbench_pl", ("torch", "pytorch_lightning", "polars", "plotly", "hydra", "sqlalchemy")),
         ("lrbench_pl.policies", ("torch", "numpy", "omegaconf", "hydra")),
         ("lrbench_pl.verdict", ("torch", "numpy", "omegaconf", "hydra")),
+        ("lrbench_pl.saving", ("torch", "numpy", "omegaconf", "hydra", "polars")),
+        ("lrbench_pl.scheduler", ("pytorch_lightning", "transformers", "omegaconf", "hydra", "polars")),
+        ("lrbench_pl.notebook", ("torch", "pytorch_lightning", "transformers", "hydra", "polars")),
         ("lrbench_pl.composing.plan", ("torch", "pytorch_lightning", "polars")),
         ("lrbench_pl.analysis.ranking", ("torch", "pytorch_lightning")),
         ("lrbench_pl.callbacks.composer", ("polars", "plotly", "sqlalchemy")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from lrbench_pl.callbacks.composer_request import composition_request, plan_for
 from lrbench_pl.callbacks.composition_state import CompositionState
 from lrbench_pl.callbacks.losses import LossMonitor, mean_losses
-from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, LRPolicyError, _count, _in_fit
+from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, LRPolicyError, _in_fit
 from lrbench_pl.composing import former_names
 from lrbench_pl.composing.average import WeightAverage
 from lrbench_pl.composing.composed_policy import ComposedPolicy
@@ -54,6 +55,8 @@ class LRPolicyComposer(LRPolicyCallback):
         mode: ``max`` if larger values are better, ``min`` if smaller ones are.
         confirmations: Consecutive checks that must meet the target.
         optimizer_index: Index of the optimizer that the policy drives, needed if the module has several.
+        save_to: Folder for the result, as in ``LRPolicyCallback``; ``tuning.json`` is written there too.
+        save_as: Fields of the result, as there.
         **settings: Fields of :class:`~lrbench_pl.composing.settings.Settings`.
 
     Raises:
@@ -75,6 +78,8 @@ class LRPolicyComposer(LRPolicyCallback):
         mode: Mode = "max",
         confirmations: int = 1,
         optimizer_index: int | None = None,
+        save_to: str | Path | None = None,
+        save_as: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         for former, name in former_names.SETTINGS.items():
@@ -82,7 +87,7 @@ class LRPolicyComposer(LRPolicyCallback):
                 raise ValueError(f"expected the setting {name!r}, got its former name {former!r}; rename it")
         self.settings = Settings(**settings)
         policy = ComposedPolicy(self._rate_at, self.realised)
-        super().__init__(policy, target, monitor, mode, confirmations, True, optimizer_index)
+        super().__init__(policy, target, monitor, mode, confirmations, True, optimizer_index, save_to, save_as)
         self.max_steps = max_steps
 
     def _reset(self) -> None:
@@ -359,7 +364,7 @@ class LRPolicyComposer(LRPolicyCallback):
         if journal.failure is not None:
             self._end(trainer, "diverged", journal.failure)
         elif not trainer.global_step >= trainer.max_steps > 0:
-            self._end(trainer, "missed", f"missed {self.target} within {_count(self._steps_run)}")
+            self._end(trainer, "missed", f"missed {self.target} within {counted(self._steps_run, 'step')}")
 
     def _report_avoided(self, messages: Iterable[str]) -> None:
         """Record and print what the plan concluded from the last segment."""
@@ -379,8 +384,8 @@ class LRPolicyComposer(LRPolicyCallback):
             self._state.snapshots[segment.restore].restore(trainer, module)
         except ChangedModuleError as error:
             raise LRPolicyError(str(error)) from error
-        self._step = -1  # the rate must be written again
-        self._written = []
+        if self._driver is not None:  # the rate must be written again
+            self._driver.forget()
         if self._state.running.diverged or segment.restore == "start":
             self._average = None  # it contains abandoned weights
             self._losses.reset()

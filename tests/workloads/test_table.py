@@ -111,6 +111,12 @@ def test_parquet_and_csv_are_one_table(wine, tmp_path):
     assert torch.equal(one.target, two.target)
 
 
+def test_a_tsv_file_is_separated_by_tabs(wine, tmp_path):
+    path = tmp_path / "wine.tsv"
+    polars.read_csv(wine).write_csv(path, separator="\t")
+    assert torch.equal(module(path, "cultivar").encoded.features, module(wine, "cultivar").encoded.features)
+
+
 def test_separators_headers_and_columns_to_leave_out(tmp_path):
     path = written(tmp_path, rows_of(30, lambda i: f"id{i};{i};{i % 2}"))
     samples = module(path, "column_3", separator=";", header=False, drop=["column_1"])
@@ -232,7 +238,7 @@ GOOD = "size,kind,y\n" + rows_of(30, lambda i: f"{i},{'ab'[i % 2]},{i % 2}")
         (GOOD, {"target": None}, "dataset.target must name a column of .*, got None; .*; set dataset.target=NAME"),
         (GOOD, {"drop": ["id"]}, "dataset.drop must name a column of .*, got 'id'"),
         (GOOD, {"categorical": ["id"]}, "dataset.categorical must name a column of .*, got 'id'"),
-        (GOOD.replace(",", ";"), {}, "separated by ';': set dataset.separator=';'"),
+        (GOOD.replace(",", ";"), {}, "separated by ';': set \"dataset.separator=';'\""),
         (GOOD, {"target": "kind", "task": "regression"}, "'kind' is String .*set dataset.task=classification"),
         (GOOD.replace("7,b,1", "7,b,0.5"), {}, r"'y' has fractions \(such as 0.5\); choose dataset=table_regression"),
         (GOOD, {"target": "size"}, "'size' has 30 different values in 30 rows, .*dataset=table_regression"),

@@ -80,7 +80,7 @@ class TableDataModule(DeviceDataModule):
         validation: Rows held out to check on: a share of those that are not tested on, or a number.
         test: Rows held out for the test: a share of the table or a number.
         check_on: ``validation``, or ``test``: no validation part, checks use the test part.
-        separator: Between the columns of a CSV file.
+        separator: Between the columns of a CSV file; None for a tab in ``.tsv`` files and a comma in others.
         header: Whether the first line of a CSV file names the columns; else they are ``column_1``, ``column_2``, ….
         null_values: Texts of a CSV file that stand for a missing value.
         eval_batch_size: Rows per batch of validation and test.
@@ -115,7 +115,7 @@ class TableDataModule(DeviceDataModule):
         validation: float = 0.1,
         test: float = 0.1,
         check_on: CheckOn = "validation",
-        separator: str = ",",
+        separator: str | None = None,
         header: bool = True,
         null_values: Sequence[str] = NULL_VALUES,
         eval_batch_size: int = 2000,
@@ -129,7 +129,8 @@ class TableDataModule(DeviceDataModule):
         self.target, self.task = target, task
         self.categorical, self.drop = tuple(categorical), tuple(drop)
         self.validation, self.test = validation, test
-        self.separator, self.header, self.null_values = separator, header, tuple(null_values)
+        self.separator = ("\t" if ".tsv" in self.path.suffixes else ",") if separator is None else separator
+        self.header, self.null_values = header, tuple(null_values)
         self.eval_batch_size, self.train_eval = eval_batch_size, train_eval
         self._placed: tuple[Tensor, Tensor] | None = None
 
@@ -241,7 +242,7 @@ class TableDataModule(DeviceDataModule):
             return
         hint = f"; set {option}=NAME" if option == "dataset.target" else ""
         if len(table.columns) == 1 and ";" in table.columns[0]:
-            hint = "; its columns seem to be separated by ';': set dataset.separator=';'"
+            hint = "; its columns seem to be separated by ';': set \"dataset.separator=';'\""
         raise DataError(
             f"{option} must name a column of {self.path}, got {column!r}; there are {_listed(table.columns)}{hint}"
         )

@@ -255,7 +255,7 @@ def test_an_unreadable_looked_up_policy(run, tmp_path):
     failed = run("a", "lr_policy=best")
     assert failed.status == "failed"
     assert "lookup.json: " in failed.message
-    assert "remove it to look a policy up anew" in failed.message
+    assert "remove it to look a policy up again" in failed.message
 
 
 def test_a_finished_run_is_not_repeated_and_another_is_refused(run, tmp_path):

@@ -1,4 +1,4 @@
-"""What holds for every registered policy type, those of somebody else included, with nothing said elsewhere."""
+"""Contract of every registered policy type, also of types from other packages."""
 
 import json
 import math
@@ -50,7 +50,7 @@ from lrbench_pl.runs.options import UserError, check_milestones
 from lrbench_pl.selection.database import PolicyDatabase
 from lrbench_pl.selection.records import stored_run
 
-# -- a package of somebody else: what a new policy takes is these lines and a YAML ---------------------------------
+# -- another package: a new policy needs these lines and a YAML file -----------------------------------------------
 
 
 @register_policy
@@ -79,7 +79,7 @@ class Scaled:
 @register_policy
 @dataclass(frozen=True)
 class Relay:
-    """A composite with a field of its own."""
+    """Composite with an additional field."""
 
     policies: Turns
     milestones: Milestones
@@ -150,7 +150,7 @@ KINDS["turns"] = st.lists(KINDS["nested"], min_size=1, max_size=3)
 
 @st.composite
 def policies_of(draw, kind):
-    """Any policy of a type, from what its fields mean alone."""
+    """Any policy of a type, built from the meanings of its fields."""
     hints, values = get_type_hints(kind), {}
     for name, meaning in meanings(kind).items():
         if hasattr(kind, name) and draw(st.booleans()):
@@ -159,7 +159,7 @@ def policies_of(draw, kind):
         values[name] = draw(of_kind)
     try:
         return kind(**values)
-    except ValueError:  # values that do not go together
+    except ValueError:  # the values do not fit together
         assume(False)
 
 
@@ -183,13 +183,13 @@ def test_a_registered_policy_is_a_value_that_is_stored_stretched_and_cut(kind, d
     assert stretched(policy, 1) == policy
     assert table(cut(policy, n), n) == table(policy, n)
     assert all(start < n for start, _ in segments(cut(policy, n)))
-    lint.lint(lint.Plan(policy, max_steps=100))
+    lint.lint(lint.TrainingPlan(policy, max_steps=100))
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__qualname__)
 @pytest.mark.parametrize("bad", [None, "0.1", -math.inf, math.nan, True])
-def test_every_field_of_every_type_refuses_what_it_cannot_be(kind, bad):
-    """By name, before anything else in the policy runs."""
+def test_every_field_of_every_type_refuses_invalid_values(kind, bad):
+    """The message names the field, and nothing else in the policy runs before it."""
     sample = {"nested": Constant(0.1), "turns": (Constant(0.1),), "milestones": (), "phase": 0}
     good = {name: sample.get(meaning.kind, 1) for name, meaning in meanings(kind).items()}
     good |= {name: get_args(get_type_hints(kind)[name])[0] for name, m in meanings(kind).items() if m.kind == "choice"}
@@ -199,7 +199,7 @@ def test_every_field_of_every_type_refuses_what_it_cannot_be(kind, bad):
             kind(**{**good, name: bad})
 
 
-# -- what somebody else gets --------------------------------------------------------------------------------------
+# -- types from other packages ------------------------------------------------------------------------------------
 
 
 def test_a_foreign_policy_is_stored_as_hydra_would_call_it_and_comes_back():
@@ -234,7 +234,7 @@ def test_stretching_and_cutting_follow_the_fields():
     assert stretched(FOREIGN[1], 2) == Scaled(Rex(0.2, 2000), 0.5)
     assert stretched(FOREIGN[2], 0.5) == Relay((Constant(0.1), Rex(0.1, 300)), (200,), 0.5)
     assert stretched(Stairs(0.1, 0.5, 100, 0.25), 2) == Stairs(0.1, 0.5, 200, 0.5)
-    assert cut(FOREIGN[2], 400) == Relay((Constant(0.1),), (), 0.5)  # its share still counts
+    assert cut(FOREIGN[2], 400) == Relay((Constant(0.1),), (), 0.5)  # share still applies
     assert cut(Scaled(MultiStep(0.1, 0.5, (10, 40)), 0.5), 30) == Scaled(MultiStep(0.1, 0.5, (10,)), 0.5)
 
 
@@ -254,7 +254,7 @@ def test_stretching_and_cutting_follow_the_fields():
     ],
 )
 def test_lint_reads_the_fields(policy, rule, words):
-    found = lint.lint(lint.Plan(policy, max_steps=1000, check_every=20))
+    found = lint.lint(lint.TrainingPlan(policy, max_steps=1000, check_every=20))
     assert [finding.rule for finding in found] == ([rule] if rule else [])
     assert words in "".join(map(str, found))
 
@@ -280,8 +280,8 @@ def test_one_yaml_and_it_can_be_previewed_and_linted(tmp_path):
 # -- what is refused ----------------------------------------------------------------------------------------------
 
 
-def test_data_cannot_name_what_was_not_registered(tmp_path):
-    """Not even if it is a policy class, and its module is not imported to see."""
+def test_unregistered_types_are_refused(tmp_path):
+    """Not even if it is a policy class; its module is not imported to find out."""
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
     code = (
         f"import sys, json; sys.path.insert(0, {str(tmp_path)!r})\n"
@@ -353,17 +353,17 @@ class NoMilestones:
         (NotFrozen, r"NotFrozen must be a frozen dataclass: write @dataclass\(frozen=True\)"),
         (dataclass(NotFrozen), "NotFrozen must be a frozen dataclass"),
         (NotCallable, r"NotCallable must have __call__\(self, t\)"),
-        (NoMeaning, "NoMeaning.lr must be annotated with what it means, such as Rate, .*; got <class 'float'>"),
+        (NoMeaning, "NoMeaning.lr must be annotated with its meaning, such as Rate, .*; got <class 'float'>"),
         (NoMilestones, "NoMilestones.policies needs a field 'milestones' beside it"),
     ],
 )
-def test_a_class_that_does_not_say_what_it_is_is_not_registered(cls, message):
+def test_an_incomplete_class_is_not_registered(cls, message):
     with pytest.raises(TypeError, match=message):
         register_policy(cls)
     assert cls not in registered().values()
 
 
-def test_a_class_that_stored_data_could_not_name_is_not_registered():
+def test_a_local_class_is_not_registered():
     @dataclass(frozen=True)
     class Local:
         steps: Steps
@@ -371,7 +371,7 @@ def test_a_class_that_stored_data_could_not_name_is_not_registered():
         def __call__(self, t):
             return 0.0
 
-    with pytest.raises(TypeError, match=r"Local must be defined at the top of a module"):
+    with pytest.raises(TypeError, match=r"Local must be defined at the top level of a module"):
         register_policy(Local)
 
 

@@ -138,7 +138,7 @@ def test_interrupted_it_goes_on_and_repeats_no_finished_job(whole, tmp_path, sto
     with pytest.raises(SystemExit) as left:
         sweep(tmp_path, task=first)
     assert left.value.code == 130
-    assert f"start it again with hydra.sweep.dir={tmp_path} to go on" in capsys.readouterr().out
+    assert f"interrupted; continue with hydra.sweep.dir={tmp_path}" in capsys.readouterr().out
     assert not (tmp_path / "policy.yaml").exists()
     assert sweep(tmp_path, task=second) == whole[1]
     assert first.jobs[:-1] + second.jobs == whole[2]
@@ -177,7 +177,7 @@ def test_a_row_of_another_configuration_is_refused(ended):
 )
 def test_another_configuration_in_the_same_folder_is_refused(whole, other, message):
     before = rows(whole[0])
-    with pytest.raises(SelectionError, match="holds another selection: ") as refused:
+    with pytest.raises(SelectionError, match="contains another selection: ") as refused:
         sweep(whole[0], other)
     assert message in str(refused.value)
     assert str(refused.value).endswith("give another hydra.sweep.dir")
@@ -195,19 +195,19 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
     [
         (
             "batch_size=32,64",
-            "expected one value for batch_size, got 32, 64; selecting takes several only for lr_policy",
+            "expected one value for batch_size, got 32, 64; hydra/sweeper=lrbench takes several only for lr_policy",
         ),
         ("model=mlp,lenet", "expected one value for model, got mlp, lenet;"),
         ("batch_size=interval(1,2)", "expected a list of values, got batch_size=interval"),
         ("lr_policy=nope,cosine", "Could not find 'lr_policy/nope'"),
-        ("lr_policy=cosine,auto", "expected shapes of policies, got lr_policy=auto, which is none; leave it out"),
-        ("lr_policy=range", "expected shapes of policies, got lr_policy=range"),
+        ("lr_policy=cosine,auto", "expected policies to select from, got lr_policy=auto, a callback; leave it out"),
+        ("lr_policy=range", "expected policies to select from, got lr_policy=range"),
         ("lr=high", "lr must be numbers, got high"),
         ("lr=0.1,-1", "lr must be finite numbers above 0, got -1.0"),
         ("seed=one", "seed must be numbers, got one"),
         ("optimizer=adam,none", "Could not find 'optimizer/none'"),
         ("lr_policy_file=nowhere.yaml", "lr_policy_file=nowhere.yaml: "),
-        ("target=null", "selecting needs a target; give target="),
+        ("target=null", "hydra/sweeper=lrbench needs a target, got none; give target="),
         ("check_every=2000", "check_every must not exceed max_steps (1000), got 2000"),
         ("hydra.sweeper.eta=1", "eta must be a finite number above 1, got 1"),
         ("hydra.sweeper.shapes=[]", "shapes must be a list of at least one, got []"),
@@ -225,12 +225,16 @@ def test_a_mistake_is_one_line_before_any_job(tmp_path, override, message):
 
 
 def test_failing_jobs_are_told(tmp_path):
-    with pytest.raises(SelectionError, match=r"every job failed; the first, cosine at 0\.1 \(momentum\): out of luck"):
+    with pytest.raises(
+        SelectionError, match=r"every trial failed; the first: cosine at 0\.1 \(momentum\): out of luck"
+    ):
         sweep(tmp_path, task=Formula(status="failed"))
     with pytest.raises(SelectionError, match=r"cosine at 0\.1 \(momentum\): it wrote no result"):
         sweep(tmp_path / "2", task=Formula(row=False))
     hydras_own = "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-    with pytest.raises(SelectionError, match=r"30-steps/cosine-momentum-0\.1-seed-0: the job left no row \(None\)"):
+    with pytest.raises(
+        SelectionError, match=r"30-steps/cosine-momentum-0\.1-seed-0: the trial wrote no result \(None\)"
+    ):
         sweep(tmp_path / "3", hydras_own, task=Formula(row=False))
 
 
@@ -242,7 +246,7 @@ def test_a_job_that_was_stopped_stops_it(tmp_path):
 def test_out_of_reach_it_ends_with_an_account(tmp_path, capsys):
     found = sweep(tmp_path, "lr_policy=fix")
     assert (found.status, found.horizon) == ("missed", 1000)
-    assert "missed 0.95: the best found is fix at 0.1 (momentum) over 1000 steps, 0.3333" in capsys.readouterr().out
+    assert "missed 0.95: the best policy is fix at 0.1 (momentum) over 1000 steps, 0.3333" in capsys.readouterr().out
     assert (tmp_path / "policy.yaml").exists()
     with pytest.raises(SystemExit) as left:
         sweep(tmp_path / "2", "lr_policy=fix", "require_target=true")
@@ -316,7 +320,9 @@ def test_what_the_policy_database_knows_is_tried_first_and_stays_when_it_learns_
     given = ("optimizer=momentum,adam", f"hydra.sweeper.db={tmp_path}/runs.db", "lr_policy=fix")
     with pytest.raises(SystemExit):
         sweep(tmp_path / "sweep", *given, task=Formula(stop_at=4))
-    assert "selection: the policy database knows known reached the target in 1 of 1 seed" in capsys.readouterr().out
+    assert (
+        "selection: the policy database recommends known reached the target in 1 of 1 seed" in capsys.readouterr().out
+    )
     learn(Polynomial(0.4, 1000))
     found = sweep(tmp_path / "sweep", *given)
     assert str(found.winner) == "1-momentum (momentum)"

@@ -45,7 +45,7 @@ def sweep(
     attribute ``verdict``, such as a ``TargetCheck`` or an ``LRPolicyCallback``.
 
     Calling it again continues: trainings that reached or missed the target or diverged are not repeated, those that
-    failed or were interrupted are. A training that raises an error is a ``failed`` result, and the sweep goes on.
+    failed or were interrupted are. A training that raises an error is a ``failed`` result, and the sweep continues.
 
     Args:
         policies: The policies by name, or a list of policies, which are named by their repr.

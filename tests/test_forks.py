@@ -46,7 +46,8 @@ def test_its_end_is_known(script, tmp_path, text, code):
 
 def test_a_signal_reaches_it(script, tmp_path):
     words = script(
-        "import time\ntry:\n    open('begun', 'w')\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    raise SystemExit(7)"
+        "import time\ntry:\n    open('begun', 'w')\n    time.sleep(600)\n"
+        "except KeyboardInterrupt:\n    raise SystemExit(7)"
     )
     process = forks.start(words, tmp_path, {})
     while not (tmp_path / "begun").exists():

@@ -23,7 +23,7 @@ from lrbench_pl.huggingface import TargetCallback  # noqa: E402
 from lrbench_pl.policies import Constant, PlateauPolicy, table  # noqa: E402
 from lrbench_pl.runs.result import RunResult  # noqa: E402
 from lrbench_pl.scheduler import LRPolicyScheduler  # noqa: E402
-from lrbench_pl.selection.database import read_sources  # noqa: E402
+from lrbench_pl.selection.exchange import read_sources  # noqa: E402
 from tests.accelerated import POLICY, arguments, texts, tiny_model, watch, with_accelerate  # noqa: E402
 
 ROOT = Path(__file__).parents[1]

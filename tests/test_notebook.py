@@ -10,7 +10,7 @@ import pytest
 import lrbench_pl
 from lrbench_pl.policies import Constant, Polynomial
 from lrbench_pl.runs.result import RunResult
-from lrbench_pl.selection.database import read_sources
+from lrbench_pl.selection.exchange import read_sources
 from lrbench_pl.verdict import TargetCheck
 
 POLICIES = {"slow": Constant(0.01), "fast": Constant(0.05)}

@@ -20,7 +20,7 @@ from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, LRPolicyError
 from lrbench_pl.policies import Constant, PlateauPolicy, Polynomial, cut, from_config
 from lrbench_pl.runs.config import read_policy
 from lrbench_pl.runs.result import RESULT_FILE, RunResult
-from lrbench_pl.selection.database import read_sources
+from lrbench_pl.selection.exchange import read_sources
 from lrbench_pl.verdict import TargetCheck
 from tests.helpers import TinyModule, tiny_trainer
 

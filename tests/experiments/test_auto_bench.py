@@ -1,0 +1,51 @@
+"""The bench of ordinary tasks: its frozen table, and its stacked trainings against those in a Trainer."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCH = Path(__file__).resolve().parents[2] / "experiments" / "auto_bench"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import bench
+
+    yield bench
+    for name in ("bench", "cases", "stacked", "in_lightning"):
+        sys.modules.pop(name, None)
+
+
+def test_the_table_is_that_of_the_frozen_rows(bench):
+    with (BENCH / "development.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert bench.summary(rows) in (BENCH / "README.md").read_text()
+
+
+def test_no_case_of_the_table_is_one_of_development(bench):
+    development, table = ({case.data for case in bench.CASES[name]} for name in ("development", "table"))
+    assert not development & table
+    assert {case.optimizer for case in bench.CASES["table"]} == set(bench.OPTIMIZERS)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*only need to set")
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"])
+def test_stacked_trainings_are_those_of_a_trainer(bench, monkeypatch, optimizer):
+    """Two seeds beside each other end 40 steps with the values that each has alone, up to rounding."""
+    import in_lightning
+
+    for module in (bench, in_lightning):
+        monkeypatch.setattr(module, "BUDGET", 40)
+    case = bench.Case("diabetes", optimizer, 16, 64)
+    rate = bench.OPTIMIZERS[optimizer][1]
+    jobs = bench._train(case, [bench._cosine(rate), bench._cosine(rate)], (1, 2), None)
+    for seed, job in zip((1, 2), jobs, strict=True):
+        alone = in_lightning.fit(case, seed, "cosine", None, {}).verdict
+        assert [step for step, _, _ in job.trace] == [check.step for check in alone.checks] == [20, 40]
+        torch.testing.assert_close(
+            [value for _, _, value in job.trace], [check.value for check in alone.checks], rtol=1e-3, atol=1e-4
+        )

@@ -26,7 +26,7 @@ TESTS = ("tests/analysis", "tests/cli/test_cli.py", "tests/selection/test_databa
 
 
 def lowest() -> list[str]:
-    """What pip has to install: each of these packages exactly at its bound.
+    """Return the requirements for pip: each of these packages exactly at its bound.
 
     Raises:
         ValueError: If one of them has no lower bound in pyproject.toml.

@@ -1,4 +1,4 @@
-"""Import what trains, in a little more than half the time."""
+"""Import the training code with garbage collection paused."""
 
 from __future__ import annotations
 

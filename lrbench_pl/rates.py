@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+# Between two steps of a training, caches are cold: 32 values in one go cost less than 8 one by one.
+_AHEAD = 32
+
 
 class LRPolicyError(RuntimeError):
     """A training whose rates are not those of the policy; the message says what to change."""
@@ -57,16 +60,30 @@ class RateDriver:
         self._advances = advances
         self._on_write = on_write
         self._is_stepping = False
+        self._reads_ahead = is_value(policy)
+        self._ahead: list[Any] = []  # the policy's values from step _ahead_of on
+        self._ahead_of = 0
         self.forget()
-        driver = weakref.ref(self)
+        driver, optimizer_fields = weakref.ref(self), optimizer.__dict__
 
+        # Both run at every step: the usual case, one group as it was written, takes no further call.
         def before(*_: Any) -> None:
-            if (alive := driver()) is not None:
+            if (alive := driver()) is None:
+                return
+            if not (alive._written_for == alive.step and alive._is_untouched()):
                 alive._before_step()
+            alive._is_stepping = True
 
         def after(*_: Any) -> None:
-            if (alive := driver()) is not None:
-                alive._after_step()
+            if (alive := driver()) is None or not alive._is_stepping:  # a step within a step was this one
+                return
+            alive._is_stepping = False
+            if not alive._is_untouched():
+                alive._verify()
+            skipped = optimizer_fields.get("found_inf")  # a GradScaler leaves it to a fused optimizer to skip
+            if skipped is None or not float(skipped):
+                alive.taken += 1
+                alive.step += alive._advances
 
         self._handles = [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
 
@@ -88,10 +105,14 @@ class RateDriver:
 
     def write(self) -> None:
         """Write the rate of :attr:`step` into every group, in place where it is a tensor."""
-        groups, lr = self.optimizer.param_groups, rate_of(self.policy, self.step)
+        groups, step = self.optimizer.param_groups, self.step
+        index = step - self._ahead_of
+        lr = self._ahead[index] if 0 <= index < len(self._ahead) else None
+        if not (type(lr) is float and 0 <= lr < math.inf):
+            lr = self._rate(step)
         if len(groups) > len(self._written) > 0:
             self._refuse_own_rates(groups[len(self._written) :])
-        self._written_for, self._groups, self._written = self.step, [*groups], (written := [])
+        self._written_for, self._groups, self._written = step, [*groups], (written := [])
         for group in groups:
             scaled = lr * group["lr_scale"] if "lr_scale" in group else lr
             if type(group["lr"]) is float:
@@ -100,7 +121,16 @@ class RateDriver:
             else:
                 written.append(self._fill(group, scaled))
         if self._on_write is not None:
-            self._on_write(self.step, lr)
+            self._on_write(step, lr)
+
+    def _rate(self, step: int) -> float:
+        """Return the rate of a step, and read those of the next steps of a policy that is a value."""
+        if self._reads_ahead:
+            try:
+                self._ahead, self._ahead_of = [self.policy(t) for t in range(step, step + _AHEAD)], step
+            except Exception:  # it may have no value beyond its end
+                self._ahead, self._reads_ahead = [], False
+        return rate_of(self.policy, step)
 
     def _fill(self, group: dict[str, Any], scaled: float) -> Any:
         """Set a rate in place if it is a tensor: capturable and compiled optimizers read it there."""
@@ -126,20 +156,14 @@ class RateDriver:
                     "the policy sets them all; add it with its share of the policy's rate as lr_scale instead"
                 )
 
+    def _is_untouched(self) -> bool:
+        """Return whether there is one group, and its rate is the very object that was written."""
+        groups, written = self.optimizer.param_groups, self._written
+        return len(groups) == len(written) == 1 and groups[0]["lr"] is written[0]
+
     def _before_step(self) -> None:
         self._verify()
         self.write_if_due()
-        self._is_stepping = True
-
-    def _after_step(self) -> None:
-        if not self._is_stepping:  # a step within a step, of a subclass, was this one
-            return
-        self._is_stepping = False
-        self._verify()
-        skipped = self.optimizer.__dict__.get("found_inf")  # a GradScaler leaves it to a fused optimizer to skip
-        if skipped is None or not float(skipped):
-            self.taken += 1
-            self.step += self._advances
 
     def _verify(self) -> None:
         """Fail if anything else changed a rate since it was written."""
@@ -166,6 +190,12 @@ class RateDriver:
             f"{_number(lr):g}: something else sets it too, such as optimizer_step(), a scheduler or a callback; "
             "remove one of the two"
         )
+
+
+def is_value(policy: Any) -> bool:
+    """Return whether a policy is a frozen dataclass, whose rates depend on the step alone."""
+    parameters = getattr(type(policy), "__dataclass_params__", None)
+    return parameters is not None and parameters.frozen and not hasattr(policy, "observe")
 
 
 def rate_of(policy: Callable[[int], float], step: int) -> float:

@@ -204,12 +204,13 @@ class LRPolicyCallback(Callback):
         every, loggers = trainer.log_every_n_steps, trainer.loggers  # type: ignore[attr-defined]
 
         def log(step: int, lr: float) -> None:
-            if every and (step == 0 or (step + 1) % every == 0):
+            if step == 0 or (step + 1) % every == 0:
                 for logger in loggers:
                     logger.log_metrics({"lr": lr}, step=step)
 
         self._found = found
-        self._driver = RateDriver(optimizer, self.policy, self._steps_run, on_write=log)
+        on_write = log if every and loggers else None
+        self._driver = RateDriver(optimizer, self.policy, self._steps_run, on_write=on_write)
 
     def _detach(self) -> None:
         if self._driver is not None:
@@ -227,7 +228,7 @@ class LRPolicyCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Watch for a loss that is no longer a number."""
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        loss = outputs.get("loss") if type(outputs) is dict or isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, torch.Tensor):
             return
         if self._look_every == 1:

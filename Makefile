@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# two more than there are cores: many tests wait for processes that they started or killed
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 2 + (os.cpu_count() or 1)))')
 TRAINING := tests/callbacks tests/composing tests/selection tests/runs/test_run.py \
   tests/sweeps/test_sweep.py::test_a_real_sweep_and_its_ranking
 
@@ -23,10 +25,10 @@ demo: install  ## Train a small real sweep on the bundled digits and rank the po
 	$(BIN)/lrbench rank multirun/demo
 
 test: install  ## Run every test, the doctests included
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-cpu: install  ## Run the tests that train again, computing as a CPU without vector instructions does
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -n 2 --dist worksteal $(TRAINING)
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TRAINING)
 
 docs-check: install  ## Do what README.md and the guides say, each in a clean copy
 	$(BIN)/python -m tests.docs.check

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import polars as pl
-from reading import Row, compared, stage, written
+from tables import Row, compared, stage, written
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"

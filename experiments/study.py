@@ -29,7 +29,7 @@ from pathlib import Path
 
 import polars as pl
 import yaml
-from reading import blocks, figure, heat, written
+from tables import blocks, figure, heat, written
 
 from lrbench_pl.analysis.load import load_runs
 

@@ -21,7 +21,7 @@ import polars as pl
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from reading import save, stage, written  # noqa: E402
+from tables import save, stage, written  # noqa: E402
 
 ROWS = HERE.parent / "policies_mnist_lenet" / "results.csv"
 Steps = dict[str, dict[int, float]]  # of each policy, by seed; infinite for a miss

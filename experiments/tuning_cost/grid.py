@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 
-from cost import Outcome, main, pool, train
 from omegaconf import DictConfig
+from protocol import Outcome, main, pool, train
 
 FACTORS = (1.0, 0.3, 3.0, 0.1, 10.0)
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-from cost import SPAN, Outcome, main
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from protocol import SPAN, Outcome, main
 from pytorch_lightning.tuner import Tuner
 
 from lrbench_pl.runs import config

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
-from cost import Cost
+from protocol import Cost
 
 HERE = Path(__file__).resolve().parent
 WAYS = ("selection", "grid", "lr_finder_onecycle", "optuna_tpe")

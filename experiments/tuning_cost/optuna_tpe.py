@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytorch_lightning as pl
 import torch
-from cost import SPAN, Outcome, main, pool
 from omegaconf import DictConfig
+from protocol import SPAN, Outcome, main, pool
 
 from lrbench_pl.runs import config
 from lrbench_pl.runs.build import build

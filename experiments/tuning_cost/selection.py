@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cost import Outcome, main
 from omegaconf import DictConfig
+from protocol import Outcome, main
 
 RUN = Path(__file__).resolve().parents[2] / "run.py"
 

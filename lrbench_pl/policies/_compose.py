@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.policies._basic import Polynomial
-from lrbench_pl.policies._fields import Milestones, Turns, meanings, meant, register_policy
+from lrbench_pl.policies._fields import Milestones, Stages, fields_of, meanings, register_policy
 from lrbench_pl.policies._protocols import AdaptivePolicy as AdaptivePolicy
 from lrbench_pl.policies._protocols import Policy as Policy
 
@@ -41,7 +41,7 @@ class Sequential:
     Source: Wu & Liu, ACM TIST 2023, arXiv 2210.12936, section on composite policies.
     """
 
-    policies: Turns
+    policies: Stages
     milestones: Milestones = ()
 
     def __post_init__(self) -> None:
@@ -68,19 +68,19 @@ class Sequential:
 
 
 def _function(policy: Policy) -> tuple[object, ...]:
-    return type(policy), *meant(policy, "choice").values()
+    return type(policy), *fields_of(policy, "choice").values()
 
 
-def turns(policy: Policy) -> Iterator[tuple[int, int | None, Policy]]:
+def stages(policy: Policy) -> Iterator[tuple[int, int | None, Policy]]:
     """Yield the parts of a composite as (start, end, policy); none for others.
 
     Example:
         >>> from lrbench_pl.policies import Constant
-        >>> list(turns(Sequential((Constant(0.3), Constant(0.2)), (10,))))
+        >>> list(stages(Sequential((Constant(0.3), Constant(0.2)), (10,))))
         [(0, 10, Constant(lr=0.3)), (10, None, Constant(lr=0.2))]
     """
-    for name, parts in meant(policy, "turns").items():
-        stones = getattr(policy, meanings(type(policy))[name].beside)
+    for name, parts in fields_of(policy, "stages").items():
+        stones = getattr(policy, meanings(type(policy))[name].refers_to)
         yield from zip((0, *stones), (*stones, None), parts, strict=True)
 
 
@@ -97,7 +97,7 @@ def segments(policy: Policy) -> list[tuple[int, Policy]]:
     """
     parts = [
         (start + at, inner)
-        for start, end, part in turns(policy)
+        for start, end, part in stages(policy)
         for at, inner in segments(part)
         if end is None or start + at < end
     ]

@@ -32,7 +32,7 @@ Kind = Literal[
     "moment",
     "milestones",
     "nested",
-    "turns",
+    "stages",
 ]
 
 
@@ -48,19 +48,19 @@ class Meaning:
         kind: Kind of the field, for lint and other code that handles fields of one kind.
         check: Called with name and value of the field. Returns the value to store or raises ``ValueError``.
         stretch: Called with the value and the factor by which time is stretched. Returns the new value.
-        beside: Another field of the same policy that this one refers to: the milestones of ``turns``, the period of a
-            ``phase``. The period must be declared before its phase.
+        refers_to: Another field of the same policy that this one refers to: the milestones of ``stages``, the period of
+            a ``phase``. The period must be declared before its phase.
     """
 
     kind: Kind
     check: Callable[[str, Any], Any]
     stretch: Callable[[Any, float], Any] = _same
-    beside: str = ""
+    refers_to: str = ""
 
     @property
     def is_nested(self) -> bool:
         """Return whether the value is a policy or a tuple of policies."""
-        return self.kind in ("nested", "turns")
+        return self.kind in ("nested", "stages")
 
 
 def _length(steps: int, factor: float) -> int:
@@ -121,7 +121,7 @@ Milestones = Annotated[tuple[int, ...], Meaning("milestones", check.milestones, 
 """Steps at which something changes, positive and strictly increasing."""
 Nested = Annotated[Policy, Meaning("nested", check.policy)]
 """Policy that is evaluated at the same step as the one that contains it."""
-Turns = Annotated[tuple[Policy, ...], Meaning("turns", check.policies, beside="milestones")]
+Stages = Annotated[tuple[Policy, ...], Meaning("stages", check.policies, refers_to="milestones")]
 """Policies that run one after the other, each from its own step 0. They change at the field ``milestones``."""
 
 
@@ -174,12 +174,12 @@ def register_policy(cls: _T) -> _T:
         raise TypeError(
             f"{cls.__qualname__} must be defined at the top level of a module: stored policies name it there"
         )
-    meant = {field.name: _meaning(cls, field.name, hint) for field, hint in _hints(cls)}
-    for name, meaning in meant.items():
-        if meaning.beside and meaning.beside not in meant:
-            raise TypeError(f"{cls.__qualname__}.{name} needs a field {meaning.beside!r} beside it")
-    _MEANINGS[cls] = meant
-    _check_first(cls, meant)
+    found = {field.name: _meaning(cls, field.name, hint) for field, hint in _hints(cls)}
+    for name, meaning in found.items():
+        if meaning.refers_to and meaning.refers_to not in found:
+            raise TypeError(f"{cls.__qualname__}.{name} needs the field {meaning.refers_to!r} too")
+    _MEANINGS[cls] = found
+    _check_first(cls, found)
     _REGISTERED[target_of(cls)] = cls
     return cls
 
@@ -211,12 +211,12 @@ def _choice(known: tuple[Any, ...], name: str, value: Any) -> Any:
     return value
 
 
-def _check_first(cls: Any, meant: Mapping[str, Meaning]) -> None:
+def _check_first(cls: Any, found: Mapping[str, Meaning]) -> None:
     """Validate the fields of every new ``cls``, before its own ``__post_init__``."""
     own: Callable[..., None] | None = getattr(cls, "__post_init__", None)
 
     def checked(self: Any) -> None:
-        for name, meaning in meant.items():
+        for name, meaning in found.items():
             object.__setattr__(self, name, meaning.check(name, getattr(self, name)))
 
     if own is None:  # the dataclass's __init__ calls no __post_init__
@@ -254,12 +254,12 @@ def meanings(cls: type[Any]) -> Mapping[str, Meaning]:
     return _MEANINGS.get(cls, {})
 
 
-def meant(policy: object, kind: Kind) -> dict[str, Any]:
+def fields_of(policy: object, kind: Kind) -> dict[str, Any]:
     """Return name and value of the fields of a kind; empty for unregistered types.
 
     Example:
         >>> from lrbench_pl.policies import Polynomial
-        >>> meant(Polynomial(0.1, 500), "rate")
+        >>> fields_of(Polynomial(0.1, 500), "rate")
         {'init_lr': 0.1, 'end_lr': 0.0}
     """
     found = meanings(type(policy)).items()

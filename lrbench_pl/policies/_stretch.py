@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from lrbench_pl.policies import _checks as check
-from lrbench_pl.policies._compose import Policy, turns
-from lrbench_pl.policies._fields import each, meanings, meant, require_registered
+from lrbench_pl.policies._compose import Policy, stages
+from lrbench_pl.policies._fields import each, fields_of, meanings, require_registered
 
 
 def stretched(policy: Policy, factor: float) -> Policy:
@@ -38,7 +38,7 @@ def stretched(policy: Policy, factor: float) -> Policy:
         if meaning.is_nested:
             new[name] = each(value, lambda part: stretched(part, factor))
         else:  # a phase keeps its share of the cycle, also if the period was rounded
-            of = meaning.beside
+            of = meaning.refers_to
             new[name] = meaning.stretch(value, new[of] / getattr(policy, of) if of else factor)
     return replace(policy, **new)  # type: ignore[type-var]
 
@@ -60,12 +60,12 @@ def cut(policy: Policy, max_steps: int) -> Policy:
     """
     check.count("max_steps", max_steps)
     new: dict[str, Any] = {}
-    for name, stones in meant(policy, "milestones").items():
+    for name, stones in fields_of(policy, "milestones").items():
         new[name] = tuple(stone for stone in stones if stone < max_steps)
-    for name, inner in meant(policy, "nested").items():
+    for name, inner in fields_of(policy, "nested").items():
         new[name] = cut(inner, max_steps)
-    for name in meant(policy, "turns"):
-        started = [part for part in turns(policy) if part[0] < max_steps]
+    for name in fields_of(policy, "stages"):
+        started = [part for part in stages(policy) if part[0] < max_steps]
         parts = tuple(cut(part, min(max_steps, end or max_steps) - start) for start, end, part in started)
         if len(parts) == 1 and len(meanings(type(policy))) == 2:  # the type has only parts and milestones
             return parts[0]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from lrbench_pl.policies import AdaptivePolicy, PlateauPolicy, Policy, meant, table, turns
+from lrbench_pl.policies import AdaptivePolicy, PlateauPolicy, Policy, fields_of, stages, table
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.policies._fields import Kind
 from lrbench_pl.words import counted
@@ -146,7 +146,7 @@ def _never_runs(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Par
                 "lower its milestone or raise max_steps",
             )
             continue
-        for stones in meant(policy, "milestones").values():
+        for stones in fields_of(policy, "milestones").values():
             if late := [stone for stone in stones if stone >= length]:
                 yield Finding(
                     "never-runs",
@@ -154,7 +154,7 @@ def _never_runs(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Par
                     f"the drop at step {part.start + late[0]} is never reached: its part ends at step {part.end}",
                     "lower the milestone or raise max_steps",
                 )
-        for field, steps in meant(policy, "interval").items():
+        for field, steps in fields_of(policy, "interval").items():
             if steps >= length and policy(steps) != policy(0):
                 yield Finding(
                     "never-runs",
@@ -187,7 +187,7 @@ def _horizon(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Part])
 def _decay_horizon(plan: TrainingPlan, rates: Sequence[float], last: _Part) -> Iterator[Finding]:
     policy, length = last.policy, last.end - last.start
     slack = _TOLERANCE * plan.max_steps + 1
-    for field, steps in meant(policy, "horizon").items():
+    for field, steps in fields_of(policy, "horizon").items():
         horizon = last.start + steps
         if policy(steps) >= policy(0):
             continue
@@ -212,7 +212,7 @@ def _decay_horizon(plan: TrainingPlan, rates: Sequence[float], last: _Part) -> I
 
 def _cut_cycle(plan: TrainingPlan, rates: Sequence[float], last: _Part) -> Iterator[Finding]:
     policy, length = last.policy, last.end - last.start
-    for field, period in meant(policy, "period").items():
+    for field, period in fields_of(policy, "period").items():
         cycles, over, restarts = _cycles(policy, period, length)
         rounding = 0.5 * (cycles + 1) + 1
         missing = period - over
@@ -280,12 +280,12 @@ def _jump_between(before: _Part, after: _Part, rates: Sequence[float]) -> Iterat
 
 
 def _jump_within(part: _Part) -> Iterator[Finding]:
-    firsts = [stones[0] for stones in meant(part.policy, "milestones").values() if stones]
-    for drop in (*firsts, *meant(part.policy, "interval").values()):
+    firsts = [stones[0] for stones in fields_of(part.policy, "milestones").values() if stones]
+    for drop in (*firsts, *fields_of(part.policy, "interval").values()):
         before_it = part.policy(drop - 1)
         left = part.policy(drop) / before_it if before_it > 0 else 1.0
         if drop < part.end - part.start and left < 0.999 / JUMP:
-            how = "".join(f"set {field} to {1 / JUMP:g} or more, or " for field in meant(part.policy, "factor"))
+            how = "".join(f"set {field} to {1 / JUMP:g} or more, or " for field in fields_of(part.policy, "factor"))
             yield Finding(
                 "jump",
                 "warning",
@@ -301,18 +301,22 @@ def _end(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Part]) -> 
     last = _last(parts)
     policy, length = last.policy, last.end - last.start
     left, allowed = rates[-1] / max(rates) if max(rates) > 0 else 0.0, END
-    per_step, speed, moment = _used(policy, "factor per step"), meant(policy, "per step"), meant(policy, "moment")
-    ends = {field: policy(steps) for field, steps in meant(policy, "horizon").items() if policy(steps) < policy(0)}
+    per_step, speed, moment = (
+        _used(policy, "factor per step"),
+        fields_of(policy, "per step"),
+        fields_of(policy, "moment"),
+    )
+    ends = {field: policy(steps) for field, steps in fields_of(policy, "horizon").items() if policy(steps) < policy(0)}
     if per_step:
         ((field, value),) = list(per_step.items())[:1]
-        left = float(value) ** plan.max_steps if meant(policy, "period") else left  # the wave hides the decay
+        left = float(value) ** plan.max_steps if fields_of(policy, "period") else left  # the wave hides the decay
         fix = f"with {field}={0.01 ** (1 / length):.6g} 1 % is left"
-    elif any(value < 1 for value in meant(policy, "factor").values()):
-        fix = f"lower {next(iter(meant(policy, 'factor')))}, or let it drop more often"
+    elif any(value < 1 for value in fields_of(policy, "factor").values()):
+        fix = f"lower {next(iter(fields_of(policy, 'factor')))}, or let it drop more often"
     elif moment and any(value < 0 for value in speed.values()):
         fix = f"set {next(iter(moment))} to {length // 2} and {next(iter(speed))} to {-12 / length:.3g}"
     elif ends:
-        names = [field for field, rate in meant(policy, "rate").items() if rate in ends.values()]
+        names = [field for field, rate in fields_of(policy, "rate").items() if rate in ends.values()]
         fix = f"lower {names[0] if names else 'its last rate'} to {END * max(rates):.3g} or less"
     elif speed and not moment:  # a slow decay by design: report only one without effect
         allowed, fix = 0.9, f"set {next(iter(speed))} to {1 / length:.3g}, one over the budget, or more"
@@ -348,9 +352,9 @@ def _short(plan: TrainingPlan, rates: Sequence[float], parts: Sequence[_Part]) -
     """Find levels and cycles that fit between two checks."""
     for part in parts:
         policy, length = part.policy, part.end - part.start
-        stretches = [(steps, "a cycle") for steps in meant(policy, "period").values()]
-        stretches += [(steps, "a level") for steps in meant(policy, "interval").values()]
-        for stones in meant(policy, "milestones").values():
+        stretches = [(steps, "a cycle") for steps in fields_of(policy, "period").values()]
+        stretches += [(steps, "a level") for steps in fields_of(policy, "interval").values()]
+        for stones in fields_of(policy, "milestones").values():
             edges = (0, *(stone for stone in stones if stone < length), length)
             stretches += [(b - a, "a level") for a, b in itertools.pairwise(edges)]
         if len(parts) > 1 and length > 0 and not _is_warmup(policy):
@@ -392,7 +396,7 @@ _RULES: tuple[_Rule, ...] = (_never_runs, _dies, _horizon, _rises, _end, _jump, 
 def _parts(policy: Any, start: int, end: int) -> Iterator[_Part]:
     """Iterate over the plain parts of a policy; those never reached have no steps."""
     composite = False
-    for begins, ends, part in turns(policy):
+    for begins, ends, part in stages(policy):
         composite = True
         yield from _parts(part, start + begins, end if ends is None else min(start + ends, end))
     if not composite:
@@ -421,9 +425,9 @@ def _cycles(policy: Policy, period: int, length: int) -> tuple[int, int, bool]:
 
 def _used(policy: Any, kind: Kind) -> dict[str, Any]:
     """Return the fields of a kind that differ from their defaults."""
-    defaults = {field.name: field.default for field in fields(policy)} if (found := meant(policy, kind)) else {}
+    defaults = {field.name: field.default for field in fields(policy)} if (found := fields_of(policy, kind)) else {}
     return {name: value for name, value in found.items() if value != defaults[name]}
 
 
 def _is_warmup(policy: Any) -> bool:
-    return any(policy(steps) > policy(0) for steps in meant(policy, "horizon").values())
+    return any(policy(steps) > policy(0) for steps in fields_of(policy, "horizon").values())

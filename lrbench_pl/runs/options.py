@@ -11,7 +11,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from lrbench_pl.policies import meant
+from lrbench_pl.policies import fields_of
 from lrbench_pl.verdict import check_target
 
 # Keys that every run reads. Others are read under a condition, or where another key refers to them.
@@ -251,7 +251,7 @@ def check_milestones(policy: object, max_steps: int) -> None:
     Raises:
         UserError: If one does not.
     """
-    for name, milestones in meant(policy, "milestones").items():
+    for name, milestones in fields_of(policy, "milestones").items():
         if late := [milestone for milestone in milestones if milestone >= max_steps]:
             raise UserError(
                 f"lr_policy: {name} must lie below max_steps ({max_steps}), got {late[0]}; lower it or raise max_steps"

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "experiments"))
 
-import reading  # noqa: E402
+import tables  # noqa: E402
 
 
 def test_the_headline_of_the_readme_is_that_of_the_frozen_rows():
@@ -18,9 +18,9 @@ def test_the_headline_of_the_readme_is_that_of_the_frozen_rows():
     ).stdout.strip()
     assert "`auto`" in found
     readme = (ROOT / "README.md").read_text()
-    assert reading.written(readme, found) == readme
+    assert tables.written(readme, found) == readme
 
 
 def test_a_readme_without_its_marks_is_refused():
     with pytest.raises(ValueError, match=r"expected one .* found 0"):
-        reading.written("no marks", "text")
+        tables.written("no marks", "text")

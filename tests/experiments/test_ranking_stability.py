@@ -9,7 +9,7 @@ from pathlib import Path
 STUDY = Path(__file__).resolve().parents[2] / "experiments" / "ranking_stability"
 sys.path.insert(0, str(STUDY.parent))
 
-import reading  # noqa: E402
+import tables  # noqa: E402
 
 stability = runpy.run_path(str(STUDY / "table.py"))
 
@@ -18,7 +18,7 @@ def test_the_table_in_the_readme_is_that_of_the_frozen_rows():
     command = [sys.executable, STUDY / "table.py"]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     readme = (STUDY / "README.md").read_text()
-    assert reading.written(readme, found) == readme
+    assert tables.written(readme, found) == readme
     assert (STUDY / "figure.png").stat().st_size > 5000
 
 

@@ -10,8 +10,8 @@ import pytest
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
-import reading  # noqa: E402
 import study  # noqa: E402
+import tables  # noqa: E402
 
 STUDIES = sorted(path.parent for path in EXPERIMENTS.glob("*/study.yaml"))
 
@@ -22,7 +22,7 @@ def test_the_table_in_the_readme_is_that_of_the_frozen_rows(folder):
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     assert len(found.splitlines()) > 4
     readme = (folder / "README.md").read_text()
-    assert reading.written(readme, found) == readme
+    assert tables.written(readme, found) == readme
     assert (folder / "figure.png").stat().st_size > 5000
 
 
@@ -32,8 +32,8 @@ def test_a_protocol_names_policies_that_exist_and_its_rows_follow_it(folder):
     conf = EXPERIMENTS.parent / "conf" / "lr_policy"
     assert all((conf / f"{policy}.yaml").is_file() for policy in (protocol.default, *protocol.policies))
     rows = pl.read_csv(folder / "results.csv")
-    assert set(reading.stage(rows, "default", "run", "auto")["seed"]) == set(protocol.seeds)
-    assert set(reading.stage(rows, "target")["seed"]) == set(protocol.target_seeds)
+    assert set(tables.stage(rows, "default", "run", "auto")["seed"]) == set(protocol.seeds)
+    assert set(tables.stage(rows, "target")["seed"]) == set(protocol.target_seeds)
     assert rows.select("study", "optimizer", "policy", "lr", "seed").is_duplicated().sum() == 0
 
 
@@ -76,13 +76,13 @@ def rows_of(steps, tuning=100):
 
 def test_speed_ups_are_by_seed_with_and_without_the_tuning():
     rows = rows_of({"inv": [800, 600, 800, 600, 800], "tri": [200, 100, 100, None, 200]}, tuning=200)
-    found = {row.name: row for row in reading.compared(rows)}
+    found = {row.name: row for row in tables.compared(rows)}
     assert (found["the default"].reached, found["the default"].speed_up.times.value) == (5, pytest.approx(1.0))
     tri = found["tri"]
     assert (tri.reached, tri.n, tri.steps.value) == (4, 5, 200)
     assert tri.speed_up.times.value == pytest.approx(4)  # of 4, 6, 8, 0, 4
     assert tri.counted.times.value == pytest.approx(2)  # of 2, 2, 2.7, 0, 2
-    assert any("| `tri` | 0.1 | 4/5 | 200" in line for line in reading.table(rows))
+    assert any("| `tri` | 0.1 | 4/5 | 200" in line for line in tables.table(rows))
 
 
 @pytest.mark.parametrize(
@@ -97,18 +97,18 @@ def test_speed_ups_are_by_seed_with_and_without_the_tuning():
     ],
 )
 def test_a_miss_of_the_default_is_an_arrival_at_the_end_of_its_budget(inv, tri, gain, counted):
-    found = next(row for row in reading.compared(rows_of({"inv": inv, "tri": tri}, tuning=100)) if row.name == "tri")
+    found = next(row for row in tables.compared(rows_of({"inv": inv, "tri": tri}, tuning=100)) if row.name == "tri")
     assert (str(found.speed_up), str(found.counted)) == (gain, counted)
 
 
 def test_the_best_case_is_set_against_the_tuning_runs():
     rows = rows_of({"inv": [600, 670, 800], "tri": [200, 100, 100]})
-    assert reading.best_case(rows)[-1] == (
+    assert tables.best_case(rows)[-1] == (
         "A speed-up of 6.7, the paper's best case, would mean 100 steps. "
         "Of 1 tuning runs over 1000 the best ended at 0.8900, the median at 0.8900."
     )
-    assert reading.best_case(rows_of({"inv": [600, None, None], "tri": [200, 100, 100]})) == []
-    assert reading.best_case(rows.filter(pl.col("study") != "s/tune")) == []
+    assert tables.best_case(rows_of({"inv": [600, None, None], "tri": [200, 100, 100]})) == []
+    assert tables.best_case(rows.filter(pl.col("study") != "s/tune")) == []
 
 
 def test_a_policy_over_the_short_budget_is_a_row_of_its_own_with_the_same_tuning():
@@ -116,7 +116,7 @@ def test_a_policy_over_the_short_budget_is_a_row_of_its_own_with_the_same_tuning
     short = rows.filter(policy="tri", study="s/run").with_columns(
         pl.lit("s/short").alias("study"), pl.lit(100, pl.Int64).alias("max_steps"), pl.lit(80).alias("steps_to_target")
     )
-    found = {row.name: row for row in reading.compared(pl.concat([rows, short], how="vertical_relaxed"))}
+    found = {row.name: row for row in tables.compared(pl.concat([rows, short], how="vertical_relaxed"))}
     assert set(found) == {"the default", "tri", "tri in 100"}
     assert (found["tri in 100"].steps.value, found["tri in 100"].tuning, found["tri"].tuning) == (80, 50, 50)
 
@@ -140,17 +140,17 @@ def test_a_small_study_runs_whole_and_goes_on_where_it_was(tmp_path, capfd):
     small = study.Study("small", protocol, 0.5, tmp_path / "work", "basic", ())
     rows = small.run()
     stages = dict(rows.group_by(pl.col("study").str.split("/").list.last()).len().rows())
-    target = reading.stage(rows, "target")["final_value"][0]
-    tuned = reading.stage(rows, "tune")
+    target = tables.stage(rows, "target")["final_value"][0]
+    tuned = tables.stage(rows, "tune")
     met = tuned.filter(pl.col("final_value") >= target)["policy"].n_unique()
     assert stages == {"target": 1, "default": 2, "auto": 2, "tune": 4, "run": 4} | ({"short": 2 * met} if met else {})
-    assert set(reading.stage(rows, "run", "default", "auto")["target"]) == {target}
+    assert set(tables.stage(rows, "run", "default", "auto")["target"]) == {target}
     assert tuned["max_steps"].unique().to_list() == [40]
     study.freeze(rows, tmp_path / "results.csv")
     frozen = pl.read_csv(tmp_path / "results.csv")
-    lines = reading.table(frozen)
+    lines = tables.table(frozen)
     assert sum(line.startswith("| ") for line in lines) == 1 + 4 + met
-    reading.figure(frozen, tmp_path / "figure.png")
+    tables.figure(frozen, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000
     capfd.readouterr()
     again = study.Study("small", protocol, 0.5, tmp_path / "work", "basic", ()).run()

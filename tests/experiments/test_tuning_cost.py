@@ -14,6 +14,6 @@ def test_the_tables_in_the_readme_are_those_of_the_frozen_results():
 
 
 def test_the_policies_alone_are_those_of_the_frozen_rows():
-    found = subprocess.run([sys.executable, STUDY / "alone.py"], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run([sys.executable, STUDY / "transfer.py"], capture_output=True, text=True, check=True).stdout
     assert found.count("| seed ") >= 5
     assert found.strip() in (STUDY / "README.md").read_text()

@@ -34,40 +34,40 @@ def rows(path):
 
 def test_the_grid_trains_one_after_the_other_until_one_meets_the_target(way, tmp_path, monkeypatch):
     """Against trainings that are a formula: the fifth reaches."""
-    cost, grid = way("cost"), way("grid")
+    protocol, grid = way("protocol"), way("grid")
     asked = []
 
     def train(overrides):
         asked.append(overrides[-3:-1])
         reached = len(asked) == 5
-        return cost.RunResult(
+        return protocol.RunResult(
             run_id="a", policy="p", status="reached" if reached else "missed", steps_run=40 if reached else 60,
             steps_to_target=40 if reached else None,
         )  # fmt: skip
 
     monkeypatch.setattr(grid, "train", train)
     monkeypatch.setattr(sys, "argv", ["grid.py"])
-    cost.main(grid.grid, [*SHORT, "target=0.9", "--out", str(tmp_path / "rows.csv"), "--cap", "6"])
+    protocol.main(grid.grid, [*SHORT, "target=0.9", "--out", str(tmp_path / "rows.csv"), "--cap", "6"])
     (row,) = rows(tmp_path / "rows.csv")
     assert (row["method"], row["steps_in_all"], row["reached"], row["trainings"]) == ("grid", "280", "True", "5")
     assert (row["workload"], row["seed"], row["budget"], row["target"]) == ("digits/mlp", "3", "60", "0.9")
     assert row["command"].startswith("python experiments/tuning_cost/grid.py max_steps=60 ")
-    assert [shape for shape, _ in asked] == [f"lr_policy={shape}" for shape in cost.pool()][:5]
+    assert [shape for shape, _ in asked] == [f"lr_policy={shape}" for shape in protocol.pool()][:5]
     assert {rate for _, rate in asked} == {"lr=0.05"}
     asked.clear()
     asked.extend([None] * 10)  # none will be the fifth
-    assert grid.grid([], cost.config.compose(SHORT), 200) == [cost.Outcome("grid", 200, False, 4)]
+    assert grid.grid([], protocol.config.compose(SHORT), 200) == [protocol.Outcome("grid", 200, False, 4)]
 
 
 @pytest.mark.parametrize("name", ["grid", "optuna_tpe", "lr_finder_onecycle"])
 def test_a_way_ends_at_the_target_or_at_its_cap(way, tmp_path, name, monkeypatch):
-    cost, module = way("cost"), way(name)
+    protocol, module = way("protocol"), way(name)
     monkeypatch.setattr(sys, "argv", [f"{name}.py"])
     function = getattr(module, {"optuna_tpe": "tpe"}.get(name, name))
     out, counted = tmp_path / "rows.csv", [0]
     hook = register_optimizer_step_post_hook(lambda *_: counted.__setitem__(0, counted[0] + 1))
-    cost.main(function, [*SHORT, "target=0.11", "--out", str(out)])
-    cost.main(function, [*SHORT, "target=1.0", "--out", str(out), "--cap", "2"])
+    protocol.main(function, [*SHORT, "target=0.11", "--out", str(out)])
+    protocol.main(function, [*SHORT, "target=1.0", "--out", str(out), "--cap", "2"])
     hook.remove()
     easy, hard = rows(out)
     assert easy["reached"] == "True"
@@ -79,10 +79,10 @@ def test_a_way_ends_at_the_target_or_at_its_cap(way, tmp_path, name, monkeypatch
 
 @pytest.mark.slow
 def test_selection_counts_to_the_first_and_to_the_confirmed(way, tmp_path, monkeypatch):
-    cost, module = way("cost"), way("selection")
+    protocol, module = way("protocol"), way("selection")
     monkeypatch.setattr(sys, "argv", ["selection.py"])
     out = tmp_path / "rows.csv"
-    cost.main(module.selection, ["max_steps=400", "check_every=20", *SHORT[2:], "target=0.8", "--out", str(out)])
+    protocol.main(module.selection, ["max_steps=400", "check_every=20", *SHORT[2:], "target=0.8", "--out", str(out)])
     first, confirmed = rows(out)
     assert (first["method"], confirmed["method"]) == ("selection", "selection, confirmed")
     assert first["reached"] == confirmed["reached"] == "True"
@@ -90,10 +90,10 @@ def test_selection_counts_to_the_first_and_to_the_confirmed(way, tmp_path, monke
 
 
 def test_what_cannot_be_counted_is_refused(way, tmp_path, capsys):
-    cost, grid = way("cost"), way("grid")
+    protocol, grid = way("protocol"), way("grid")
     for wrong in (["target=null"], ["--cap", "0"]):
         with pytest.raises(SystemExit):
-            cost.main(grid.grid, [*SHORT, *wrong, "--out", str(tmp_path / "a.csv")])
+            protocol.main(grid.grid, [*SHORT, *wrong, "--out", str(tmp_path / "a.csv")])
         assert "expected a target and a --cap above 0" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="failed: a batch of 9000 samples is larger"):
-        cost.train([*SHORT, "batch_size=9000"])
+        protocol.train([*SHORT, "batch_size=9000"])

@@ -30,9 +30,9 @@ from lrbench_pl.policies import (
     Positive,
     Rate,
     Sequential,
+    Stages,
     Step,
     Steps,
-    Turns,
     cut,
     from_config,
     meanings,
@@ -81,7 +81,7 @@ class Scaled:
 class Relay:
     """Composite with an additional field."""
 
-    policies: Turns
+    policies: Stages
     milestones: Milestones
     share: Positive
 
@@ -145,7 +145,7 @@ KINDS = {
     "milestones": st.lists(counts, max_size=3, unique=True).map(sorted),
     "nested": st.builds(Step, st.floats(0, 10), st.floats(1e-6, 1), counts),
 }
-KINDS["turns"] = st.lists(KINDS["nested"], min_size=1, max_size=3)
+KINDS["stages"] = st.lists(KINDS["nested"], min_size=1, max_size=3)
 
 
 @st.composite
@@ -190,7 +190,7 @@ def test_a_registered_policy_is_a_value_that_is_stored_stretched_and_cut(kind, d
 @pytest.mark.parametrize("bad", [None, "0.1", -math.inf, math.nan, True])
 def test_every_field_of_every_type_refuses_invalid_values(kind, bad):
     """The message names the field, and nothing else in the policy runs before it."""
-    sample = {"nested": Constant(0.1), "turns": (Constant(0.1),), "milestones": (), "phase": 0}
+    sample = {"nested": Constant(0.1), "stages": (Constant(0.1),), "milestones": (), "phase": 0}
     good = {name: sample.get(meaning.kind, 1) for name, meaning in meanings(kind).items()}
     good |= {name: get_args(get_type_hints(kind)[name])[0] for name, m in meanings(kind).items() if m.kind == "choice"}
     kind(**good)
@@ -341,7 +341,7 @@ class NoMeaning:
 
 @dataclass(frozen=True)
 class NoMilestones:
-    policies: Turns
+    policies: Stages
 
     def __call__(self, t):
         return 0.0
@@ -354,7 +354,7 @@ class NoMilestones:
         (dataclass(NotFrozen), "NotFrozen must be a frozen dataclass"),
         (NotCallable, r"NotCallable must have __call__\(self, t\)"),
         (NoMeaning, "NoMeaning.lr must be annotated with its meaning, such as Rate, .*; got <class 'float'>"),
-        (NoMilestones, "NoMilestones.policies needs a field 'milestones' beside it"),
+        (NoMilestones, "NoMilestones.policies needs the field 'milestones' too"),
     ],
 )
 def test_an_incomplete_class_is_not_registered(cls, message):

@@ -1,10 +1,10 @@
 """Runs the policies that `auto` composed on new seeds: is it the policy, or the seed?
 
-    python experiments/tuning_cost/alone.py                                    # the table of the frozen results
-    python experiments/tuning_cost/alone.py DIR... [--seeds 101,102,103] [--work multirun/alone] [OVERRIDE...]
+    python experiments/tuning_cost/transfer.py                                    # the table of the frozen results
+    python experiments/tuning_cost/transfer.py DIR... [--seeds 101,102,103] [--work multirun/transfer] [OVERRIDE...]
 
 Each folder is a sweep of ``lr_policy=auto``. Every policy that reached its target there is run over as many steps as it
-took, without its tuning, on new seeds; the results are frozen in ``alone.csv``.
+took, without its tuning, on new seeds; the results are frozen in ``transfer.csv``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import polars as pl
 from lrbench_pl.analysis.load import load_runs
 
 HERE = Path(__file__).resolve().parent
-ROWS = HERE / "alone.csv"
+ROWS = HERE / "transfer.csv"
 COLUMNS = ["dataset", "model", "optimizer", "composed_on", "seed", "max_steps", "target", "status"]
 COLUMNS += ["steps_to_target", "final_value", "best_value", "test_accuracy", "git_sha"]
 
@@ -67,7 +67,7 @@ def main() -> None:
         "words", nargs="*", help="folders of compositions, and overrides (NAME=VALUE) of their workload"
     )
     parser.add_argument("--seeds", default="101,102,103")
-    parser.add_argument("--work", type=Path, default=Path("multirun/alone"))
+    parser.add_argument("--work", type=Path, default=Path("multirun/transfer"))
     given = parser.parse_intermixed_args()
     folders = [word for word in given.words if "=" not in word]
     if folders:

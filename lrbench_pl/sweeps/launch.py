@@ -260,13 +260,13 @@ class SweepLauncher:
             job = replace(job, run_id=run_id(job.task_config))
         return job
 
-    def _assign_folders(self, jobs: list[Job], reserved: Mapping[Path, Reserved]) -> list[Job]:
+    def _assign_folders(self, jobs: list[Job], reserved: Mapping[Path, Reserved] | None = None) -> list[Job]:
         """Give every job the folder in which it was started before, or a new one.
 
         Raises:
             CompactHydraException: If a folder holds a run of another configuration, or is reserved for one.
         """
-        started = _runs_in(Path(self.config.hydra.sweep.dir))
+        started, reserved = _runs_in(Path(self.config.hydra.sweep.dir)), reserved or {}
         for folder, reservation in reserved.items():
             if not (folder / RECORD_FILE).exists():
                 started.setdefault(reservation.run_id, []).append(folder)
@@ -286,7 +286,7 @@ class SweepLauncher:
                 folder == other.folder for other in assigned
             ):
                 folder = _free(folder, taken)
-            elif (refusal := _refusal(job, reserved.get(folder))) is not None:
+            elif (refusal := _reserved(job, reserved) or _refusal(job)) is not None:
                 refusals.append(refusal)
             taken.add(folder)
             assigned.append(_moved(job, folder))
@@ -312,14 +312,18 @@ def _runs_in(sweep: Path) -> dict[str, list[Path]]:
     return started
 
 
-def _refusal(job: Job, reserved: Reserved | None) -> str | None:
+def _reserved(job: Job, reserved: Mapping[Path, Reserved]) -> str | None:
+    """Return why a job cannot use a folder that another sweep has reserved; None if none has."""
+    if job.run_id is None or job.folder not in reserved:
+        return None
+    holder = reserved[job.folder].holder
+    return f"{job.folder} is reserved by {holder}, which runs another sweep; choose another hydra.sweep.dir"
+
+
+def _refusal(job: Job) -> str | None:
     """Return why a job cannot use its folder; None if it can."""
     if job.run_id is None:
         return None
-    if reserved is not None:
-        return (
-            f"{job.folder} is reserved by {reserved.holder}, which runs another sweep; choose another hydra.sweep.dir"
-        )
     HydraConfig.instance().set_config(job.config)
     try:
         check_same_run(job.folder, job.run_id, identity(job.task_config))

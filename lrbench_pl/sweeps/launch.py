@@ -147,6 +147,14 @@ def _own_resolvers() -> dict[str, Any]:
     return own
 
 
+class Stopped(str):
+    """Why a job was stopped from outside, from which it can be resumed."""
+
+
+class QueuedAgain(str):
+    """Message that a job was interrupted and waits for its turn again; not an end."""
+
+
 # The end of a job: what Hydra returned, the reason why there is nothing, or None if it was interrupted.
 JobEnd = JobReturn | str | None
 
@@ -159,7 +167,7 @@ class Placing(Protocol):
     task_function: TaskFunction
 
     def place(self, calls: Sequence[tuple[Job, JobCall]]) -> Iterator[tuple[Job, JobEnd]]:
-        """Run every call; yield each job with its end, in any order."""
+        """Run every call; yield each job with its end, in any order, and with :class:`QueuedAgain` before it."""
 
 
 class SweepLauncher:
@@ -218,6 +226,9 @@ class SweepLauncher:
         unwritten: list[str] = []
         try:
             for job, end in self.place(calls) if calls else ():
+                if isinstance(end, QueuedAgain):
+                    view.queued_again(job.folder, end)
+                    continue
                 result, written = _result_after(job, end)
                 results[job.number] = result
                 if not written:
@@ -386,7 +397,7 @@ def _result_after(job: Job, end: JobEnd) -> tuple[RunResult, bool]:
         why = one_line(end._return_value) if end.status == JobStatus.FAILED else "it wrote no result"
     else:
         why = end or "it was interrupted and wrote no result"
-    status: Status = "stopped" if end is None else "failed"
+    status: Status = "stopped" if end is None or isinstance(end, Stopped) else "failed"
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(job.config)
     try:

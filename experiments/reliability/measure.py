@@ -315,7 +315,7 @@ def acts(work: Path) -> list[Act]:
     selection = program(*_SELECTION)
     return [
         Act("run", empty, single, results, files, full=True),
-        Act("resumed run", interrupted, single, results, files, full=True),
+        Act("resumed run", interrupted, single, results, files),
         Act("auto", empty, auto, results, files),
         Act("selection", empty, selection, lambda folder: results(folder, "**/result.json"), selection_files),
         Act("database", known, add, rows, lambda folder: {}, full=True),
@@ -490,12 +490,17 @@ def _import_all() -> None:
 
     torch.set_num_threads(1)
     for module in (
-        *("lrbench_pl.runs.run", "lrbench_pl.cli.run", "lrbench_pl.cli.db", "lrbench_pl.sweeps.launch"),
+        *("lrbench_pl.runs.run", "lrbench_pl.cli.run", "lrbench_pl.cli.db", "lrbench_pl.sweeps.dispatch"),
+        "lrbench_pl.sweeps.local",
         *("lrbench_pl.workloads.data", "lrbench_pl.workloads.models", "lrbench_pl.workloads.classifier"),
         *("lrbench_pl.selection.sweeper", "lrbench_pl.selection.database", "lrbench_pl.selection.exchange"),
         *("sklearn.datasets", "pytorch_lightning.loggers", "torch._dynamo", "sqlalchemy", "scipy.stats"),
     ):
         importlib.import_module(module)
+    from lrbench_pl.runs.config import compose
+    from lrbench_pl.runs.describe import specify
+
+    specify(compose())  # versions and commit are looked up once, so that a commit meanwhile changes no result
     count_batches()
     gc.freeze()
 

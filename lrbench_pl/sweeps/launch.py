@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import pickle
@@ -37,7 +38,7 @@ from lrbench_pl.runs.folder import (
     state_of,
 )
 from lrbench_pl.runs.options import one_line, remarks
-from lrbench_pl.runs.result import Outcome, RunResult
+from lrbench_pl.runs.result import RESULT_FILE, Outcome, RunResult
 from lrbench_pl.runs.spec import policy_name
 from lrbench_pl.sweeps.composer import began
 from lrbench_pl.sweeps.reservations import Reservations, Reserved
@@ -68,7 +69,7 @@ class Job:
     folder: Path
     run_id: str | None
 
-    @property
+    @functools.cached_property
     def task_config(self) -> DictConfig:
         """The configuration without the node ``hydra``, as the run receives it."""
         return OmegaConf.masked_copy(self.config, [str(key) for key in self.config if key != "hydra"])
@@ -333,7 +334,7 @@ def _reserved(job: Job, reserved: Mapping[Path, Reserved]) -> str | None:
 
 def _refusal(job: Job) -> str | None:
     """Return why a job cannot use its folder; None if it can."""
-    if job.run_id is None:
+    if job.run_id is None or not any((job.folder / name).exists() for name in (RECORD_FILE, RESULT_FILE)):
         return None
     HydraConfig.instance().set_config(job.config)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import pickle
@@ -23,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
+from lrbench_pl.files import CHECKPOINTS, discard_checkpoints
 from lrbench_pl.runs.config import register_resolvers
 from lrbench_pl.runs.describe import identity, run_id, specify
 from lrbench_pl.runs.exits import record_status
@@ -36,8 +38,10 @@ from lrbench_pl.runs.folder import (
     state_of,
 )
 from lrbench_pl.runs.options import one_line, remarks
-from lrbench_pl.runs.result import Outcome, RunResult
+from lrbench_pl.runs.result import RESULT_FILE, Outcome, RunResult
 from lrbench_pl.runs.spec import policy_name
+from lrbench_pl.sweeps.composer import began
+from lrbench_pl.sweeps.reservations import Reservations, Reserved
 from lrbench_pl.sweeps.view import SweepView
 from lrbench_pl.verdict import Status
 from lrbench_pl.words import counted
@@ -65,7 +69,7 @@ class Job:
     folder: Path
     run_id: str | None
 
-    @property
+    @functools.cached_property
     def task_config(self) -> DictConfig:
         """The configuration without the node ``hydra``, as the run receives it."""
         return OmegaConf.masked_copy(self.config, [str(key) for key in self.config if key != "hydra"])
@@ -90,9 +94,10 @@ class JobCall:
     resolvers: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, job: Job, function: TaskFunction, context: HydraContext) -> JobCall:
-        """Return the call of a job, with the current state of this program."""
-        return cls(job.config, function, context, Singleton.get_state(), _own_resolvers())
+    def of_all(cls, jobs: Sequence[Job], function: TaskFunction, context: HydraContext) -> list[tuple[Job, JobCall]]:
+        """Return each job with its call, with the current state of this program."""
+        state, resolvers = Singleton.get_state(), _own_resolvers()
+        return [(job, cls(job.config, function, context, state, resolvers)) for job in jobs]
 
     def __reduce__(self) -> Any:
         """Pickle by cloudpickle, with the import path of this program."""
@@ -143,6 +148,14 @@ def _own_resolvers() -> dict[str, Any]:
     return own
 
 
+class Stopped(str):
+    """Why a job was stopped from outside, from which it can be resumed."""
+
+
+class QueuedAgain(str):
+    """Message that a job was interrupted and waits for its turn again; not an end."""
+
+
 # The end of a job: what Hydra returned, the reason why there is nothing, or None if it was interrupted.
 JobEnd = JobReturn | str | None
 
@@ -155,7 +168,7 @@ class Placing(Protocol):
     task_function: TaskFunction
 
     def place(self, calls: Sequence[tuple[Job, JobCall]]) -> Iterator[tuple[Job, JobEnd]]:
-        """Run every call; yield each job with its end, in any order."""
+        """Run every call; yield each job with its end, in any order, and with :class:`QueuedAgain` before it."""
 
 
 class SweepLauncher:
@@ -185,13 +198,19 @@ class SweepLauncher:
         setup_globals()
         register_resolvers()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        jobs = self._jobs(job_overrides, initial_job_idx)
-        finished = {job.number: finished_result(job.folder, job.run_id or "") for job in jobs}
-        results = {number: result for number, result in finished.items() if result is not None}
-        waiting = [job for job in jobs if job.number not in results]
-        _print_remarks(waiting)
-        with SweepView([job.folder for job in jobs], self.config.hydra.sweep.dir, str(jobs[0].config.mode)) as view:
-            returns, unwritten = self._run(waiting, results, view)
+        start = began(self.hydra_context.config_loader)
+        with Reservations(Path(self.config.hydra.sweep.dir)) as reservations:
+            jobs = self._jobs(job_overrides, initial_job_idx, reservations)
+            finished = {job.number: finished_result(job.folder, job.run_id or "") for job in jobs}
+            results = {number: result for number, result in finished.items() if result is not None}
+            waiting = [job for job in jobs if job.number not in results]
+            for job in jobs:
+                if job.number in results:  # a process may have been killed after it had written the result
+                    discard_checkpoints(job.folder / CHECKPOINTS)
+            _print_remarks(waiting)
+            folders, mode = [job.folder for job in jobs], str(jobs[0].config.mode)
+            with SweepView(folders, self.config.hydra.sweep.dir, mode, start=start) as view:
+                returns, unwritten = self._run(waiting, results, view)
         if unwritten:
             count = f"{len(unwritten)} of {counted(len(jobs), 'job')}"
             raise CompactHydraException(f"{count} could not write a result: {'; '.join(unwritten)}")
@@ -203,11 +222,14 @@ class SweepLauncher:
         self, jobs: Sequence[Job], results: dict[int, RunResult], view: SweepView
     ) -> tuple[dict[int, JobReturn], list[str]]:
         """Run jobs and add their results; return Hydra's values, and failed writes."""
-        calls = [(job, JobCall.of(job, self.task_function, self.hydra_context)) for job in jobs]
+        calls = JobCall.of_all(jobs, self.task_function, self.hydra_context)
         returns: dict[int, JobReturn] = {}
         unwritten: list[str] = []
         try:
             for job, end in self.place(calls) if calls else ():
+                if isinstance(end, QueuedAgain):
+                    view.queued_again(job.folder, end)
+                    continue
                 result, written = _result_after(job, end)
                 results[job.number] = result
                 if not written:
@@ -228,11 +250,14 @@ class SweepLauncher:
 
     # -- the folder of each job -----------------------------------------------------------------------------
 
-    def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+    def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int, reservations: Reservations) -> list[Job]:
         before = HydraConfig.instance().cfg
         try:
             jobs = [self._compose(tuple(overrides), first + i) for i, overrides in enumerate(job_overrides)]
-            return self._assign_folders(jobs)
+            with reservations.exclusively():
+                jobs = self._assign_folders(jobs, reservations.others())
+                reservations.reserve({job.folder: job.run_id for job in jobs if job.run_id is not None})
+            return jobs
         finally:
             HydraConfig.instance().cfg = before
 
@@ -247,13 +272,16 @@ class SweepLauncher:
             job = replace(job, run_id=run_id(job.task_config))
         return job
 
-    def _assign_folders(self, jobs: list[Job]) -> list[Job]:
+    def _assign_folders(self, jobs: list[Job], reserved: Mapping[Path, Reserved] | None = None) -> list[Job]:
         """Give every job the folder in which it was started before, or a new one.
 
         Raises:
-            CompactHydraException: If a folder holds a run of another configuration.
+            CompactHydraException: If a folder holds a run of another configuration, or is reserved for one.
         """
-        started = _runs_in(Path(self.config.hydra.sweep.dir))
+        started, reserved = _runs_in(Path(self.config.hydra.sweep.dir)), reserved or {}
+        for folder, reservation in reserved.items():
+            if not (folder / RECORD_FILE).exists():
+                started.setdefault(reservation.run_id, []).append(folder)
         holders = {folder: run for run, folders in started.items() for folder in folders}
         in_sweep = {job.run_id for job in jobs}
         taken = {job.folder for job in jobs}
@@ -270,7 +298,7 @@ class SweepLauncher:
                 folder == other.folder for other in assigned
             ):
                 folder = _free(folder, taken)
-            elif (refusal := _refusal(job)) is not None:
+            elif (refusal := _reserved(job, reserved) or _refusal(job)) is not None:
                 refusals.append(refusal)
             taken.add(folder)
             assigned.append(_moved(job, folder))
@@ -296,9 +324,17 @@ def _runs_in(sweep: Path) -> dict[str, list[Path]]:
     return started
 
 
+def _reserved(job: Job, reserved: Mapping[Path, Reserved]) -> str | None:
+    """Return why a job cannot use a folder that another sweep has reserved; None if none has."""
+    if job.run_id is None or job.folder not in reserved:
+        return None
+    holder = reserved[job.folder].holder
+    return f"{job.folder} is reserved by {holder}, which runs another sweep; choose another hydra.sweep.dir"
+
+
 def _refusal(job: Job) -> str | None:
     """Return why a job cannot use its folder; None if it can."""
-    if job.run_id is None:
+    if job.run_id is None or not any((job.folder / name).exists() for name in (RECORD_FILE, RESULT_FILE)):
         return None
     HydraConfig.instance().set_config(job.config)
     try:
@@ -362,7 +398,7 @@ def _result_after(job: Job, end: JobEnd) -> tuple[RunResult, bool]:
         why = one_line(end._return_value) if end.status == JobStatus.FAILED else "it wrote no result"
     else:
         why = end or "it was interrupted and wrote no result"
-    status: Status = "stopped" if end is None else "failed"
+    status: Status = "stopped" if end is None or isinstance(end, Stopped) else "failed"
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(job.config)
     try:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from lrbench_pl.policies import Policy, from_config
+from lrbench_pl.reading import read_yaml
 from lrbench_pl.runs.options import UserError, one_line
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ def read_policy(path: str | Path) -> Policy:
         UserError: If the file is missing, is not a YAML mapping or names another type.
     """
     try:
-        stored = OmegaConf.to_container(OmegaConf.load(Path(path).expanduser()), resolve=False)
+        stored = read_yaml(Path(path).expanduser())
         if not isinstance(stored, Mapping):
             raise ValueError(f"expected a mapping with _target_, got {type(stored).__name__}")
         return from_config({str(key): value for key, value in stored.items()})

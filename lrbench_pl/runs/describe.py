@@ -17,7 +17,7 @@ from lrbench_pl.policies import AdaptivePolicy, policy_id, table, to_config
 from lrbench_pl.runs.options import UserError, as_text
 from lrbench_pl.runs.result import Outcome, RunResult, Setup
 from lrbench_pl.runs.spec import RunSpec
-from lrbench_pl.words import counted, is_accuracy, metric_name, metric_value
+from lrbench_pl.words import counted, is_accuracy, masked, metric_name, metric_value
 
 if TYPE_CHECKING:
     from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
@@ -37,11 +37,11 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
 
 
 def plain_config(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict[str, Any]:
-    """Return a configuration as plain data, without parts that a workload replaces."""
+    """Return a configuration as plain data, without passwords and parts that a workload replaces."""
     without += ("model", "optimizer") if cfg.workload is not None else ()
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in without])
     kept._set_parent(cfg)  # so that references to the parts left out still resolve
-    return {str(key): value for key, value in OmegaConf.to_container(kept, resolve=True).items()}  # type: ignore[union-attr]
+    return {str(key): masked(value) for key, value in OmegaConf.to_container(kept, resolve=True).items()}  # type: ignore[union-attr]
 
 
 def specify(cfg: DictConfig) -> tuple[RunSpec, Setup]:

@@ -13,6 +13,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from lrbench_pl.policies import meant
 from lrbench_pl.verdict import check_target
+from lrbench_pl.words import clean
 
 # Keys that every run reads. Others are read under a condition, or where another key refers to them.
 _READ = frozenset(
@@ -151,7 +152,7 @@ def remarks(cfg: DictConfig, given: Sequence[str] = ()) -> list[str]:
         cfg: The configuration, with references unresolved.
         given: The overrides of the command line.
     """
-    return [*_unread(cfg, given), *_unchecked(cfg)]
+    return [clean(line) for line in (*_unread(cfg, given), *_unchecked(cfg))]
 
 
 def is_callback(lr_policy: Mapping[str, Any]) -> bool:
@@ -259,7 +260,7 @@ def check_milestones(policy: object, max_steps: int) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    r"""Return the message of an error in one line, without Hydra's wrapper.
+    r"""Return the message of an error in one line that is safe to show, without Hydra's wrapper.
 
     Example:
         >>> one_line(ValueError("first line\n  second"))
@@ -271,7 +272,7 @@ def one_line(error: BaseException) -> str:
         where = lines[-1].removeprefix("full_key: ") + ": " if lines else ""
         while error.__cause__ is not None and not isinstance(error, UserError):
             error = error.__cause__
-    text = " ".join(str(error).split())
+    text = clean(" ".join(str(error).split()))
     known = isinstance(error, (ValueError, RuntimeError, HydraException, OmegaConfBaseException))
     kind = "" if known and text else f"{type(error).__name__}: "
     return f"{where}{kind}{text}".rstrip(": ")

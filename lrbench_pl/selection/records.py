@@ -14,6 +14,7 @@ from typing import Any
 
 from lrbench_pl.policies import Policy, from_config, policy_id, to_config
 from lrbench_pl.runs.result import RESULT_FILE, RunResult
+from lrbench_pl.words import clean
 
 POLICY_FILE = "policy.yaml"
 
@@ -152,5 +153,5 @@ def to_json(value: Any) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error in one line."""
-    return " ".join(str(error).split())
+    """Return the message of an error in one line that is safe to show."""
+    return clean(" ".join(str(error).split()))

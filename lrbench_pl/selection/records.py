@@ -120,8 +120,6 @@ def _check_values(result: RunResult) -> None:
     """Require values that every database can store, and steps within the budget."""
     for field in dataclasses.fields(result):
         value = getattr(result, field.name)
-        if isinstance(value, str) and "\0" in value:
-            raise ValueError(f"{field.name} must be text, got a zero byte in {value!r}")
         if isinstance(value, int) and not 0 <= value <= _LARGEST:
             raise ValueError(f"{field.name} must be an integer from 0 to 2**63 - 1, got {value}")
     budget = result.max_steps or 0

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
+import json
 import os
-import tempfile
+import re
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+_TEMPORARY = ".tmp"
 FORMAT = 2  # of results, records of runs, checkpoints and databases; absent means 1
 
 
@@ -36,19 +41,116 @@ def write_atomically(path: str | Path, text: str) -> Path:
         'all of it'
     """
     path = Path(path)
+    with replacing(path) as file:
+        file.write(text.encode())
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file in the same folder, which replaces ``path`` at the end of the context.
+
+    After an error the temporary file is removed, and ``path`` is unchanged. A killed process leaves it to
+    :func:`remove_temporary`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{_TEMPORARY}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    return path
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove the temporary files of killed processes; nobody else may be writing into the folder."""
+    for path in folder.glob(f".*{_TEMPORARY}"):
+        if re.fullmatch(rf"\..+\.[0-9a-f]{{12}}{re.escape(_TEMPORARY)}", path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+class WrittenFiles:
+    """The files in a folder that this package has written, so that only those are deleted.
+
+    A file is known by name, size and time of modification: one that another program has put in its place is not ours.
+
+    Args:
+        record: File that stores them; its folder need not be that of the files.
+    """
+
+    def __init__(self, record: Path) -> None:
+        self._record = record
+
+    def add(self, name: str, written: os.stat_result) -> None:
+        """Record a file before it gets its name."""
+        write_atomically(self._record, json.dumps({**self._read(), name: _mark(written)}) + "\n")
+
+    def has(self, path: Path) -> bool:
+        """Return whether a file is one of them."""
+        try:
+            return self._read().get(path.name) == _mark(path.stat())
+        except OSError:
+            return False
+
+    def delete(self, path: Path) -> None:
+        """Delete a file if it is one of them."""
+        if self.has(path):
+            path.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Remove the record."""
+        self._record.unlink(missing_ok=True)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._record.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+CHECKPOINTS = "checkpoints"  # folder in that of the run
+UNFINISHED = ".unfinished.ckpt"  # a checkpoint that is being written
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoints in their folder, the newest first."""
+    return sorted((path for path in folder.glob("step=*.ckpt") if _CHECKPOINT.fullmatch(path.name)), reverse=True)
+
+
+_CHECKPOINT = re.compile(r"step=\d{9,}\.ckpt")
+
+
+def written_checkpoints(folder: Path) -> WrittenFiles:
+    """Return the record of the checkpoints that a run has written into a folder; it is beside the folder."""
+    return WrittenFiles(folder.with_name(f".{folder.name}.json"))
+
+
+def discard_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints that a run has written, and their folder if nothing else is in it."""
+    written = written_checkpoints(folder)
+    for path in checkpoints_in(folder):
+        written.delete(path)
+    written.forget()
+    remove_unfinished(folder)
+    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove checkpoints that killed processes were writing; a linked folder may be that of others too."""
+    if folder.is_dir() and not folder.is_symlink():
+        remove_temporary(folder)
+        (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _mark(written: os.stat_result) -> list[int]:
+    return [written.st_size, written.st_mtime_ns]
 
 
 def check_format(found: Any, version: Any = None) -> int:

@@ -19,7 +19,10 @@ class BasicLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Store the objects that Hydra passes."""
+        from lrbench_pl.sweeps.dispatch import prepare
+
         self.config, self.hydra_context, self.task_function = config, hydra_context, task_function
+        prepare(self)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; return one value per job in order."""

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import logging
 import os
 import pickle
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from lightning_fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from pytorch_lightning import Callback
-from pytorch_lightning.loggers import CSVLogger, Logger
 
-from lrbench_pl.files import FORMAT, NewerFormatError, check_format, version
+from lrbench_pl.callbacks.history_file import history_files
+from lrbench_pl.files import (
+    FORMAT,
+    UNFINISHED,
+    NewerFormatError,
+    check_format,
+    checkpoints_in,
+    discard_checkpoints,
+    replacing,
+    version,
+    written_checkpoints,
+)
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -48,8 +58,9 @@ class Checkpoints(Callback):
 
     A checkpoint is written between two optimizer steps, after the check if there is one. In addition to Lightning's
     state (weights, optimizer, loops, data position, callbacks) it contains the random state, the elapsed seconds and
-    the number of rows in ``metrics.csv``. On a CPU a resumed training is bitwise identical to one that was never
-    interrupted. If a checkpoint cannot be written, such as on a full disk, the training continues with a warning.
+    the rows of ``metrics.csv``. On a CPU a resumed training is bitwise identical to one that was never
+    interrupted. If a checkpoint cannot be written, such as on a full disk, the training continues with a warning. Only
+    files that this callback has written are deleted; a file ``.checkpoints.json`` beside the folder lists them.
 
     A checkpoint contains tensors and plain data alone, so that loading it executes nothing. A callback or module whose
     state contains other objects gets no checkpoints, with a warning; hyperparameters are left out.
@@ -83,13 +94,13 @@ class Checkpoints(Callback):
         if max_time is not None and not max_time > 0:
             raise ValueError(f"max_time must be above 0 seconds or None, got {max_time}")
         self.folder = Path(folder)
+        self._written = written_checkpoints(self.folder)
         self.every, self.kept, self.max_time = every, kept, max_time
         self.has_started = False
         self._step = 0
         self._began: float | None = None
         self._seconds_before = 0.0
         self._random: dict[str, Any] | None = None
-        self._history: list[list[dict[str, str]]] = []
         self._pause: str | None = None
         self._due = False
         self._reason: str | None = None
@@ -103,29 +114,28 @@ class Checkpoints(Callback):
 
     def found(self) -> Iterator[Path]:
         """Yield the checkpoints in the folder, the newest first."""
-        yield from sorted(self.folder.glob("step=*.ckpt"), reverse=True)
-
-    def remember(self, loggers: Iterable[Logger]) -> None:
-        """Read the logged history, because the next fit starts with empty files."""
-        self._history = [_read_rows(logger) for logger in _csv_loggers(loggers)]
+        yield from checkpoints_in(self.folder)
 
     def discard(self) -> None:
-        """Remove all checkpoints, after the end of the training."""
-        for path in [*self.folder.glob("*.ckpt"), *self.folder.glob(f"*{_REFUSED}")]:
-            path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        """Remove the checkpoints that were written, after the end of the training."""
+        discard_checkpoints(self.folder)
 
     def set_aside(self, path: Path) -> None:
-        """Rename a checkpoint that cannot be resumed, so that it neither counts nor is lost before the end."""
-        with contextlib.suppress(OSError):
-            os.replace(path, path.with_name(path.name + _REFUSED))
+        """Rename a checkpoint that was written and cannot be resumed, so that it neither counts nor is lost."""
+        if self._written.has(path):
+            with contextlib.suppress(OSError):
+                os.replace(path, path.with_name(path.name + _REFUSED))
 
     def pause(self, reason: str) -> None:
         """Request a checkpoint and the end of the training; safe in signal handlers."""
         self._pause = reason
 
     # -- hooks ----------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write checkpoints into their own folder directly."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = _InPlace()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -203,16 +213,17 @@ class Checkpoints(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         path = self.folder / f"step={trainer.global_step:09d}.ckpt"
-        unfinished = self.folder / ".unfinished.ckpt"
+        unfinished = self.folder / UNFINISHED
         if self._cannot_be_loaded:
             return
         try:
             for logger in trainer.loggers:
                 logger.save()
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not self._written.has(path):
+                raise OSError(f"{path} was not written by this run")
             self._is_saving = True
             trainer.save_checkpoint(unfinished)
-            if objects := objects_in(unfinished) if unfinished.is_file() else []:
+            if objects := self._objects_in(unfinished, trainer):
                 self._cannot_be_loaded = True
                 unfinished.unlink(missing_ok=True)
                 log.warning(
@@ -222,16 +233,20 @@ class Checkpoints(Callback):
                 )
                 return
             if trainer.is_global_zero:
-                with open(unfinished, "rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(unfinished, path)
-                for old in list(self.found())[self.kept :]:
+                self._written.add(path.name, unfinished.stat())
+                unfinished.replace(path)
+                for old in [each for each in self.found() if self._written.has(each)][self.kept :]:
                     old.unlink(missing_ok=True)
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
             unfinished.unlink(missing_ok=True)
             log.warning("no checkpoint at step %d (%s); the training continues without it", trainer.global_step, error)
         finally:
             self._is_saving = False
+
+    def _objects_in(self, path: Path, trainer: Trainer) -> list[str]:
+        """Return what loading a checkpoint would execute; all processes return what the first one finds."""
+        found = objects_in(path) if trainer.is_global_zero and path.is_file() else []
+        return trainer.strategy.broadcast(found) if trainer.world_size > 1 else found
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the state that Lightning does not store."""
@@ -243,12 +258,12 @@ class Checkpoints(Callback):
             "version": version(),
             "random": _plain_random_state(),
             "seconds": self.seconds,
-            "rows": [len(_read_rows(logger)) for logger in _csv_loggers(trainer.loggers)],
+            "history": [file.text() for file in history_files(trainer.loggers)],
             "unlogged": _unlogged(trainer),
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Load the added state, and log the history up to the checkpoint again."""
+        """Load the added state, and continue the history from the checkpoint."""
         state = checkpoint.get(_KEY)
         if state is None:
             raise CheckpointError("the checkpoint was not written by a run of lrbench_pl; train from the beginning")
@@ -257,13 +272,26 @@ class Checkpoints(Callback):
         except NewerFormatError as error:
             raise NewerCheckpointError(f"the checkpoint in {self.folder} is {error}") from None
         self._random, self._seconds_before = state["random"], state["seconds"]
-        for logger, history, rows in zip(_csv_loggers(trainer.loggers), self._history, state["rows"], strict=False):
-            for row in history[:rows]:
-                numbers = {name: value for name, value in row.items() if name != "step" and value}
-                logger.experiment.log_metrics(numbers, int(row["step"]))
+        for file, text in zip(history_files(trainer.loggers), state["history"], strict=False):
+            file.continue_from(text)
             if state["unlogged"]:
-                logger.experiment.log_metrics(state["unlogged"], checkpoint["global_step"] - 1)
-            logger.save()
+                file.log_metrics(state["unlogged"], checkpoint["global_step"] - 1)
+                file.save()
+
+
+class _InPlace(TorchCheckpointIO):
+    """Writes a checkpoint through a temporary file in its own folder, and atomically.
+
+    Lightning's own class holds all of it in memory and passes it through the folder of temporary files of the system,
+    which may be another, smaller disk.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        with replacing(Path(path)) as file:
+            torch.save(checkpoint, file)
 
 
 _running: list[Checkpoints] = []
@@ -358,15 +386,3 @@ def _unlogged(trainer: Trainer) -> dict[str, float]:
         return {}
     logged = {name: float(value) for name, value in connector.metrics["log"].items()}
     return {**logged, "epoch": trainer.current_epoch} if logged else {}
-
-
-def _csv_loggers(loggers: Iterable[Logger]) -> list[CSVLogger]:
-    return [logger for logger in loggers if isinstance(logger, CSVLogger)]
-
-
-def _read_rows(logger: CSVLogger) -> list[dict[str, str]]:
-    path = Path(logger.log_dir) / "metrics.csv"
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

@@ -16,8 +16,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pytorch_lightning.loggers import Logger
 
 from lrbench_pl.callbacks.checkpoints import Checkpoints
+from lrbench_pl.callbacks.history_file import use_history_files
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
 from lrbench_pl.callbacks.progress import progress
+from lrbench_pl.files import CHECKPOINTS
 from lrbench_pl.runs.config import DESCRIBES_DATA, build_data, build_policy, in_sweep, is_shown_by_launcher
 from lrbench_pl.runs.options import UserError, check_milestones
 from lrbench_pl.runs.spec import RunSpec
@@ -35,13 +37,16 @@ class Parts:
     trainer: pl.Trainer
 
 
-def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None = None) -> Parts:
+def build(
+    cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None = None, spec: RunSpec | None = None
+) -> Parts:
     """Build all objects of a run.
 
     Args:
         cfg: The configuration.
         loggers: Loggers of the Trainer.
         output: Folder of the run; None for the working directory.
+        spec: Its specification; None to derive it from the configuration.
 
     Raises:
         UserError: If the objects do not fit together.
@@ -50,10 +55,10 @@ def build(cfg: DictConfig, loggers: Iterable[Logger] = (), output: Path | None =
     data = build_data(cfg.dataset)
     module = _build_module(cfg, data)
     loggers = list(loggers)
-    verifier = build_verifier(cfg, output)
-    folder = (Path() if output is None else output) / "checkpoints"
+    verifier = build_verifier(cfg, output, spec)
+    folder = (Path() if output is None else output) / CHECKPOINTS
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoints_kept, cfg.max_time)
-    checkpoints.remember(loggers)
+    use_history_files(loggers)
     trainer = _build_trainer(cfg, [verifier], [checkpoints], loggers, output)
     if cfg.workload is not None:
         trainer.callbacks.append(OptimizerNameCheck(cfg))  # type: ignore[attr-defined]
@@ -192,7 +197,7 @@ def _num_classes(cfg: DictConfig, data: pl.LightningDataModule) -> int:
     raise UserError("the number of classes is unknown; give it as model.num_classes or as dataset.num_classes")
 
 
-def build_verifier(cfg: DictConfig, output: Path | None = None) -> LRPolicyCallback:
+def build_verifier(cfg: DictConfig, output: Path | None = None, spec: RunSpec | None = None) -> LRPolicyCallback:
     """Build the callback that applies the configured policy.
 
     Some choices of ``lr_policy``, such as ``auto``, are callbacks themselves.
@@ -203,9 +208,8 @@ def build_verifier(cfg: DictConfig, output: Path | None = None) -> LRPolicyCallb
         "mode": cfg.mode,
         "confirmations": cfg.confirmations,
     }
-    policy = build_policy(
-        cfg, None if output is None else output / "lookup.json", RunSpec.from_config(cfg).task.settings
-    )
+    spec = spec or RunSpec.from_config(cfg)
+    policy = build_policy(cfg, None if output is None else output / "lookup.json", spec.task.settings)
     if isinstance(policy, LRPolicyCallback):
         return policy
     check_milestones(policy, cfg.max_steps)

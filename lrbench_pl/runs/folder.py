@@ -15,7 +15,17 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from lrbench_pl.files import FORMAT, ResultError, check_format, version, write_atomically
+from lrbench_pl.files import (
+    CHECKPOINTS,
+    FORMAT,
+    ResultError,
+    check_format,
+    discard_checkpoints,
+    remove_temporary,
+    remove_unfinished,
+    version,
+    write_atomically,
+)
 from lrbench_pl.policies import to_config
 from lrbench_pl.reading import read_json
 from lrbench_pl.runs.result import RESULT_FILE, RunResult
@@ -207,14 +217,23 @@ def hold_folder(folder: Path, run_id: str, configuration: Mapping[str, Any]) -> 
     _acquire(lock, folder)
     try:
         check_same_run(folder, run_id, configuration)
+        clean(folder)
         result = finished_result(folder, run_id)
-        if result is None:
+        if result is not None:
+            discard_checkpoints(folder / CHECKPOINTS)  # of a process that was killed after it had written the result
+        else:
             (folder / RESULT_FILE).unlink(missing_ok=True)  # of an attempt that failed or was stopped
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             Record(run_id, dict(configuration), now, socket.gethostname(), os.getpid()).write(folder)
         yield result
     finally:
         lock.release()
+
+
+def clean(folder: Path) -> None:
+    """Remove what killed processes left half-written in the folder of a run, which is locked."""
+    remove_temporary(folder)
+    remove_unfinished(folder / CHECKPOINTS)
 
 
 def add_note(folder: Path, text: str) -> None:

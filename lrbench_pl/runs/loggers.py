@@ -51,6 +51,8 @@ def quiet_lightning() -> Iterator[None]:
             # Hydra's files are in the folder already
             warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
             warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+            # of the user's own callback: the run's own checkpoints are there
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
             # torchmetrics synchronizes the metrics of several processes
             warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\('test/")
             if "SLURM_JOB_ID" not in os.environ:  # a machine with SLURM's programs, outside a job

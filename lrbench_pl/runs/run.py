@@ -152,6 +152,7 @@ class _Training:
 
     def __init__(self, cfg: DictConfig, output: Path, spec: RunSpec, setup: Setup, interrupts: Sequence[int]) -> None:
         self._cfg, self._output, self._spec, self._setup, self._interrupts = cfg, output, spec, setup, interrupts
+        self._given = spec  # as the configuration tells, before anything is built
         self._loggers: list[Logger] = []
         self._parts: Parts | None = None
         self._pool: Pool | None = None
@@ -187,7 +188,7 @@ class _Training:
             self._spec, self._setup = specify_parts(cfg, parts, self._spec, self._setup)
             _write_policy(cfg, parts.verifier, output)
             _warn_of_lint(cfg, parts.verifier)
-            self._pool = _pool(cfg, self._setup)
+            self._pool = _pool(cfg, self._given, self._setup)
             outcome = None if self._pool is None else self._pool.take(output)
             if outcome is None:
                 parts = self._fit(parts)
@@ -202,7 +203,7 @@ class _Training:
 
     def _build(self) -> Parts:
         pl.seed_everything(self._cfg.seed, workers=True, verbose=False)
-        self._parts = build(self._cfg, self._loggers, self._output)
+        self._parts = build(self._cfg, self._loggers, self._output, self._given)
         return self._parts
 
     def _fit(self, parts: Parts) -> Parts:
@@ -254,11 +255,11 @@ class _Training:
         return replace(fitted, status=status, message=message)
 
 
-def _pool(cfg: DictConfig, setup: Setup) -> Pool | None:
+def _pool(cfg: DictConfig, spec: RunSpec, setup: Setup) -> Pool | None:
     """Return the pool of equal runs of a job in a sweep; None if it shares nothing."""
     if not (cfg.share_equal and in_sweep() and setup.policy_id):
         return None
-    return Pool.of(Path(HydraConfig.get().sweep.dir), RunSpec.from_config(cfg).but_for_rates, setup)
+    return Pool.of(Path(HydraConfig.get().sweep.dir), spec.but_for_rates, setup)
 
 
 def _warn_of_lint(cfg: DictConfig, verifier: LRPolicyCallback) -> None:

@@ -128,12 +128,11 @@ class RunSpec:
 
         path = cfg.lr_policy_file
         stored = None if path is None else to_config(read_policy(path))
-        plain = _resolved(cfg)
+        plain, symbolic = _resolved(cfg)
         names = {key: as_text(f"names.{key}", name) for key, name in plain["names"].items()}
         if path is None and names["policy"] is None:
             raise UserError("names.policy must be text, got None; give the policy a name")
         plain |= {"names": names, "monitor": as_text("monitor", cfg.monitor), "mode": as_text("mode", cfg.mode)}
-        symbolic = _symbolic(_resolved(cfg, lr=1.0, seed=0), _resolved(cfg, lr=2.0, seed=1))
         return cls._build(masked(plain), masked(symbolic), _policy_name(names["policy"], path), stored)
 
     @classmethod
@@ -403,19 +402,36 @@ def _policy_name(name: Any, path: Any) -> str:
 # -- from a configuration --------------------------------------------------------------------------------------
 
 
-def _resolved(cfg: DictConfig, **changed: Any) -> dict[str, Any]:
-    """Resolve the keys that can change numbers, with other values for some."""
+def _resolved(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Resolve the keys that can change numbers; return them also with symbols for what rate and seed determine."""
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf, open_dict, read_write
 
-    if changed:
-        cfg = copy.deepcopy(cfg)
-        with read_write(cfg), open_dict(cfg):
-            for name, value in changed.items():
-                cfg[name] = value
+    cfg = copy.deepcopy(cfg)
     without = _NOT_PART + (("model", "optimizer") if cfg.workload is not None else ())
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in without])
-    kept._set_parent(cfg)  # so that references to the parts left out still resolve
-    return {str(key): value for key, value in OmegaConf.to_container(kept, resolve=True).items()}  # type: ignore[union-attr]
+    kept._set_parent(cfg)  # so that references, which are resolved in `cfg`, also find the parts left out
+
+    def resolve() -> dict[str, Any]:
+        return {str(key): value for key, value in OmegaConf.to_container(kept, resolve=True).items()}  # type: ignore[union-attr]
+
+    def resolve_at(lr: float, seed: int) -> dict[str, Any]:
+        with read_write(cfg), open_dict(cfg):
+            cfg.lr, cfg.seed = lr, seed
+        return resolve()
+
+    plain = resolve()
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else None  # references may name them
+    others = {str(key): value for key, value in OmegaConf.to_container(cfg).items() if key not in ("lr", "seed")}  # type: ignore[union-attr]
+    key = repr((others, choices, without))
+    if key not in _symbols:
+        if len(_symbols) > 1000:
+            _symbols.clear()
+        _symbols[key] = _symbolic(resolve_at(1.0, 0), resolve_at(2.0, 1))
+    return plain, copy.deepcopy(_symbols[key])
+
+
+_symbols: dict[str, Any] = {}  # of configurations that differ in rate and seed only
 
 
 def _symbolic(one: Any, two: Any) -> Any:

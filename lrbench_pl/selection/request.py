@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -116,7 +117,7 @@ def read_request(
 
 def compose_trial(loader: ConfigLoader, config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Compose the configuration of a trial."""
-    cfg = loader.load_sweep_config(config, list(overrides))
+    cfg = copy.deepcopy(loader.load_sweep_config(config, list(overrides)))  # the launcher gets the same one
     HydraConfig.instance().set_config(cfg)
     OmegaConf.resolve(cfg.names)  # reads the choices from the singleton, which the next composition replaces
     return cfg

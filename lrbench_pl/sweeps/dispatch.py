@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
+from lrbench_pl.sweeps.composer import compose_once
 from lrbench_pl.sweeps.foreign import launch_foreign
 from lrbench_pl.sweeps.launch import Placing, SweepLauncher
 
@@ -16,6 +17,12 @@ def launch(launcher: Placing, job_overrides: Sequence[Sequence[str]], initial_jo
     if not is_own(launcher.config):
         return launch_foreign(launcher, job_overrides, initial_job_idx)
     return SweepLauncher(launcher).launch(job_overrides, initial_job_idx)
+
+
+def prepare(launcher: Placing) -> None:
+    """Let the jobs of ``lrbench run`` be composed fast, which the sweeper begins before the launcher starts."""
+    if is_own(launcher.config):
+        compose_once(launcher.hydra_context)
 
 
 def is_own(config: DictConfig) -> bool:

@@ -38,7 +38,7 @@ def launch_foreign(launcher: Placing, job_overrides: Sequence[Sequence[str]], fi
     before = HydraConfig.instance().cfg
     jobs = [_compose(launcher, overrides, first + i) for i, overrides in enumerate(job_overrides)]
     HydraConfig.instance().cfg = before
-    calls = [(job, JobCall.of(job, launcher.task_function, launcher.hydra_context)) for job in jobs]
+    calls = JobCall.of_all(jobs, launcher.task_function, launcher.hydra_context)
     shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     returns: dict[int, JobReturn] = {}
     log.info("%d jobs in %s", len(jobs), launcher.config.hydra.sweep.dir)

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
+from lrbench_pl.files import CHECKPOINTS, discard_checkpoints
 from lrbench_pl.runs.config import register_resolvers
 from lrbench_pl.runs.describe import identity, run_id, specify
 from lrbench_pl.runs.exits import record_status
@@ -38,6 +39,8 @@ from lrbench_pl.runs.folder import (
 from lrbench_pl.runs.options import one_line, remarks
 from lrbench_pl.runs.result import Outcome, RunResult
 from lrbench_pl.runs.spec import policy_name
+from lrbench_pl.sweeps.composer import began
+from lrbench_pl.sweeps.reservations import Reservations, Reserved
 from lrbench_pl.sweeps.view import SweepView
 from lrbench_pl.verdict import Status
 from lrbench_pl.words import counted
@@ -90,9 +93,10 @@ class JobCall:
     resolvers: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, job: Job, function: TaskFunction, context: HydraContext) -> JobCall:
-        """Return the call of a job, with the current state of this program."""
-        return cls(job.config, function, context, Singleton.get_state(), _own_resolvers())
+    def of_all(cls, jobs: Sequence[Job], function: TaskFunction, context: HydraContext) -> list[tuple[Job, JobCall]]:
+        """Return each job with its call, with the current state of this program."""
+        state, resolvers = Singleton.get_state(), _own_resolvers()
+        return [(job, cls(job.config, function, context, state, resolvers)) for job in jobs]
 
     def __reduce__(self) -> Any:
         """Pickle by cloudpickle, with the import path of this program."""
@@ -185,13 +189,19 @@ class SweepLauncher:
         setup_globals()
         register_resolvers()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        jobs = self._jobs(job_overrides, initial_job_idx)
-        finished = {job.number: finished_result(job.folder, job.run_id or "") for job in jobs}
-        results = {number: result for number, result in finished.items() if result is not None}
-        waiting = [job for job in jobs if job.number not in results]
-        _print_remarks(waiting)
-        with SweepView([job.folder for job in jobs], self.config.hydra.sweep.dir, str(jobs[0].config.mode)) as view:
-            returns, unwritten = self._run(waiting, results, view)
+        start = began(self.hydra_context.config_loader)
+        with Reservations(Path(self.config.hydra.sweep.dir)) as reservations:
+            jobs = self._jobs(job_overrides, initial_job_idx, reservations)
+            finished = {job.number: finished_result(job.folder, job.run_id or "") for job in jobs}
+            results = {number: result for number, result in finished.items() if result is not None}
+            waiting = [job for job in jobs if job.number not in results]
+            for job in jobs:
+                if job.number in results:  # a process may have been killed after it had written the result
+                    discard_checkpoints(job.folder / CHECKPOINTS)
+            _print_remarks(waiting)
+            folders, mode = [job.folder for job in jobs], str(jobs[0].config.mode)
+            with SweepView(folders, self.config.hydra.sweep.dir, mode, start=start) as view:
+                returns, unwritten = self._run(waiting, results, view)
         if unwritten:
             count = f"{len(unwritten)} of {counted(len(jobs), 'job')}"
             raise CompactHydraException(f"{count} could not write a result: {'; '.join(unwritten)}")
@@ -203,7 +213,7 @@ class SweepLauncher:
         self, jobs: Sequence[Job], results: dict[int, RunResult], view: SweepView
     ) -> tuple[dict[int, JobReturn], list[str]]:
         """Run jobs and add their results; return Hydra's values, and failed writes."""
-        calls = [(job, JobCall.of(job, self.task_function, self.hydra_context)) for job in jobs]
+        calls = JobCall.of_all(jobs, self.task_function, self.hydra_context)
         returns: dict[int, JobReturn] = {}
         unwritten: list[str] = []
         try:
@@ -228,11 +238,14 @@ class SweepLauncher:
 
     # -- the folder of each job -----------------------------------------------------------------------------
 
-    def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+    def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int, reservations: Reservations) -> list[Job]:
         before = HydraConfig.instance().cfg
         try:
             jobs = [self._compose(tuple(overrides), first + i) for i, overrides in enumerate(job_overrides)]
-            return self._assign_folders(jobs)
+            with reservations.exclusively():
+                jobs = self._assign_folders(jobs, reservations.others())
+                reservations.reserve({job.folder: job.run_id for job in jobs if job.run_id is not None})
+            return jobs
         finally:
             HydraConfig.instance().cfg = before
 
@@ -247,13 +260,16 @@ class SweepLauncher:
             job = replace(job, run_id=run_id(job.task_config))
         return job
 
-    def _assign_folders(self, jobs: list[Job]) -> list[Job]:
+    def _assign_folders(self, jobs: list[Job], reserved: Mapping[Path, Reserved]) -> list[Job]:
         """Give every job the folder in which it was started before, or a new one.
 
         Raises:
-            CompactHydraException: If a folder holds a run of another configuration.
+            CompactHydraException: If a folder holds a run of another configuration, or is reserved for one.
         """
         started = _runs_in(Path(self.config.hydra.sweep.dir))
+        for folder, reservation in reserved.items():
+            if not (folder / RECORD_FILE).exists():
+                started.setdefault(reservation.run_id, []).append(folder)
         holders = {folder: run for run, folders in started.items() for folder in folders}
         in_sweep = {job.run_id for job in jobs}
         taken = {job.folder for job in jobs}
@@ -270,7 +286,7 @@ class SweepLauncher:
                 folder == other.folder for other in assigned
             ):
                 folder = _free(folder, taken)
-            elif (refusal := _refusal(job)) is not None:
+            elif (refusal := _refusal(job, reserved.get(folder))) is not None:
                 refusals.append(refusal)
             taken.add(folder)
             assigned.append(_moved(job, folder))
@@ -296,10 +312,14 @@ def _runs_in(sweep: Path) -> dict[str, list[Path]]:
     return started
 
 
-def _refusal(job: Job) -> str | None:
+def _refusal(job: Job, reserved: Reserved | None) -> str | None:
     """Return why a job cannot use its folder; None if it can."""
     if job.run_id is None:
         return None
+    if reserved is not None:
+        return (
+            f"{job.folder} is reserved by {reserved.holder}, which runs another sweep; choose another hydra.sweep.dir"
+        )
     HydraConfig.instance().set_config(job.config)
     try:
         check_same_run(job.folder, job.run_id, identity(job.task_config))

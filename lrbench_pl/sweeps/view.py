@@ -97,15 +97,22 @@ class SweepView:
         sweep: Folder of the sweep.
         mode: Whether a larger (``max``) or a smaller (``min``) value is better.
         console: Console to print to; standard output by default.
+        start: Start of the sweep, by :func:`time.monotonic`; now by default.
     """
 
     def __init__(
-        self, folders: Sequence[Path], sweep: str | Path, mode: str = "max", console: Console | None = None
+        self,
+        folders: Sequence[Path],
+        sweep: str | Path,
+        mode: str = "max",
+        console: Console | None = None,
+        start: float | None = None,
     ) -> None:
         self._folders, self._sweep, self._mode = list(folders), sweep, mode
         # do not wrap lines in a file
         self._console = console or Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty(), highlight=False)
-        self._start = self._last = time.monotonic()  # start of the sweep, end of the latest job
+        self._first = self._last = time.monotonic()  # start of the first job, end of the latest one
+        self._start = self._first if start is None else start
         self._state = read_sweep(self._folders)
         self._before = self._state.count("finished")  # by earlier commands
         self._shown: set[Path] = {folder for folder, state in self._state.states.items() if state == "finished"}
@@ -180,7 +187,7 @@ class SweepView:
         rest = len(self._folders) - len(self._shown)
         if not done or not rest:
             return ""
-        left = (self._last - self._start) / done * rest - (time.monotonic() - self._last)
+        left = (self._last - self._first) / done * rest - (time.monotonic() - self._last)
         return format_duration(left) if left > 0 else ""
 
     def _print(self, text: str) -> None:

@@ -1,5 +1,6 @@
 """Nothing in a checkpoint is executed, whoever wrote it."""
 
+import os
 import pickle
 
 import numpy as np
@@ -85,14 +86,26 @@ def test_a_pickle_in_place_of_a_checkpoint_does_not_run(tmp_path, monkeypatch, c
     assert "starting from the beginning" in caplog.messages
 
 
-def test_a_refused_checkpoint_is_kept_until_the_end_and_does_not_displace_new_ones(tmp_path, monkeypatch):
+def test_a_refused_checkpoint_is_kept_and_does_not_displace_new_ones(tmp_path, monkeypatch):
     checkpoint = interrupted(tmp_path / "run", monkeypatch)
-    torch.save({"state": Intruder(tmp_path / "trace")}, checkpoint.with_name("step=000000030.ckpt"))
-    checkpoint.unlink()
+    other = checkpoint.rename(checkpoint.with_name("step=000000030.ckpt"))
+    torch.save({"state": Intruder(tmp_path / "trace")}, other)
     again = interrupted(tmp_path / "run", monkeypatch)
-    assert sorted(path.name for path in again.parent.iterdir()) == [again.name, "step=000000030.ckpt.refused"]
+    assert sorted(path.name for path in again.parent.iterdir()) == [again.name, other.name]
     train(tmp_path / "run")
-    assert not again.parent.exists()
+    assert list(again.parent.iterdir()) == [other]
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_damaged_checkpoint_is_set_aside(tmp_path, monkeypatch):
+    checkpoint = interrupted(tmp_path / "run", monkeypatch)
+    written = checkpoint.stat()
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    os.utime(checkpoint, ns=(written.st_atime_ns, written.st_mtime_ns))  # as a disk damages it
+    again = interrupted(tmp_path / "run", monkeypatch)
+    assert sorted(path.name for path in again.parent.iterdir()) == [again.name, f"{again.name}.refused"]
 
 
 @pytest.mark.parametrize("policy", ["fix", "auto", "plateau"])

@@ -14,7 +14,7 @@ import polars as pl
 
 from lrbench_pl.analysis.load import METRICS_FILE, AnalysisError, Runs, Skipped
 from lrbench_pl.reading import LARGEST_TABLE, UnreadableError, read_bytes, read_json
-from lrbench_pl.verdict import check_target
+from lrbench_pl.verdict import check_target, plain_number
 from lrbench_pl.words import counted
 
 TUNING_FILE = "tuning.json"
@@ -61,7 +61,7 @@ class History:
         return None
 
 
-def read_history(folder: str | Path, monitor: str) -> History:
+def read_history(folder: str | Path, monitor: str, *targets: float | None) -> History:
     """Read the checks in the ``metrics.csv`` of a run.
 
     Lightning logs a check with ``global_step - 1``. The step is that of the column ``check/step``, or ``step + 1``
@@ -71,6 +71,7 @@ def read_history(folder: str | Path, monitor: str) -> History:
     Args:
         folder: Folder of the run.
         monitor: Name of the monitored metric.
+        *targets: Targets that the checks are compared with, see :func:`lrbench_pl.verdict.plain_number`.
 
     Raises:
         HistoryError: If the file or column is missing, or not numeric.
@@ -79,8 +80,7 @@ def read_history(folder: str | Path, monitor: str) -> History:
     steps = table["at"].to_list()
     if any(step is None for step in steps):
         raise HistoryError(f"{METRICS_FILE} has a check without its step")
-    # the precision of float32, as in the callback: 19 of 20 correct is 0.95, not 0.949999988
-    values = [float(f"{value:.7g}") for value in table["value"].to_list()]
+    values = [plain_number(value, *targets) for value in table["value"].to_list()]
     forecasts = set(table.with_row_index("row").filter("averaged")["row"].to_list())
     resets, diverged, range_test = _segments(folder, steps)
     resets |= {index + 1 for index in forecasts}
@@ -202,7 +202,7 @@ def at_target(runs: Runs, target: float) -> Runs:
 def _at_target(row: Mapping[str, Any], target: float) -> dict[str, Any]:
     if row["monitor"] is None:
         raise HistoryError("its result does not contain the monitor")
-    history = read_history(row["folder"], row["monitor"])
+    history = read_history(row["folder"], row["monitor"], target, row["target"])
     rule = (row["mode"] or "max", row["confirmations"] or 1)
     _check_history(row, history, rule)
     hit = history.first_confirmed(target, *rule)

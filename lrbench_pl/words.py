@@ -75,8 +75,9 @@ def without_passwords(text: str) -> str:
     return _IN_QUERY.sub(r"\1***", _IN_URL.sub(r"\1***@", text))
 
 
-_IN_URL = re.compile(r"""([a-zA-Z][\w+.-]*://[^\s:/@'"]*:)[^\s@]*@""")  # SQLAlchemy's idea of a password
-_IN_QUERY = re.compile(r"""([?&](?:password|passwd|pwd|sslpassword)=)[^\s&'",}\]]*""", re.IGNORECASE)
+# SQLAlchemy's idea of a password; Hydra stores overrides with a backslash before colons and equal signs
+_IN_URL = re.compile(r"""([a-zA-Z][\w+.-]*\\*://[^\s:/@'"\\]*\\*:)[^\s@]*@""")
+_IN_QUERY = re.compile(r"""([?&](?:password|passwd|pwd|sslpassword)\\*=)[^\s&'",}\]]*""", re.IGNORECASE)
 
 
 def masked(nested: Any) -> Any:

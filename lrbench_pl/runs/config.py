@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 DESCRIBES_DATA = ("num_classes", "input_shape")
+_GRID = "hydra_plugins.lrbench_sweeper.GridSweeper"
 _LOOK_UP = "lrbench_pl.selection.best.best"
 
 
@@ -71,7 +72,7 @@ def register_resolvers() -> None:
 
 
 def use_own_launchers() -> None:
-    """Let ``hydra/launcher=NAME`` select our launcher of that name.
+    """Let ``hydra/launcher=NAME`` select our launcher of that name, and ``hydra/sweeper=basic`` our sweeper.
 
     Hydra and its plugins have launchers with the same short names. The files have longer ones, so that a project which
     uses our configuration groups keeps its own launchers and can select ours as well.
@@ -83,6 +84,8 @@ def use_own_launchers() -> None:
     for path in (conf_dir() / "hydra" / "launcher").glob("lrbench_*.yaml"):
         name = path.stem.removeprefix("lrbench_")
         ConfigStore.instance().store(name, OmegaConf.load(path), "hydra/launcher", provider="lrbench_pl")
+    grid = OmegaConf.create({"_target_": _GRID, "max_batch_size": None, "params": None})
+    ConfigStore.instance().store("basic", grid, "hydra/sweeper", provider="lrbench_pl")
 
 
 def conf_dir() -> Path:

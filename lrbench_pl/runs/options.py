@@ -92,7 +92,7 @@ def _check_whole(name: str, value: object, least: int, most: int, otherwise: str
     if not _is_whole(value, least):
         raise UserError(f"{name} must be an integer of at least {least}{otherwise}, got {_brief(value)}")
     if value > most:  # type: ignore[operator]
-        limit = "below 2**32" if most == 2**32 - 1 else f"at most {most}"
+        limit = "below 2**32" if most == 2**32 - 1 else f"of at most {most}"
         raise UserError(f"{name} must be an integer {limit}{otherwise}, got {_brief(value)}")
 
 

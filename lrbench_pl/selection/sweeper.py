@@ -23,6 +23,7 @@ from lrbench_pl.reading import read_json
 from lrbench_pl.runs.config import program_options, quoted
 from lrbench_pl.runs.describe import run_id
 from lrbench_pl.runs.folder import finished_result
+from lrbench_pl.runs.hydra_files import write_multirun
 from lrbench_pl.runs.options import one_line
 from lrbench_pl.runs.result import RESULT_FILE, RunResult
 from lrbench_pl.selection.request import Request, SelectionError, compose_trial, read_request
@@ -84,8 +85,7 @@ class Race:
     def _begin(self) -> None:
         """Store the request, or require that the folder contains the same one."""
         if not (self.folder / SELECTION_FILE).exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(self._config, self.folder / "multirun.yaml")
+            write_multirun(self._config)
             write_selection(self.folder, self.request.asked, None)
             return
         try:

@@ -8,8 +8,10 @@ import importlib.metadata
 import json
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
 
@@ -151,6 +153,28 @@ def remove_unfinished(folder: Path) -> None:
 
 def _mark(written: os.stat_result) -> list[int]:
     return [written.st_size, written.st_mtime_ns]
+
+
+def open_to_append(path: Path) -> TextIOWrapper:
+    """Open a text file to append to; a link or a pipe in its place is removed, not followed.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    safe = flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
+    handle = os.open(path, safe, 0o666)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(f"{path} is not a regular file")
+        return open(handle, "a", encoding="utf-8")
+    except BaseException:
+        os.close(handle)
+        raise
 
 
 def check_format(found: Any, version: Any = None) -> int:

@@ -87,7 +87,7 @@ class TargetCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]  # tr
             self._clock.start()
         else:  # the seconds before are not known
             logged = [row for row in state.log_history if check.monitor in row and 0 < row["step"] <= state.global_step]
-            check.checks = [Check(row["step"], plain_number(row[check.monitor])) for row in logged]
+            check.checks = [Check(row["step"], plain_number(row[check.monitor], check.target)) for row in logged]
             check.steps_run = state.global_step
         if self.save_to is not None:
             self._fields = {**self._describe(args, state, parts), **self.save_as}

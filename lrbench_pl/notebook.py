@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from lrbench_pl.policies import Policy
+from lrbench_pl.reading import read_json
 from lrbench_pl.saving import RESULT_FILE, check_names, outcome_fields, policy_fields, save
 from lrbench_pl.verdict import Mode, TargetCheck, Verdict, whole_number
 from lrbench_pl.words import counted
@@ -126,8 +126,10 @@ class _Job:
     def is_finished(self) -> bool:
         """Return whether the folder holds the result of this training; refuse that of another one."""
         try:
-            found = json.loads((self.path / RESULT_FILE).read_text(encoding="utf-8"))
+            found = read_json(self.path / RESULT_FILE)
         except (OSError, ValueError):
+            return False
+        if not isinstance(found, dict):
             return False
         other = next((name for name in _SAME if found.get(name) != self._fields[name]), None)
         if other is not None:

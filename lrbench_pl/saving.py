@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lrbench_pl.files import FORMAT, version, write_atomically
-from lrbench_pl.policies import AdaptivePolicy, cut, policy_id, table, to_config
+from lrbench_pl.policies import AdaptivePolicy, cut, peak, policy_id, to_config
 from lrbench_pl.verdict import Check, TargetCheck, Verdict, whole_number
 
 RESULT_FILE = "result.json"
@@ -85,7 +85,7 @@ def policy_fields(policy: Callable[[int], float], max_steps: int | None) -> dict
         "policy": repr(policy),
         "policy_repr": repr(policy),
         "policy_id": None if horizon is None else policy_id(policy, horizon),
-        "lr": None if horizon is None else max(table(policy, horizon)),
+        "lr": None if horizon is None else peak(policy, horizon),
         "max_steps": max_steps,
         "tuning_steps": 0,
         "versions": {"lrbench_pl": version()},

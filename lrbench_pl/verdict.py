@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, SupportsFloat, get_args
@@ -136,7 +137,7 @@ class TargetCheck:
 
         Args:
             step: Optimizer steps taken before it.
-            value: The metric; it counts with the seven significant digits of float32.
+            value: The metric, see :func:`plain_number`.
             seconds: Training seconds before it, if they are measured.
 
         Returns:
@@ -150,7 +151,7 @@ class TargetCheck:
             raise ValueError(f"step must not go back: the last check was at step {self.checks[-1].step}, got {step}")
         if self.ended_as is None:
             self.steps_run = max(self.steps_run, step)
-            self.checks.append(Check(step, plain_number(value), seconds))
+            self.checks.append(Check(step, plain_number(value, self.target), seconds))
         return self.hit is not None
 
     def finish(self, steps_run: int | None = None) -> None:
@@ -202,7 +203,12 @@ class TargetCheck:
         if not self.is_finished and (self.max_steps is None or self.steps_run < self.max_steps):
             return "stopped", f"at step {self.steps_run}: the training has not ended"
         best = best_check(self.checks, self.mode)
-        best_words = f"best {best.value:.4g} at step {best.step}" if best else f"{self.monitor} was never checked"
+        if best is not None:
+            best_words = f"best {best.value:.4g} at step {best.step}"
+        elif self.checks:
+            best_words = f"{self.monitor} was not a finite number at any of {counted(len(self.checks), 'check')}"
+        else:
+            best_words = f"{self.monitor} was never checked"
         if self.target is None:
             return "missed", f"no target was set; {best_words}"
         message = f"missed {self.target:g} within {counted(self.steps_run, 'step')}; {best_words}"
@@ -220,17 +226,36 @@ class TargetCheck:
         self.steps_run = state["steps"]
 
 
-def plain_number(metric: SupportsFloat) -> float:
-    """Return a metric as the decimal number that was meant.
+def plain_number(metric: SupportsFloat, *targets: float | None) -> float:
+    """Return a metric as the number that was meant.
 
     Metrics are mostly float32, in which 19 of 20 right is 0.949999988: a target of 0.95 would be missed at equality.
-    Seven significant digits are what float32 can tell apart.
+    Such a number is the target that has the same float32, or else has seven significant digits, which are what float32
+    can tell apart. A float64, such as a quotient of counts, is exact and stays as it is.
+
+    Args:
+        metric: The metric.
+        *targets: Targets that it is compared with.
 
     Example:
-        >>> plain_number(0.949999988079071), plain_number(0.1)
-        (0.95, 0.1)
+        >>> plain_number(0.949999988079071), plain_number(0.1), plain_number(286 / 300)
+        (0.95, 0.1, 0.9533333333333333)
+        >>> plain_number(0.9533333182334900, 286 / 300) == 286 / 300
+        True
     """
-    return float(f"{float(metric):.7g}")
+    value = float(metric)
+    if str(getattr(metric, "dtype", None)) == "torch.float64" or _as_float32(value) != value:
+        return value
+    same = [target for target in targets if target is not None and _as_float32(target) == value]
+    return float(same[0]) if same else float(f"{value:.7g}")
+
+
+def _as_float32(value: float) -> float | None:
+    """Return the nearest float32; None beyond its range."""
+    try:
+        return float(struct.unpack("f", struct.pack("f", value))[0])
+    except OverflowError:
+        return None
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:

@@ -1,9 +1,12 @@
-"""Format counts, metrics and names of policies for messages. Standard library only."""
+"""Format counts, metrics and names for messages, and make text of others safe to show. Standard library only."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 _ACCURACIES = ("accuracy", "acc", "acc.", "top1")
 _STAGE = re.compile(r"^(val|valid|validation|dev|eval|test|train)[/_.-]+", re.IGNORECASE)
@@ -27,6 +30,100 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
         return f"{number} {noun}"
     regular = f"{noun[:-1]}ies" if re.search(r"[^aeiou]y$", noun) else f"{noun}s"
     return f"{number} {plural or regular}"
+
+
+def clean(text: str) -> str:
+    r"""Return text that is safe to show and to write: :func:`printable`, and without passwords.
+
+    Names, paths and messages may come from files of others. Whatever prints them or writes them into a table uses this.
+
+    Example:
+        >>> print(clean("tri\x1b[2J in postgresql://me:secret@host/runs"))
+        tri\x1b[2J in postgresql://me:***@host/runs
+    """
+    return printable(without_passwords(text))
+
+
+def printable(text: str) -> str:
+    r"""Escape the characters that a terminal obeys or that break a line: controls, separators, directions.
+
+    Example:
+        >>> print(printable("a\nb\x1b]0;title\x07 \u202ecba"))
+        a\nb\x1b]0;title\x07 \u202ecba
+        >>> printable("naïve ∞ ünd")
+        'naïve ∞ ünd'
+    """
+    if text.isprintable():
+        return text
+    return "".join(repr(char)[1:-1] if unicodedata.category(char) in _OBEYED else char for char in text)
+
+
+_OBEYED = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))  # controls, formats, surrogates, line and paragraph separators
+
+
+def without_passwords(text: str) -> str:
+    """Mask the passwords of URLs in a text.
+
+    Example:
+        >>> without_passwords("lr_policy.db=postgresql://me:secret@host/runs")
+        'lr_policy.db=postgresql://me:***@host/runs'
+        >>> without_passwords("postgresql://host/runs?user=me&password=secret")
+        'postgresql://host/runs?user=me&password=***'
+    """
+    if "://" not in text:
+        return text
+    return _IN_QUERY.sub(r"\1***", _IN_URL.sub(r"\1***@", text))
+
+
+# SQLAlchemy's idea of a password; Hydra stores overrides with a backslash before colons and equal signs
+_IN_URL = re.compile(r"""([a-zA-Z][\w+.-]*\\*://[^\s:/@'"\\]*\\*:)[^\s@]*@""")
+_IN_QUERY = re.compile(r"""([?&](?:password|passwd|pwd|sslpassword)\\*=)[^\s&'",}\]]*""", re.IGNORECASE)
+
+
+def masked(nested: Any) -> Any:
+    """Return plain data with the passwords of URLs masked, see :func:`without_passwords`.
+
+    Example:
+        >>> masked({"db": ["sqlite:///runs.db", "postgresql://me:secret@host"], "seed": 0})
+        {'db': ['sqlite:///runs.db', 'postgresql://me:***@host'], 'seed': 0}
+    """
+    if isinstance(nested, str):
+        return without_passwords(nested)
+    if isinstance(nested, Mapping):
+        return {key: masked(value) for key, value in nested.items()}
+    if isinstance(nested, (list, tuple)):
+        return type(nested)(map(masked, nested))
+    return nested
+
+
+def spreadsheet_cell(text: str) -> str:
+    """Return a name or message as a cell of CSV that no spreadsheet executes.
+
+    A cell that begins like a formula gets an apostrophe before it, which spreadsheets do not show; a number stays one.
+
+    Example:
+        >>> spreadsheet_cell("=1+1"), spreadsheet_cell("tri"), spreadsheet_cell("-0.5"), spreadsheet_cell("-x")
+        ("'=1+1", 'tri', '-0.5', "'-x")
+        >>> from_spreadsheet_cell(spreadsheet_cell("=1+1"))
+        '=1+1'
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+
+
+def from_spreadsheet_cell(cell: str) -> str:
+    """Return the text of a :func:`spreadsheet_cell`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) and not _is_number(cell[1:]) else cell
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def metric_name(monitor: str | None) -> str:

@@ -1,9 +1,11 @@
-"""Sweeper ``hydra/sweeper=lrbench`` for Hydra's plugin discovery; implemented in ``lrbench_pl.selection.sweeper``."""
+"""Sweepers for Hydra's plugin discovery: ``hydra/sweeper=lrbench``, and the default one of ``lrbench run``."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -34,3 +36,30 @@ class LRBenchSweeper(Sweeper):
         assert self.launcher is not None
         race = Race(self.hydra_context.config_loader, self.launcher, self.config)
         return race.run(arguments, self.options)
+
+
+class GridSweeper(BasicSweeper):
+    """Hydra's basic sweeper, with a ``multirun.yaml`` that contains no passwords and is written atomically."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run all combinations of the arguments."""
+        from lrbench_pl.runs.hydra_files import write_multirun  # here, since every Hydra program imports this module
+
+        assert self.hydra_context is not None
+        assert self.config is not None
+        assert self.launcher is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        self.overrides = self.split_arguments(overrides, self.max_batch_size)
+        write_multirun(self.config)
+        returns = []
+        first = 0
+        while not self.is_done():
+            batch = self.get_job_batch()
+            self.validate_batch_is_legal(batch)
+            results = self.launcher.launch(batch, initial_job_idx=first)
+            for each in results:
+                _ = each.return_value  # raises the error of a failed job
+            first += len(batch)
+            returns.append(results)
+        return returns

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from rich.cells import cell_len
 
-from lrbench_pl.words import metric_title
+from lrbench_pl.words import clean, metric_title
 
 MOST_SEEDS = 100  # a larger number of seeds to add is too uncertain to print
 MISSING = "–"
@@ -61,7 +61,7 @@ def columns(ranking: pl.DataFrame, monitor: str | None) -> list[Column]:
     found.append(Column("rank", tuple(map(_rank, rows))) if "rank" in names else None)
     for key in group_keys(ranking):
         cells = tuple(_number(key, row[key]) for row in rows)
-        found.append(Column(key, cells, is_name=ranking.schema[key] == pl.String))
+        found.append(Column(clean(key), cells, is_name=ranking.schema[key] == pl.String))
     best, tested = (f"{kind} {metric_title(monitor)}" for kind in ("best", "test"))
     if "reached" in names:
         found += _of_cost(rows, names, best, tested)
@@ -172,7 +172,7 @@ def _number(name: str, value: Any) -> str:
     if value is None:
         return MISSING
     if not isinstance(value, float) or isinstance(value, bool):
-        return str(value)
+        return clean(str(value))
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
     if name.endswith(("accuracy", "top5", "spread", "best_value", "test_value")):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import polars as pl
 
 from lrbench_pl.analysis import history
 from lrbench_pl.analysis.load import METRICS_FILE, Source, as_table
+from lrbench_pl.reading import read_json
 
 _RUN = ("folder", "dataset", "model", "optimizer", "policy", "lr", "seed", "monitor")
 
@@ -159,12 +159,24 @@ def thin(steps: Sequence[int], values: Sequence[float], most: int = 300) -> tupl
 def read_tuning(folder: str | Path) -> list[dict[str, Any]] | None:
     """Read the segments of a composition; None if there are none or they cannot be read."""
     try:
-        records = json.loads((Path(folder) / history.TUNING_FILE).read_text(encoding="utf-8"))
+        records = read_json(Path(folder) / history.TUNING_FILE)
     except (OSError, ValueError):
         return None
-    needed = {"kind", "spent", "steps", "rates"}
-    if not isinstance(records, list):
-        return None
-    if not all(isinstance(each, Mapping) and needed <= each.keys() for each in records):
+    if not isinstance(records, list) or not all(map(_is_segment, records)):
         return None
     return [dict(segment) for segment in records] or None
+
+
+def _is_segment(record: Any) -> bool:
+    """Return whether a record has the fields that are drawn, of the right types."""
+    if not isinstance(record, Mapping) or not isinstance(record.get("rates"), list):
+        return False
+    numbers = [record.get("spent"), record.get("steps"), *record["rates"]]
+    value = record.get("value")
+    return (
+        isinstance(record.get("kind"), str) and all(map(_is_number, numbers)) and (value is None or _is_number(value))
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,8 @@ from typing import Any
 import polars as pl
 
 from lrbench_pl.analysis.load import METRICS_FILE, AnalysisError, Runs, Skipped
-from lrbench_pl.verdict import check_target
+from lrbench_pl.reading import LARGEST_TABLE, UnreadableError, read_bytes, read_json
+from lrbench_pl.verdict import check_target, plain_number
 from lrbench_pl.words import counted
 
 TUNING_FILE = "tuning.json"
@@ -61,7 +61,7 @@ class History:
         return None
 
 
-def read_history(folder: str | Path, monitor: str) -> History:
+def read_history(folder: str | Path, monitor: str, *targets: float | None) -> History:
     """Read the checks in the ``metrics.csv`` of a run.
 
     Lightning logs a check with ``global_step - 1``. The step is that of the column ``check/step``, or ``step + 1``
@@ -71,6 +71,7 @@ def read_history(folder: str | Path, monitor: str) -> History:
     Args:
         folder: Folder of the run.
         monitor: Name of the monitored metric.
+        *targets: Targets that the checks are compared with, see :func:`lrbench_pl.verdict.plain_number`.
 
     Raises:
         HistoryError: If the file or column is missing, or not numeric.
@@ -79,8 +80,7 @@ def read_history(folder: str | Path, monitor: str) -> History:
     steps = table["at"].to_list()
     if any(step is None for step in steps):
         raise HistoryError(f"{METRICS_FILE} has a check without its step")
-    # the precision of float32, as in the callback: 19 of 20 correct is 0.95, not 0.949999988
-    values = [float(f"{value:.7g}") for value in table["value"].to_list()]
+    values = [plain_number(value, *targets) for value in table["value"].to_list()]
     forecasts = set(table.with_row_index("row").filter("averaged")["row"].to_list())
     resets, diverged, range_test = _segments(folder, steps)
     resets |= {index + 1 for index in forecasts}
@@ -97,11 +97,10 @@ def read_history(folder: str | Path, monitor: str) -> History:
 def _read_metrics(folder: str | Path) -> bytes:
     """Read the complete lines of the ``metrics.csv`` of a run."""
     try:
-        with open(os.path.join(folder, METRICS_FILE), "rb") as file:
-            data = file.read()
+        data = read_bytes(os.path.join(folder, METRICS_FILE), LARGEST_TABLE)
     except FileNotFoundError:
         raise HistoryError(f"no {METRICS_FILE}; train with logger=csv to analyse other targets") from None
-    except OSError as error:
+    except (OSError, UnreadableError) as error:
         raise HistoryError(f"{METRICS_FILE} cannot be read ({error})") from error
     return data[: data.rfind(b"\n") + 1]
 
@@ -115,18 +114,18 @@ def _checks(data: bytes, monitor: str) -> pl.DataFrame:
         names = ("check/step", "check/seconds", "check/averaged", "step", monitor)
         wanted = [name for name in names if name in table.columns]
         table = table.select(pl.col(wanted).cast(pl.Float64)).filter(pl.col(monitor).is_not_null())
+        exact, seconds, averaged = (
+            pl.col(name) if name in wanted else pl.lit(None, pl.Float64)
+            for name in ("check/step", "check/seconds", "check/averaged")
+        )
+        return table.select(
+            exact.fill_null(pl.col("step") + 1).cast(pl.Int64).alias("at"),
+            pl.col(monitor).alias("value"),
+            seconds.alias("seconds"),
+            (averaged.fill_null(0.0) > 0).alias("averaged"),
+        )
     except pl.exceptions.PolarsError as error:
         raise HistoryError(f"{METRICS_FILE} is not numeric ({' '.join(str(error).split())[:80]})") from error
-    exact, seconds, averaged = (
-        pl.col(name) if name in wanted else pl.lit(None, pl.Float64)
-        for name in ("check/step", "check/seconds", "check/averaged")
-    )
-    return table.select(
-        exact.fill_null(pl.col("step") + 1).cast(pl.Int64).alias("at"),
-        pl.col(monitor).alias("value"),
-        seconds.alias("seconds"),
-        (averaged.fill_null(0.0) > 0).alias("averaged"),
-    )
 
 
 def _names(table: pl.DataFrame) -> str:
@@ -142,8 +141,7 @@ def _segments(folder: str | Path, steps: Sequence[int]) -> tuple[set[int], set[i
     diverged: set[int] = set()
     range_test: set[int] = set()
     try:
-        with open(os.path.join(folder, TUNING_FILE), encoding="utf-8") as file:
-            segments = json.load(file)
+        segments = read_json(os.path.join(folder, TUNING_FILE))
         at = 0
         for segment in segments:
             begin, end = segment["spent"], segment["spent"] + segment["steps"]
@@ -157,7 +155,7 @@ def _segments(folder: str | Path, steps: Sequence[int]) -> tuple[set[int], set[i
                 diverged.update(index for index in inside if steps[index] == end)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise HistoryError(f"{TUNING_FILE} cannot be read ({error!r})") from error
     return resets, diverged, range_test
 
@@ -204,7 +202,7 @@ def at_target(runs: Runs, target: float) -> Runs:
 def _at_target(row: Mapping[str, Any], target: float) -> dict[str, Any]:
     if row["monitor"] is None:
         raise HistoryError("its result does not contain the monitor")
-    history = read_history(row["folder"], row["monitor"])
+    history = read_history(row["folder"], row["monitor"], target, row["target"])
     rule = (row["mode"] or "max", row["confirmations"] or 1)
     _check_history(row, history, rule)
     hit = history.first_confirmed(target, *rule)

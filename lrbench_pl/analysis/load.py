@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from lrbench_pl.files import ResultError
+from lrbench_pl.reading import LARGEST_YAML, UnreadableError, read_text
 from lrbench_pl.runs.result import FIELD_TYPES, RESULT_FILE, read_fields, read_settings
 from lrbench_pl.verdict import STATUSES
 
@@ -145,14 +146,13 @@ def _from_configuration(folder: str, row: dict[str, Any]) -> dict[str, Any]:
     """Return ``mode`` and ``confirmations`` of a run whose result does not contain them."""
     found: dict[str, Any] = {"mode": "max", "confirmations": 1}
     try:
-        with open(os.path.join(folder, ".hydra", "config.yaml"), encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError):
+        text = read_text(os.path.join(folder, ".hydra", "config.yaml"), LARGEST_YAML)
+    except (OSError, UnreadableError):
         text = ""
     # two scalars at the top level; a YAML parser would take a minute for 10,000 runs
     if mode := re.search(r"^mode: (max|min)\s*$", text, re.MULTILINE):
         found["mode"] = mode[1]
-    if confirmations := re.search(r"^confirmations: (\d+)\s*$", text, re.MULTILINE):
+    if confirmations := re.search(r"^confirmations: (\d{1,9})\s*$", text, re.MULTILINE):
         found["confirmations"] = int(confirmations[1])
     return {name: row[name] if row.get(name) is not None else value for name, value in found.items()}
 

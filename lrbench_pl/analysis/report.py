@@ -19,8 +19,9 @@ from lrbench_pl.analysis.comparable import with_settings
 from lrbench_pl.analysis.load import Folders, Runs, load_runs
 from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank
 from lrbench_pl.analysis.show import the_monitor
-from lrbench_pl.analysis.web_page import Section, page
+from lrbench_pl.analysis.web_page import Section, as_html, page
 from lrbench_pl.files import write_atomically
+from lrbench_pl.reading import LARGEST_YAML, UnreadableError, read_text, read_yaml
 from lrbench_pl.words import counted, is_accuracy, metric_name, metric_title
 
 _MOST_COMPOSITIONS = 8
@@ -183,14 +184,14 @@ def _table(ranking: pl.DataFrame, keys: Sequence[str], monitor: str | None) -> s
     titles = {**_COLUMNS} | {f"{kind}_value": f"{kind} {metric_title(monitor)}" for kind in ("best", "test")}
     heads = "".join(
         f'<th scope="col"{" class=text" if name in text else ""}><button type="button">'
-        f"{html.escape(titles.get(name, name))}</button></th>"
+        f"{as_html(titles.get(name, name))}</button></th>"
         for name in names
     )
     rows = []
     for row in ranking.to_dicts():
         group = plots.name_of([row[key] for key in keys])
         cells = "".join(_cell(name, row, name in text) for name in names)
-        rows.append(f'<tr data-group="{html.escape(html.escape(group, quote=False))}">{cells}</tr>')
+        rows.append(f'<tr data-group="{as_html(html.escape(group, quote=False))}">{cells}</tr>')
     inner = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<div class="scroll"><table class="sorts">{inner}</table></div>'
 
@@ -198,13 +199,13 @@ def _table(ranking: pl.DataFrame, keys: Sequence[str], monitor: str | None) -> s
 def _cell(name: str, row: dict[str, Any], is_text: bool) -> str:
     value = row[name]
     if is_text:
-        return f'<td class="text">{html.escape(MISSING if value is None else str(value))}</td>'
+        return f'<td class="text">{as_html(MISSING if value is None else str(value))}</td>'
     if value is None:
         return f'<td data-value="">{MISSING}</td>'
     shown = "∞" if value == math.inf else f"{value:.4f}" if name.endswith("accuracy") else f"{value:.4g}"
     shown = str(value) if isinstance(value, int) else shown
     shown = f"{value}/{row['runs']}" if name == "reached" else more_seeds(value) if name == "more_seeds" else shown
-    return f'<td data-value="{"Infinity" if value == math.inf else value}">{html.escape(shown)}</td>'
+    return f'<td data-value="{"Infinity" if value == math.inf else value}">{as_html(shown)}</td>'
 
 
 # -- words about the runs -----------------------------------------------------------------------------------------
@@ -235,9 +236,9 @@ def _lead(runs: pl.DataFrame) -> str:
 def _provenance(runs: Runs) -> str:
     """Return the commands, notes on the runs, and the configuration of the first run."""
     folders = [Path(folder) for folder in runs.table["folder"].to_list()]
-    body = "".join(f"<pre>{html.escape(command)}</pre>" for command in _commands(folders))
+    body = "".join(f"<pre>{as_html(command)}</pre>" for command in _commands(folders))
     if found := _notes(runs):
-        body += f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in found)}</ul>"
+        body += f"<ul>{''.join(f'<li>{as_html(line)}</li>' for line in found)}</ul>"
     return body + _first_configuration(folders)
 
 
@@ -271,19 +272,17 @@ def _notes(runs: Runs) -> list[str]:
 def _first_configuration(folders: Sequence[Path]) -> str:
     for folder in folders:
         try:
-            config = (folder / ".hydra" / "config.yaml").read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
+            config = read_text(folder / ".hydra" / "config.yaml", LARGEST_YAML)
+        except (OSError, UnreadableError):
             continue
-        return f"<details><summary>Configuration of the first run</summary><pre>{html.escape(config)}</pre></details>"
+        return f"<details><summary>Configuration of the first run</summary><pre>{as_html(config)}</pre></details>"
     return ""
 
 
 def _command(path: Path, many: bool) -> str | None:
     """Return the command that Hydra stored, or None."""
-    from omegaconf import OmegaConf
-
     try:
-        task = OmegaConf.to_container(OmegaConf.load(path), resolve=False)["hydra"]["overrides"]["task"]  # type: ignore[index,call-overload]
+        task = read_yaml(path)["hydra"]["overrides"]["task"]
     except Exception:  # missing, incomplete, or not written by Hydra
         return None
     return shlex.join(["lrbench", "run", *(["-m"] if many else []), *map(str, task)])

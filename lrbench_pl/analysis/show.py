@@ -11,6 +11,7 @@ from rich.console import Console
 
 from lrbench_pl.analysis.columns import columns
 from lrbench_pl.analysis.terminal import draw, fitted
+from lrbench_pl.words import clean, spreadsheet_cell
 
 Format = Literal["table", "csv", "json", "markdown"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -38,7 +39,7 @@ def render(ranking: pl.DataFrame, form: Format, width: int | None = None, monito
         | 1 | 1 [1, 2] | tri | 5/5 | 240 [220, 300] | 0.9830 | 0.9700 |
     """
     if form == "csv":
-        return ranking.write_csv().rstrip("\n")
+        return for_spreadsheets(ranking).write_csv().rstrip("\n")
     if form == "json":
         rows = [{name: _json(value) for name, value in row.items()} for row in ranking.to_dicts()]
         return json.dumps(rows, indent=2, allow_nan=False)
@@ -70,11 +71,36 @@ def left_out_note(titles: list[str], width: int | None = None) -> str:
     return "\n".join(textwrap.wrap(text, width or Console().width, break_on_hyphens=False))
 
 
+def for_spreadsheets(table: pl.DataFrame) -> pl.DataFrame:
+    """Return a table for CSV: its text is safe to show, and no cell or title is a formula.
+
+    Example:
+        >>> for_spreadsheets(pl.DataFrame({"policy": ["=1+1", "tri"], "rank": [-1, 2]})).rows()
+        [("'=1+1", -1), ('tri', 2)]
+    """
+    texts = [name for name, kind in table.schema.items() if kind == pl.String]
+    cells = [
+        pl.Series(name, [None if text is None else spreadsheet_cell(clean(text)) for text in table[name]], pl.String)
+        for name in texts
+    ]
+    return table.with_columns(cells).rename({name: spreadsheet_cell(clean(name)) for name in table.columns})
+
+
 def _markdown(ranking: pl.DataFrame, monitor: str | None) -> str:
     found = columns(ranking, monitor)
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in zip(*(c.cells for c in found), strict=True)]
-    lines = [f"| {' | '.join(row)} |" for row in [[column.title for column in found], *cells]]
+    rows = [[column.title for column in found], *zip(*(column.cells for column in found), strict=True)]
+    lines = [f"| {' | '.join(map(_markdown_cell, row))} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(found) + "|", *lines[1:]])
+
+
+def _markdown_cell(text: str) -> str:
+    r"""Return a cell that ends no column and is neither HTML nor a link.
+
+    Example:
+        >>> print(_markdown_cell("a|<b>[c](d)"))
+        a\|&lt;b>[c\](d)
+    """
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("](", "\\](")
 
 
 def the_monitor(runs: pl.DataFrame) -> str | None:

@@ -9,6 +9,8 @@ from importlib import resources
 
 import plotly.graph_objects as go
 
+from lrbench_pl.words import clean
+
 
 @dataclass(frozen=True)
 class Section:
@@ -44,23 +46,27 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
         for heading, figure in section.figures:
             name = f"spec-{len(specs)}"
             specs.append(f'<script type="application/json" id="{name}">{_json(figure)}</script>')
-            head = f"<h3>{html.escape(heading)}</h3>" if heading else ""
+            head = f"<h3>{as_html(heading)}</h3>" if heading else ""
             drawn.append(f'<figure>{head}<div class="plot" data-spec="{name}"></div></figure>')
-        note = f'<p class="note">{html.escape(section.note)}</p>' if section.note else ""
+        note = f'<p class="note">{as_html(section.note)}</p>' if section.note else ""
         blocks.append(
-            f'<section id="s{number}"><h2>{html.escape(section.title)}</h2>{note}{"".join(drawn)}{section.body}'
-            "</section>"
+            f'<section id="s{number}"><h2>{as_html(section.title)}</h2>{note}{"".join(drawn)}{section.body}</section>'
         )
-    links = "".join(f'<a href="#s{number}">{html.escape(each.title)}</a>' for number, each in enumerate(sections))
+    links = "".join(f'<a href="#s{number}">{as_html(each.title)}</a>' for number, each in enumerate(sections))
     files = resources.files("lrbench_pl.analysis") / "page"
     css, script = ((files / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{html.escape(title)}</title><style>{css}</style></head>\n<body><main><h1>{html.escape(title)}</h1>"
-        f'<p class="lead">{html.escape(lead)}</p><nav>{links}</nav>\n{chr(10).join(blocks)}</main>\n'
+        f"<title>{as_html(title)}</title><style>{css}</style></head>\n<body><main><h1>{as_html(title)}</h1>"
+        f'<p class="lead">{as_html(lead)}</p><nav>{links}</nav>\n{chr(10).join(blocks)}</main>\n'
         f"{chr(10).join(specs)}\n<script>{get_plotlyjs()}</script>\n<script>{script}</script></body></html>\n"
     )
+
+
+def as_html(text: str) -> str:
+    """Return text as HTML; whoever wrote it, it is shown and neither obeyed nor executed."""
+    return html.escape("\n".join(map(clean, text.split("\n"))))
 
 
 def _json(figure: go.Figure) -> str:

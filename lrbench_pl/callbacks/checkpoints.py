@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import pickle
 import signal
 import threading
 import time
@@ -12,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from lightning_fabric.utilities.seed import _collect_rng_states, _set_rng_states
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 _KEY = "lrbench_pl"
+_REFUSED = ".refused"  # suffix of a checkpoint that was set aside
 _STEPS_BETWEEN_AGREEMENTS = 32  # several processes agree on whether to stop every so many steps
 
 log = logging.getLogger(__name__)
@@ -59,6 +64,9 @@ class Checkpoints(Callback):
     the rows of ``metrics.csv``. On a CPU a resumed training is bitwise identical to one that was never
     interrupted. If a checkpoint cannot be written, such as on a full disk, the training continues with a warning. Only
     files that this callback has written are deleted; a file ``.checkpoints.json`` beside the folder lists them.
+
+    A checkpoint contains tensors and plain data alone, so that loading it executes nothing. A callback or module whose
+    state contains other objects gets no checkpoints, with a warning; hyperparameters are left out.
 
     Args:
         folder: Folder of the checkpoints, which are named ``step=000000120.ckpt``.
@@ -99,6 +107,8 @@ class Checkpoints(Callback):
         self._pause: str | None = None
         self._due = False
         self._reason: str | None = None
+        self._is_saving = False  # a checkpoint of this callback, not one of the user's
+        self._cannot_be_loaded = False  # a state contains objects
 
     @property
     def seconds(self) -> float:
@@ -112,6 +122,12 @@ class Checkpoints(Callback):
     def discard(self) -> None:
         """Remove the checkpoints that were written, after the end of the training."""
         discard_checkpoints(self.folder)
+
+    def set_aside(self, path: Path) -> None:
+        """Rename a checkpoint that was written and cannot be resumed, so that it neither counts nor is lost."""
+        if self._written.has(path):
+            with contextlib.suppress(OSError):
+                os.replace(path, path.with_name(path.name + _REFUSED))
 
     def pause(self, reason: str) -> None:
         """Request a checkpoint and the end of the training; safe in signal handlers."""
@@ -202,12 +218,24 @@ class Checkpoints(Callback):
     def _save(self, trainer: Trainer) -> None:
         path = self.folder / f"step={trainer.global_step:09d}.ckpt"
         unfinished = self.folder / UNFINISHED
+        if self._cannot_be_loaded:
+            return
         try:
             for logger in trainer.loggers:
                 logger.save()
             if path.exists() and not self._written.has(path):
                 raise OSError(f"{path} was not written by this run")
+            self._is_saving = True
             trainer.save_checkpoint(unfinished)
+            if objects := self._objects_in(unfinished, trainer):
+                self._cannot_be_loaded = True
+                unfinished.unlink(missing_ok=True)
+                log.warning(
+                    "no checkpoints, so that this training cannot be resumed: a state_dict contains %s; keep tensors "
+                    "and plain data there, or declare the type with torch.serialization.add_safe_globals",
+                    ", ".join(objects),
+                )
+                return
             if trainer.is_global_zero:
                 self._written.add(path.name, unfinished.stat())
                 unfinished.replace(path)
@@ -216,13 +244,23 @@ class Checkpoints(Callback):
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
             unfinished.unlink(missing_ok=True)
             log.warning("no checkpoint at step %d (%s); the training continues without it", trainer.global_step, error)
+        finally:
+            self._is_saving = False
+
+    def _objects_in(self, path: Path, trainer: Trainer) -> list[str]:
+        """Return what loading a checkpoint would execute; all processes return what the first one finds."""
+        found = objects_in(path) if trainer.is_global_zero and path.is_file() else []
+        return trainer.strategy.broadcast(found) if trainer.world_size > 1 else found
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the state that Lightning does not store."""
+        if self._is_saving:  # a ModelCheckpoint of the user's keeps them
+            for name in [name for name in checkpoint if "hyper_parameters" in name or name.startswith("hparams_")]:
+                del checkpoint[name]
         checkpoint[_KEY] = {
             "format": FORMAT,
             "version": version(),
-            "random": _collect_rng_states(),
+            "random": _plain_random_state(),
             "seconds": self.seconds,
             "history": [file.text() for file in history_files(trainer.loggers)],
             "unlogged": _unlogged(trainer),
@@ -302,18 +340,68 @@ def _handle_signals() -> None:
 
 
 def check_intact(path: Path) -> None:
-    """Verify the checksums of a checkpoint, which loading it does not.
+    """Verify that a checkpoint is undamaged, and that it contains tensors and plain data alone.
 
     Raises:
-        CheckpointError: If it is damaged or truncated.
+        CheckpointError: If it is damaged or truncated, or if loading it would execute code.
     """
     try:
+        if not path.is_file():
+            raise CheckpointError("expected a regular file")
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
+        objects = [] if damaged is not None else objects_in(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(str(error)) from error
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"expected a checkpoint of torch ({str(error).splitlines()[0]})") from error
     if damaged is not None:
         raise CheckpointError(f"the checksum of {damaged} in it is wrong")
+    if objects:
+        raise CheckpointError(
+            f"expected tensors and plain data, got {', '.join(objects)}; it is not loaded, since that would execute "
+            "code (a checkpoint of an earlier version can be finished with that version)"
+        )
+
+
+def plain_data() -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which ``torch.load(weights_only=True)`` reads arrays of NumPy too.
+
+    They are data. Checkpoints of earlier versions contain the random state as one.
+    """
+    kinds = [*_ARRAYS, *(type(np.dtype(name)) for name in ("u1", "i4", "u4", "i8", "u8", "f4", "f8", "?"))]
+    return torch.serialization.safe_globals(kinds)
+
+
+_REBUILD, _SCALAR = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+_ARRAYS: tuple[Any, ...] = (
+    (_REBUILD, "numpy.core.multiarray._reconstruct"),  # of NumPy 1
+    (_REBUILD, "numpy._core.multiarray._reconstruct"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.ndarray,
+    np.dtype,
+)
+
+
+def objects_in(path: Path) -> list[str]:
+    """Return the names of functions and classes that loading a file would need, without loading it.
+
+    Raises:
+        OSError: If it cannot be read.
+        RuntimeError: If it is not a file of torch.
+    """
+    with plain_data():
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+
+
+def _plain_random_state() -> dict[str, Any]:
+    """Return the state of all random number generators, that of NumPy as a list of numbers."""
+    states = _collect_rng_states()
+    if "numpy" in states:
+        kind, numbers, *rest = states["numpy"]
+        states["numpy"] = (kind, numbers.tolist(), *rest)
+    return states
 
 
 def _check_follows(trainer: Trainer) -> bool:

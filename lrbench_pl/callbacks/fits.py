@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrbench_pl.rates import LRPolicyError
+from lrbench_pl.reading import read_json
 from lrbench_pl.saving import RESULT_FILE, outcome_fields, policy_fields
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def is_composed(callback: Any) -> bool:
 def refuse_other_result(folder: str | Path, fields: Mapping[str, Any], callback: Any) -> None:
     """Refuse a folder that holds the result of another policy or seed: each training needs its own."""
     try:
-        found = json.loads((Path(folder) / RESULT_FILE).read_text(encoding="utf-8"))
+        found = read_json(Path(folder) / RESULT_FILE)
     except (OSError, ValueError):
         return
     if not isinstance(found, dict):

@@ -304,7 +304,9 @@ class LRPolicyCallback(Callback):
             logged = ", ".join(sorted(name for name in metrics if not name.startswith("check/")))
             found = None if self.target is None and self._adaptive is None else logged or "none"
         else:
-            found = None if fits.is_of_before(trainer, self.monitor) else plain_number(metrics[self.monitor])
+            found = (
+                None if fits.is_of_before(trainer, self.monitor) else plain_number(metrics[self.monitor], self.target)
+            )
         found = trainer.strategy.broadcast(found)  # rank 0 decides for all, so that they stop together
         if isinstance(found, str):
             raise LRPolicyError(

@@ -11,7 +11,7 @@ import typer
 
 from lrbench_pl import __version__
 from lrbench_pl.cli import db as cli_db
-from lrbench_pl.words import counted
+from lrbench_pl.words import clean, counted
 
 if TYPE_CHECKING:
     from lrbench_pl.analysis.load import Runs
@@ -90,7 +90,7 @@ def rank_command(
     runs, keys = _load(folders, target), _keys(by)
     ranking = rank(runs.table, keys, metric, baseline or None)  # type: ignore[arg-type]
     print(render(ranking, form, monitor=the_monitor(runs.table)))  # type: ignore[arg-type]
-    print("", *notes(ranking, runs), sep="\n", file=sys.stderr)
+    print("", *map(clean, notes(ranking, runs)), sep="\n", file=sys.stderr)
     if wandb:
         from lrbench_pl.cli.publish import publish
 
@@ -236,8 +236,8 @@ def verify_command(
         if not equals:
             raise AnalysisError(f"--where must be KEY=VALUE, such as optimizer=adam, got {each!r}")
         wanted[name] = value
-    seeds, decision = verify(folder, wanted, share, confidence, most, lambda line: print(line, file=sys.stderr))
-    claim = f"{seeds.claim} with probability at least {share:g}"
+    seeds, decision = verify(folder, wanted, share, confidence, most, lambda line: print(clean(line), file=sys.stderr))
+    claim = f"{clean(seeds.claim)} with probability at least {share:g}"
     evidence = f"{decision.reached} of {counted(decision.seeds, 'seed')} reached it"
     if decision.verdict == "undecided":
         more = seeds_to_confirm(decision.reached, decision.seeds, share, confidence)
@@ -261,7 +261,7 @@ def main() -> None:
         message = _message(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {clean(message)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lrbench_pl.words import counted
+from lrbench_pl.words import clean, counted
 
 if TYPE_CHECKING:
     from lrbench_pl.selection.records import Refused, StoredRun
@@ -82,12 +82,12 @@ def best_command(
         _print(f"{reason}; lr_policy=auto composes a policy while training")
         raise typer.Exit(NOTHING_SUITABLE)
     first, *others = found
-    text = f"# {first}\n{OmegaConf.to_yaml(OmegaConf.create(to_config(first.policy)))}"
+    text = f"# {clean(str(first))}\n{OmegaConf.to_yaml(OmegaConf.create(to_config(first.policy)))}"
     if output is None:
         print(text, end="")
     else:
         write_atomically(output, text)
-        print(f"{first}\nwritten to {output}: lrbench run lr_policy_file={output} …")
+        print(f"{clean(str(first))}\nwritten to {output}: lrbench run lr_policy_file={output} …")
     for other in others[:4]:
         _print(f"next: {other}")
 
@@ -112,7 +112,7 @@ def list_command(
         for heading, monitor, rows in sections(table):
             text, titles = render_table(rows, monitor=monitor)
             left_out |= dict.fromkeys(titles)
-            print(f"{heading}\n\n{text}\n")
+            print(f"{clean(heading)}\n\n{text}\n")
         if left_out:
             print(f"{left_out_note(list(left_out))}\n")
     else:
@@ -164,4 +164,4 @@ def _print_refused(refused: tuple[Refused, ...]) -> None:
 
 def _print(line: str) -> None:
     """Print a message, apart from the output proper."""
-    print(line, file=sys.stderr)
+    print(clean(line), file=sys.stderr)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lrbench_pl.policies import AdaptivePolicy, Policy, policy_id, table
+from lrbench_pl.policies import EXACT_STEPS, AdaptivePolicy, Policy, policy_id, table
 from lrbench_pl.runs.config import build_policy, compose, expand
 from lrbench_pl.runs.lint import TrainingPlan, training_plan
 from lrbench_pl.runs.options import UserError
@@ -97,6 +97,10 @@ def curve(run: PlannedRun) -> Curve:
         (1.0, 1.0, 0.5, 0.5)
     """
     policy, n = run.plan.policy, run.plan.max_steps
+    if n > EXACT_STEPS:
+        raise UserError(
+            f"a preview has at most {EXACT_STEPS} steps, got max_steps={n}; give fewer, the shape is the same"
+        )
     identity = None if isinstance(policy, AdaptivePolicy) else policy_id(policy, n)
     return Curve(run.name, tuple(table(policy, n)), identity)
 

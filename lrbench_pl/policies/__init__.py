@@ -14,10 +14,13 @@ from lrbench_pl.policies._basic import (
     Step,
 )
 from lrbench_pl.policies._compose import (
+    EXACT_STEPS,
     AdaptivePolicy,
     Policy,
     Sequential,
+    peak,
     policy_id,
+    sampled,
     segments,
     stages,
     table,
@@ -54,6 +57,7 @@ from lrbench_pl.policies._plateau import PlateauPolicy
 from lrbench_pl.policies._stretch import cut, stretched
 
 __all__ = [
+    "EXACT_STEPS",
     "LRBENCH_POLICIES",
     "AdaptivePolicy",
     "Constant",
@@ -90,10 +94,12 @@ __all__ = [
     "from_config",
     "from_lrbench",
     "meanings",
+    "peak",
     "phase_of",
     "policy_id",
     "register_policy",
     "registered",
+    "sampled",
     "segments",
     "stages",
     "stretched",

@@ -24,8 +24,14 @@ def number(
 
 
 def rate(name: str, value: Any) -> Any:
-    """Require a learning rate: a finite number of at least 0."""
-    return number(name, value, "be a finite number of at least 0", lambda v: v >= 0)
+    """Require a learning rate: a finite number of at least 0, and at most :data:`LARGEST_RATE`."""
+    number(name, value, "be a finite number of at least 0", lambda v: v >= 0)
+    return number(
+        name, value, f"be at most {LARGEST_RATE:g}, since weights would overflow", lambda v: v <= LARGEST_RATE
+    )
+
+
+LARGEST_RATE = 1e30  # what optimizers compute from it is still a number of 32 bits
 
 
 def positive(name: str, value: Any) -> Any:

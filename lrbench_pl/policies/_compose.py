@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, is_dataclass
 
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.policies._basic import Polynomial
@@ -142,6 +142,8 @@ def policy_id(policy: Policy, max_steps: int) -> str:
     """Return a short hash of the rates over a budget, equal for equal rates.
 
     Policies with equal rates have the same id, however they are defined. Rates are rounded to 13 significant digits.
+    Beyond :data:`EXACT_STEPS` steps not all rates are computed: the id is that of the policy as it is written and of
+    samples of its rates, so that only equal policies have the same id.
 
     Example:
         >>> from lrbench_pl.policies import Constant, Step
@@ -149,6 +151,45 @@ def policy_id(policy: Policy, max_steps: int) -> str:
         True
     """
     digest = hashlib.sha256()
-    for rate in table(policy, max_steps):
-        digest.update(b"%.12e;" % (rate + 0.0))  # + 0.0 turns -0.0 into 0.0
+    if max_steps > EXACT_STEPS:
+        digest.update(f"{max_steps} steps of {_as_written(policy)};".encode())
+    for t in sampled(policy, max_steps):
+        digest.update(b"%.12e;" % (policy(t) + 0.0))  # + 0.0 turns -0.0 into 0.0
     return digest.hexdigest()[:12]
+
+
+def _as_written(policy: Policy) -> str:
+    """Return a frozen dataclass as the call that builds it; nothing for another function of the step."""
+    return repr(policy) if is_dataclass(policy) else ""
+
+
+EXACT_STEPS = 10_000_000  # up to so many, every rate of a budget is computed
+_SAMPLES = 100_000
+
+
+def sampled(policy: Policy, n: int) -> Iterable[int]:
+    """Return steps of a budget that represent its rates: all, or evenly spaced ones where there are too many.
+
+    Beyond :data:`EXACT_STEPS`, the first and last steps of all parts of a composite are among them.
+
+    Example:
+        >>> from lrbench_pl.policies import Constant
+        >>> list(sampled(Constant(0.1), 3)), len(sampled(Constant(0.1), 2**40))
+        ([0, 1, 2], 100000)
+    """
+    check.count("n", n, least=0)
+    if n <= EXACT_STEPS:
+        return range(n)
+    edges = [t for start, _ in segments(policy) for t in (start - 1, start) if 0 <= t < n]
+    return sorted({*(i * (n - 1) // (_SAMPLES - 1) for i in range(_SAMPLES)), *edges})
+
+
+def peak(policy: Policy, n: int) -> float:
+    """Return the largest rate of the first ``n`` steps, at least 1, see :func:`sampled`.
+
+    Example:
+        >>> from lrbench_pl.policies import Step
+        >>> peak(Step(1.0, 0.5, 2), 5)
+        1.0
+    """
+    return max(map(policy, sampled(policy, n)))

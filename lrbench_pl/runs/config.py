@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from lrbench_pl.policies import Policy, from_config
+from lrbench_pl.reading import read_yaml
 from lrbench_pl.runs.options import UserError, one_line
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 DESCRIBES_DATA = ("num_classes", "input_shape")
+_GRID = "hydra_plugins.lrbench_sweeper.GridSweeper"
 _LOOK_UP = "lrbench_pl.selection.best.best"
 
 
@@ -70,7 +72,7 @@ def register_resolvers() -> None:
 
 
 def use_own_launchers() -> None:
-    """Let ``hydra/launcher=NAME`` select our launcher of that name.
+    """Let ``hydra/launcher=NAME`` select our launcher of that name, and ``hydra/sweeper=basic`` our sweeper.
 
     Hydra and its plugins have launchers with the same short names. The files have longer ones, so that a project which
     uses our configuration groups keeps its own launchers and can select ours as well.
@@ -82,6 +84,8 @@ def use_own_launchers() -> None:
     for path in (conf_dir() / "hydra" / "launcher").glob("lrbench_*.yaml"):
         name = path.stem.removeprefix("lrbench_")
         ConfigStore.instance().store(name, OmegaConf.load(path), "hydra/launcher", provider="lrbench_pl")
+    grid = OmegaConf.create({"_target_": _GRID, "max_batch_size": None, "params": None})
+    ConfigStore.instance().store("basic", grid, "hydra/sweeper", provider="lrbench_pl")
 
 
 def conf_dir() -> Path:
@@ -243,7 +247,7 @@ def read_policy(path: str | Path) -> Policy:
         UserError: If the file is missing, is not a YAML mapping or names another type.
     """
     try:
-        stored = OmegaConf.to_container(OmegaConf.load(Path(path).expanduser()), resolve=False)
+        stored = read_yaml(Path(path).expanduser())
         if not isinstance(stored, Mapping):
             raise ValueError(f"expected a mapping with _target_, got {type(stored).__name__}")
         return from_config({str(key): value for key, value in stored.items()})

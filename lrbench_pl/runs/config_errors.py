@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
 from lrbench_pl.runs.options import FORMER_KEYS, UserError, one_line
+from lrbench_pl.words import clean
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _NOT_KEYS = ("names", "hydra")  # never suggested: not set by hand, or only below
@@ -71,7 +72,7 @@ def one_line_errors() -> Iterator[None]:
         words = None if before == "1" else explain(error)
         if words is None:
             raise
-        print(f"error: {words}", file=sys.stderr)
+        print(f"error: {clean(words)}", file=sys.stderr)
         sys.exit(1)
     finally:
         os.environ.pop(_FULL_ERROR)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lrbench_pl.files import ResultError
-from lrbench_pl.policies import AdaptivePolicy, policy_id, table, to_config
+from lrbench_pl.policies import AdaptivePolicy, peak, policy_id, to_config
 from lrbench_pl.runs.options import UserError, as_text
 from lrbench_pl.runs.result import Outcome, RunResult, Setup
 from lrbench_pl.runs.spec import RunSpec
-from lrbench_pl.words import counted, is_accuracy, metric_name, metric_value
+from lrbench_pl.words import counted, is_accuracy, masked, metric_name, metric_value
 
 if TYPE_CHECKING:
     from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
@@ -37,11 +37,11 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
 
 
 def plain_config(cfg: DictConfig, without: tuple[str, ...] = ("hydra",)) -> dict[str, Any]:
-    """Return a configuration as plain data, without parts that a workload replaces."""
+    """Return a configuration as plain data, without passwords and parts that a workload replaces."""
     without += ("model", "optimizer") if cfg.workload is not None else ()
     kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in without])
     kept._set_parent(cfg)  # so that references to the parts left out still resolve
-    return {str(key): value for key, value in OmegaConf.to_container(kept, resolve=True).items()}  # type: ignore[union-attr]
+    return {str(key): masked(value) for key, value in OmegaConf.to_container(kept, resolve=True).items()}  # type: ignore[union-attr]
 
 
 def specify(cfg: DictConfig) -> tuple[RunSpec, Setup]:
@@ -65,7 +65,7 @@ def specify_parts(cfg: DictConfig, parts: Parts, spec: RunSpec, setup: Setup) ->
 
     policy = parts.verifier.policy
     if getattr(parts.verifier, "recommendation", None) is not None:  # a policy from the database
-        spec = replace(spec, policy=to_config(policy), lr=max(table(policy, cfg.max_steps)))
+        spec = replace(spec, policy=to_config(policy), lr=peak(policy, cfg.max_steps))
     device = parts.trainer.strategy.root_device
     setup = replace(
         setup,
@@ -138,8 +138,8 @@ def peak_found(verifier: LRPolicyCallback, lr: float, steps: int) -> float | Non
     policy = verifier.policy
     if not (hasattr(verifier, "tuning_steps") and isinstance(policy, AdaptivePolicy)) or steps < 1:
         return None
-    peak = max(table(policy.realised(), steps))
-    return None if peak == 0 or math.isclose(peak, lr, rel_tol=1e-6) else peak
+    found = peak(policy.realised(), steps)
+    return None if found == 0 or math.isclose(found, lr, rel_tol=1e-6) else found
 
 
 def label(result: RunResult, with_seed: bool = True) -> str:

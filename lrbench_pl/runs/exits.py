@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from lrbench_pl.verdict import Status
 
 EXIT_FAILED, EXIT_MISSED, EXIT_STOPPED = 1, 3, 130
-_SELECTION = "hydra_plugins.lrbench_sweeper."  # its candidates may fail; it exits with a code of its own
+_SELECTION = "hydra_plugins.lrbench_sweeper.LRBenchSweeper"  # its candidates may fail; it exits with a code of its own
 
 _statuses: dict[Path, tuple[Status, bool]] = {}
 
@@ -55,6 +55,6 @@ class ExitCode(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Exit with the code if it is not 0."""
-        is_selection = str(config.hydra.sweeper.get("_target_")).startswith(_SELECTION)
+        is_selection = str(config.hydra.sweeper.get("_target_")) == _SELECTION
         if not is_selection and (code := exit_code(_statuses.values())):
             sys.exit(code)

@@ -27,8 +27,10 @@ from lrbench_pl.files import (
     write_atomically,
 )
 from lrbench_pl.policies import to_config
+from lrbench_pl.reading import read_json
 from lrbench_pl.runs.result import RESULT_FILE, RunResult
 from lrbench_pl.runs.spec import RunSpec, readable
+from lrbench_pl.words import masked
 
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
@@ -82,10 +84,12 @@ class Record:
         A file of format 1 holds the whole configuration, from which the specification is built.
         """
         try:
-            stored = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+            stored = read_json(folder / RECORD_FILE)
             if check_format(stored.pop("format", 1), stored.pop("version", None)) == 1:
                 spec = RunSpec.from_format_1(stored["configuration"], _stored_policy(folder))
                 stored |= {"run_id": spec.run_id, "configuration": spec.to_dict()}
+            if (without := masked(stored["configuration"])) != stored["configuration"]:  # of a version that kept them
+                stored |= {"run_id": RunSpec.from_dict(without).run_id, "configuration": without}
             return cls(**{**stored, "notes": tuple(stored["notes"])})
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
@@ -155,7 +159,7 @@ def _check_comparable(folder: Path) -> None:
     """Refuse a folder of a version that this one cannot compare with."""
     for name in (RECORD_FILE, RESULT_FILE):
         try:
-            stored = json.loads((folder / name).read_text(encoding="utf-8"))
+            stored = read_json(folder / name)
         except (OSError, ValueError):
             continue
         if not isinstance(stored, dict):

@@ -100,6 +100,9 @@ def training_plan(cfg: Any, policy: Policy | AdaptivePolicy) -> TrainingPlan:
     )
 
 
+MOST_STEPS = 1_000_000  # of a budget, whose rates are all looked at
+
+
 def lint(plan: TrainingPlan) -> list[Finding]:
     """Apply all rules to a training plan; return the findings, errors first.
 
@@ -110,6 +113,16 @@ def lint(plan: TrainingPlan) -> list[Finding]:
     """
     if isinstance(plan.policy, AdaptivePolicy):
         found = [*_never_adapts(plan), *_batches(plan)]
+    elif plan.max_steps > MOST_STEPS:
+        found = [
+            Finding(
+                "long",
+                "warning",
+                f"the rules look at up to {MOST_STEPS} steps, got max_steps={plan.max_steps}",
+                "lint a smaller budget: the shape is the same",
+            ),
+            *_batches(plan),
+        ]
     else:
         rates = table(plan.policy, plan.max_steps)
         parts = list(_parts(plan.policy, 0, plan.max_steps))

@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from lrbench_pl.policies import fields_of
+from lrbench_pl.policies._checks import LARGEST_RATE
 from lrbench_pl.verdict import check_target
+from lrbench_pl.words import clean
 
 # Keys that every run reads. Others are read under a condition, or where another key refers to them.
 _READ = frozenset(
@@ -34,16 +36,18 @@ class UserError(ValueError):
     """Raised for invalid input of the user; the message is one line."""
 
 
-# Smallest values of keys that are whole numbers.
-_LEAST = {
-    "max_steps": 1,
-    "batch_size": 1,
-    "check_every": 1,
-    "confirmations": 1,
-    "threads": 1,
-    "checkpoints_kept": 1,
-    "seed": 0,
+_LARGEST = 2**53  # whole numbers up to here are exact in every program that reads a result
+# Smallest and largest values of keys that are whole numbers.
+_BOUNDS = {
+    "max_steps": (1, _LARGEST),
+    "batch_size": (1, _LARGEST),
+    "check_every": (1, _LARGEST),
+    "confirmations": (1, _LARGEST),
+    "threads": (1, 4096),
+    "checkpoints_kept": (1, _LARGEST),
+    "seed": (0, 2**32 - 1),
 }
+_LONGEST_S = 1e9  # 30 years
 
 
 def check_config(cfg: DictConfig) -> None:
@@ -68,20 +72,33 @@ def check_config(cfg: DictConfig) -> None:
 
 
 def _check_numbers(cfg: DictConfig) -> None:
-    for name, least in _LEAST.items():
-        if not _is_whole(cfg[name], least):
-            raise UserError(f"{name} must be an integer of at least {least}, got {cfg[name]!r}")
-    if cfg.seed >= 2**32:
-        raise UserError(f"seed must be an integer below 2**32, got {cfg.seed!r}")
+    for name, (least, most) in _BOUNDS.items():
+        _check_whole(name, cfg[name], least, most)
     if not (_is_number(cfg.lr) and 0 < cfg.lr < math.inf):
-        raise UserError(f"lr must be a finite number above 0, got {cfg.lr!r}")
-    if cfg.checkpoint_every is not None and not _is_whole(cfg.checkpoint_every, 1):
-        raise UserError(f"checkpoint_every must be an integer of at least 1 or null, got {cfg.checkpoint_every!r}")
+        raise UserError(f"lr must be a finite number above 0, got {_brief(cfg.lr)}")
+    if cfg.lr > LARGEST_RATE:
+        raise UserError(f"lr must be at most {LARGEST_RATE:g}, since weights would overflow, got {_brief(cfg.lr)}")
+    if cfg.checkpoint_every is not None:
+        _check_whole("checkpoint_every", cfg.checkpoint_every, 1, _LARGEST, " or null")
     if cfg.max_time is not None and not (_is_number(cfg.max_time) and cfg.max_time > 0):
-        raise UserError(f"max_time must be a number of seconds above 0 or null, got {cfg.max_time!r}")
+        raise UserError(f"max_time must be a number of seconds above 0 or null, got {_brief(cfg.max_time)}")
+    if cfg.max_time is not None and cfg.max_time > _LONGEST_S:
+        raise UserError(f"max_time must be at most {_LONGEST_S:g} seconds or null, got {_brief(cfg.max_time)}")
     batches = OmegaConf.select(cfg, "trainer.accumulate_grad_batches", default=1)
-    if not _is_whole(batches, 1):
-        raise UserError(f"trainer.accumulate_grad_batches must be an integer of at least 1, got {batches!r}")
+    _check_whole("trainer.accumulate_grad_batches", batches, 1, _LARGEST)
+
+
+def _check_whole(name: str, value: object, least: int, most: int, otherwise: str = "") -> None:
+    if not _is_whole(value, least):
+        raise UserError(f"{name} must be an integer of at least {least}{otherwise}, got {_brief(value)}")
+    if value > most:  # type: ignore[operator]
+        limit = "below 2**32" if most == 2**32 - 1 else f"of at most {most}"
+        raise UserError(f"{name} must be an integer {limit}{otherwise}, got {_brief(value)}")
+
+
+def _brief(value: object) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**60 else f"{hex(value)[:20]}…"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _is_whole(value: object, least: int) -> bool:
@@ -151,7 +168,7 @@ def remarks(cfg: DictConfig, given: Sequence[str] = ()) -> list[str]:
         cfg: The configuration, with references unresolved.
         given: The overrides of the command line.
     """
-    return [*_unread(cfg, given), *_unchecked(cfg)]
+    return [clean(line) for line in (*_unread(cfg, given), *_unchecked(cfg))]
 
 
 def is_callback(lr_policy: Mapping[str, Any]) -> bool:
@@ -259,7 +276,7 @@ def check_milestones(policy: object, max_steps: int) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    r"""Return the message of an error in one line, without Hydra's wrapper.
+    r"""Return the message of an error in one line that is safe to show, without Hydra's wrapper.
 
     Example:
         >>> one_line(ValueError("first line\n  second"))
@@ -271,7 +288,7 @@ def one_line(error: BaseException) -> str:
         where = lines[-1].removeprefix("full_key: ") + ": " if lines else ""
         while error.__cause__ is not None and not isinstance(error, UserError):
             error = error.__cause__
-    text = " ".join(str(error).split())
+    text = clean(" ".join(str(error).split()))
     known = isinstance(error, (ValueError, RuntimeError, HydraException, OmegaConfBaseException))
     kind = "" if known and text else f"{type(error).__name__}: "
     return f"{where}{kind}{text}".rstrip(": ")

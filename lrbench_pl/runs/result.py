@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lrbench_pl.files import FORMAT, ResultError, check_format, write_atomically
+from lrbench_pl.reading import UnreadableError, parse_json, read_json, read_text
 from lrbench_pl.runs.spec import RunSpec, Task, canonical, of_task
 from lrbench_pl.verdict import STATUSES, Status
+from lrbench_pl.words import clean, masked
 
 if TYPE_CHECKING:
     from lrbench_pl.verdict import Verdict
@@ -265,20 +267,26 @@ def read_fields(path: str | Path) -> dict[str, Any]:
         ResultError: If it is not a complete, valid result; the message begins with the path.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            stored = json.load(file)
-    except (OSError, UnicodeDecodeError) as error:
+        stored = read_json(path)
+    except OSError as error:
         raise ResultError(f"{path}: cannot be read ({error})") from error
-    except json.JSONDecodeError as error:
-        raise ResultError(f"{path}: not complete JSON ({error.msg} at line {error.lineno})") from error
+    except UnreadableError as error:
+        raise ResultError(f"{path}: {error}") from error
     if not isinstance(stored, dict):
         raise ResultError(f"{path}: expected one JSON object, got {type(stored).__name__}")
     try:
         stored = migrate(stored)
         check_fields(stored)
+        _check_within_budget(stored)
     except ResultError as error:
         raise type(error)(f"{path}: {error}") from error
     return stored
+
+
+def _check_within_budget(stored: Mapping[str, Any]) -> None:
+    reached, budget = stored.get("steps_to_target"), stored.get("max_steps")
+    if reached is not None and budget is not None and reached > budget:
+        raise ResultError(f"field 'steps_to_target' must be at most max_steps ({budget}), got {reached}")
 
 
 def migrate(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,7 +304,14 @@ def migrate(stored: Mapping[str, Any]) -> dict[str, Any]:
     version = versions.get("lrbench_pl") if isinstance(versions, Mapping) else None
     if check_format(stored.get("format", 1), version) == 1:
         stored = {_RENAMED.get(name, name): value for name, value in stored.items()}
-    return {**stored, "format": FORMAT}
+    return {**{name: _cleaned(value) for name, value in stored.items()}, "format": FORMAT}
+
+
+def _cleaned(value: Any) -> Any:
+    """Return a field whose text is safe to show, whoever wrote it."""
+    if isinstance(value, str):
+        return clean(value)
+    return masked(value) if isinstance(value, dict) else value
 
 
 def check_fields(stored: Mapping[str, Any]) -> None:
@@ -312,14 +327,29 @@ def check_fields(stored: Mapping[str, Any]) -> None:
             raise ResultError(f"field {name!r} is missing")
     for name, value in stored.items():
         if value is not None and not _is_of_type(value, FIELD_TYPES[name]):
-            raise ResultError(f"field {name!r} must be {FIELD_TYPES[name].__name__}, got {value!r}")
+            raise ResultError(f"field {name!r} must be {FIELD_TYPES[name].__name__}, got {_brief(value)}")
+        if value is not None and name in _LEAST and value < _LEAST[name]:
+            raise ResultError(f"field {name!r} must be at least {_LEAST[name]}, got {value!r}")
     _check_status(stored["status"], stored.get("steps_to_target"))
+
+
+# Smallest values of counts and times.
+_LEAST = {
+    **dict.fromkeys(("max_steps", "batch_size", "confirmations"), 1),
+    **dict.fromkeys(("seed", "steps_to_target", "best_step", "steps_run", "tuning_steps"), 0),
+    **dict.fromkeys(("seconds_to_target", "wall_time_s"), 0),
+}
 
 
 def _is_of_type(value: Any, kind: type) -> bool:
     if type(value) is int:  # a whole number is a float too; 64 bits are what other programs can hold
         return kind in (int, float) and abs(value) < 2**63
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _check_status(status: str, steps_to_target: int | None) -> None:
@@ -360,9 +390,8 @@ def stored_settings(folder: str | Path) -> dict[str, Any] | None:
 def read_settings(folder: str) -> str | None:
     """Return :func:`stored_settings` as JSON text, cached for all seeds."""
     try:
-        with open(os.path.join(folder, "run.json"), encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError):
+        text = read_text(os.path.join(folder, "run.json"))
+    except (OSError, UnreadableError):
         return None
     begin, end = text.find('"configuration": '), text.rfind('"started": ')
     text = text[begin + len('"configuration": ') : end].rstrip().rstrip(",")
@@ -376,7 +405,7 @@ def read_settings(folder: str) -> str | None:
 @functools.lru_cache(maxsize=4096)
 def _settings_in(configuration: str) -> str | None:
     try:
-        spec = RunSpec.from_format_1(json.loads(configuration), {})
+        spec = RunSpec.from_format_1(parse_json(configuration), {})
     except ValueError:
         return None
     return canonical(spec.settings)

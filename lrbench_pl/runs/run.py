@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from lrbench_pl.callbacks.checkpoints import NewerCheckpointError, TrainingPaused, check_intact
+from lrbench_pl.callbacks.checkpoints import NewerCheckpointError, TrainingPaused, check_intact, plain_data
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, plain_number
 from lrbench_pl.callbacks.lr_range_test import LRRangeTest
 from lrbench_pl.files import write_atomically
@@ -213,7 +213,8 @@ class _Training:
             try:
                 check_intact(checkpoint)
                 self._note(f"resuming from {checkpoint.name}")
-                parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=False)
+                with plain_data():
+                    parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
                 return parts
             except NewerCheckpointError:
                 raise
@@ -221,6 +222,8 @@ class _Training:
                 if parts.checkpoints.has_started or self._interrupts:
                     raise
                 self._note(f"cannot resume from {checkpoint.name}: {one_line(error)}")
+                if is_first_process():
+                    parts.checkpoints.set_aside(checkpoint)
                 parts = self._build()  # the checkpoint may have changed them already
         if checkpoints:
             self._note("starting from the beginning")

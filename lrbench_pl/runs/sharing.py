@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lrbench_pl.files import ResultError, write_atomically
+from lrbench_pl.files import write_atomically
+from lrbench_pl.reading import LARGEST_TABLE, UnreadableError, read_text
 from lrbench_pl.runs.folder import FINISHED
 from lrbench_pl.runs.result import RESULT_FILE, Outcome, RunResult, Setup
 
 _HISTORY = "metrics.csv"
+_LARGEST_MARKER = 4096  # bytes of a path
 _OWN = ("study", "check_on", "policy_repr")  # of a setup: what does not change the numbers, or follows from the task
 
 
@@ -56,15 +58,30 @@ class Pool:
     def take(self, output: Path) -> Outcome | None:
         """Return the outcome of the finished run, or None; copy its history."""
         try:
-            folder = self.marker.parent.parent / self.marker.read_text(encoding="utf-8")
+            folder = self._folder()
             twin = RunResult.read(folder / RESULT_FILE)
-        except (OSError, ResultError):  # not finished yet, or its folder was moved
+            history = read_text(folder / _HISTORY, LARGEST_TABLE) if (folder / _HISTORY).exists() else None
+        except (OSError, ValueError):  # not finished yet, its folder was moved, or something else was put there
             return None
         if twin.status not in FINISHED:
             return None
-        if (folder / _HISTORY).is_file():
-            write_atomically(output / _HISTORY, (folder / _HISTORY).read_text(encoding="utf-8"))
+        if history is not None:
+            write_atomically(output / _HISTORY, history)
         return replace(twin.outcome, shared_with=twin.run_id)
+
+    def _folder(self) -> Path:
+        """Return the folder that the marker names.
+
+        Raises:
+            OSError: If there is no marker.
+            UnreadableError: If it is not a marker, or names a folder outside of the sweep.
+        """
+        sweep = self.marker.parent.parent.resolve()
+        named = read_text(self.marker, _LARGEST_MARKER)
+        folder = (sweep / named).resolve() if "\0" not in named else sweep
+        if folder == sweep or not folder.is_relative_to(sweep):
+            raise UnreadableError(f"expected a folder inside of {sweep}, got {named!r}")
+        return folder
 
     def offer(self, result: RunResult, output: Path) -> None:
         """Enter a run into the pool if it is finished, no copy and part of the sweep."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from lrbench_pl.words import policy_file_name
+from lrbench_pl.words import masked, policy_file_name
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -133,7 +133,7 @@ class RunSpec:
         if path is None and names["policy"] is None:
             raise UserError("names.policy must be text, got None; give the policy a name")
         plain |= {"names": names, "monitor": as_text("monitor", cfg.monitor), "mode": as_text("mode", cfg.mode)}
-        return cls._build(plain, symbolic, _policy_name(names["policy"], path), stored)
+        return cls._build(masked(plain), masked(symbolic), _policy_name(names["policy"], path), stored)
 
     @classmethod
     def from_format_1(cls, configuration: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> RunSpec:

@@ -14,9 +14,11 @@ from lrbench_pl.callbacks.composer import LRPolicyComposer
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
 from lrbench_pl.files import FORMAT, check_format, version, write_atomically
 from lrbench_pl.policies import Policy, from_config, to_config
+from lrbench_pl.reading import read_json
 from lrbench_pl.runs.options import UserError, one_line
 from lrbench_pl.selection.distance import Query
 from lrbench_pl.selection.lookup import MAX_DISTANCE, Recommendation, look_up
+from lrbench_pl.words import clean
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -123,7 +125,7 @@ def _write(path: Path, found: Recommendation | None, reason: str) -> None:
 
 def _read(path: Path) -> Recommendation | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         check_format(content.pop("format", 1), content.pop("version", None))
         if content["policy"] is None:
             return None
@@ -139,7 +141,7 @@ def _name(policy: object) -> str:
 
 def _print(line: str) -> None:
     if _is_first_process():
-        print(line, flush=True)
+        print(clean(line), flush=True)
 
 
 def _is_first_process() -> bool:

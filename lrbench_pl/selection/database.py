@@ -6,7 +6,6 @@ It can be built again from the folders of the runs at any time.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,7 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lrbench_pl.files import FORMAT, ResultError, check_format, version
 from lrbench_pl.policies import to_config
+from lrbench_pl.reading import parse_json
 from lrbench_pl.selection.records import Found, Refused, StoredRun, checked_run, digest, one_line, to_json
+from lrbench_pl.words import clean
 
 ENVIRONMENT = "LRBENCH_DB"
 DEFAULT = "lrbench.db"
@@ -86,7 +87,8 @@ class PolicyDatabase:
 
     def __init__(self, where: str | Path | None = None, create: bool = False) -> None:
         url = _url(where)
-        self.name = url.database if url.drivername == "sqlite" else url.render_as_string(hide_password=True)
+        shown = str(url.database) if url.drivername == "sqlite" else url.render_as_string(hide_password=True)
+        self.name = clean(shown)
         if url.drivername == "sqlite" and not create and not Path(str(url.database)).is_file():
             raise MissingDatabaseError(f"no policy database at {self.name}; create one with `lrbench db add DIR`")
         self._engine = self._connect(url)
@@ -146,7 +148,7 @@ class PolicyDatabase:
                 sa.select(_runs.c.id, _runs.c.digest, _runs.c.result, _runs.c.policy_config)
             ).all():
                 try:
-                    new = digest(checked_run(json.loads(result), json.loads(config)))
+                    new = digest(checked_run(parse_json(result), parse_json(config)))
                 except (ValueError, TypeError, RecursionError):  # refused when it is read
                     continue
                 if new != known and new not in numbers:
@@ -199,7 +201,7 @@ class PolicyDatabase:
         refused: list[Refused] = []
         for number, result, config in rows:
             try:
-                runs.append(checked_run(json.loads(result), json.loads(config)))
+                runs.append(checked_run(parse_json(result), parse_json(config)))
             except (ValueError, TypeError, RecursionError) as error:
                 refused.append(Refused(f"row {number} of {self.name}", one_line(error)))
         return Found(tuple(runs), tuple(refused))
@@ -221,7 +223,9 @@ def _url(where: str | Path | None) -> sa.URL:
     try:
         url = sa.make_url(given)
     except (SQLAlchemyError, ValueError) as error:
-        raise DatabaseError(f"--db must be a path or a URL such as postgresql://user@host/name ({error})") from error
+        raise DatabaseError(
+            f"--db must be a path or a URL such as postgresql://user@host/name ({one_line(error)})"
+        ) from error
     kind = url.drivername.partition("+")[0]
     if kind not in ("sqlite", "postgresql", "postgres"):
         raise DatabaseError(f"--db must be a SQLite file or a PostgreSQL URL, got one of {kind!r}")

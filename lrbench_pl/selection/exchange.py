@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
-
 from lrbench_pl.policies import to_config
+from lrbench_pl.reading import LARGEST_TABLE, UnreadableError, parse_json, read_text, read_yaml
 from lrbench_pl.runs.result import FIELD_TYPES, RESULT_FILE, RunResult, stored_settings
 from lrbench_pl.selection.database import DatabaseError
 from lrbench_pl.selection.records import POLICY_FILE, Found, Refused, StoredRun, one_line, stored_run
+from lrbench_pl.words import from_spreadsheet_cell, spreadsheet_cell
 
 FileFormat = Literal["jsonl", "csv"]
 
@@ -68,10 +69,10 @@ def _from_folder(folder: Path) -> Iterator[_Record]:
 
 def _read_policy(path: Path) -> Any:
     """Read a policy as plain data; None without a file."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
-        return OmegaConf.to_container(OmegaConf.load(path), resolve=False)  # interpolations stay text
+        return read_yaml(path)  # interpolations stay text
     except Exception as error:  # of the YAML parser, of OmegaConf, of the file system
         raise ValueError(f"{POLICY_FILE} cannot be read: {one_line(error)}") from error
 
@@ -79,7 +80,7 @@ def _read_policy(path: Path) -> Any:
 def _from_jsonl(path: Path) -> Iterator[_Record]:
     for number, line in enumerate(_read_text(path).splitlines(), 1):
         if line.strip():
-            yield _parsed(f"{path}:{number}", line, json.loads)
+            yield _parsed(f"{path}:{number}", line, parse_json)
 
 
 def _from_csv(path: Path) -> Iterator[_Record]:
@@ -92,9 +93,9 @@ def _from_csv(path: Path) -> Iterator[_Record]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DatabaseError(f"{path}: expected text in UTF-8 ({error})") from error
+        return read_text(path, LARGEST_TABLE)
+    except UnreadableError as error:
+        raise DatabaseError(f"{path}: {error}") from error
 
 
 def _parsed(where: str, raw: Any, parse: Callable[[Any], Any]) -> _Record:
@@ -118,8 +119,8 @@ def _from_cells(cells: Mapping[str | None, Any]) -> dict[str, Any]:
         if cell == "":
             continue
         try:
-            fields[str(name)] = cell if kind is str else json.loads(cell)
-        except json.JSONDecodeError as error:
+            fields[str(name)] = from_spreadsheet_cell(cell) if kind is str else parse_json(cell)
+        except UnreadableError as error:
             raise ValueError(f"field {name!r} must be {kind.__name__}, got {cell!r}") from error
     return fields
 
@@ -148,4 +149,6 @@ def export(runs: Iterable[StoredRun], form: FileFormat = "jsonl") -> str:
 
 
 def _cell(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        return spreadsheet_cell(value)
+    return None if value is None else json.dumps(value)

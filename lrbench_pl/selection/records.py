@@ -14,6 +14,7 @@ from typing import Any
 
 from lrbench_pl.policies import Policy, from_config, policy_id, to_config
 from lrbench_pl.runs.result import RESULT_FILE, RunResult
+from lrbench_pl.words import clean
 
 POLICY_FILE = "policy.yaml"
 
@@ -119,8 +120,6 @@ def _check_values(result: RunResult) -> None:
     """Require values that every database can store, and steps within the budget."""
     for field in dataclasses.fields(result):
         value = getattr(result, field.name)
-        if isinstance(value, str) and "\0" in value:
-            raise ValueError(f"{field.name} must be text, got a zero byte in {value!r}")
         if isinstance(value, int) and not 0 <= value <= _LARGEST:
             raise ValueError(f"{field.name} must be an integer from 0 to 2**63 - 1, got {value}")
     budget = result.max_steps or 0
@@ -152,5 +151,5 @@ def to_json(value: Any) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error in one line."""
-    return " ".join(str(error).split())
+    """Return the message of an error in one line that is safe to show."""
+    return clean(" ".join(str(error).split()))

@@ -26,6 +26,7 @@ from lrbench_pl.selection.distance import Query
 from lrbench_pl.selection.lookup import MAX_DISTANCE, look_up
 from lrbench_pl.selection.selection_file import SELECTION_FILE, plain
 from lrbench_pl.selection.trials import SelectionOptions, SelectionTask
+from lrbench_pl.words import clean
 
 _POOL = ("lr_policy", "lr", "optimizer", "lr_policy_file", "seed")  # keys that may have several values
 _SET_BY_PLAN = ("max_steps", "check_every", "checkpoint_every", "stop_at_target")  # further keys that the plan sets
@@ -207,9 +208,9 @@ def _from_database(folder: Path, configs: Sequence[DictConfig], db: str | None, 
     if most and not (folder / SELECTION_FILE).exists():
         for cfg in configs:
             query = Query.from_task(RunSpec.from_config(cfg).task)
-            found, _ = look_up(query, db, MAX_DISTANCE, report=lambda line: print(f"selection: {line}"))
+            found, _ = look_up(query, db, MAX_DISTANCE, report=lambda line: print(f"selection: {clean(line)}"))
             for number, each in enumerate(found[:most], 1):
-                print(f"selection: the policy database recommends {each}", flush=True)
+                print(f"selection: the policy database recommends {clean(str(each))}", flush=True)
                 text = OmegaConf.to_yaml(OmegaConf.create(to_config(each.policy)))
                 write_atomically(folder_of_files / f"{number}-{query.optimizer}.yaml", text)
     names = {str(cfg.names.optimizer) for cfg in configs}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lrbench_pl.files import FORMAT, ResultError, check_format, version, write_atomically
+from lrbench_pl.reading import read_json
 from lrbench_pl.runs.spec import RunSpec, readable
 from lrbench_pl.selection.trials import Selection
 
@@ -31,7 +32,7 @@ def read_selection(folder: Path) -> dict[str, Any]:
     """
     path = folder / SELECTION_FILE
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = read_json(path)
     except (OSError, ValueError) as error:
         raise ResultError(f"{path}: cannot be read ({error})") from error
     if not isinstance(content, dict) or "asked" not in content:

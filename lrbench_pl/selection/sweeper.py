@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import shlex
@@ -20,9 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrbench_pl.files import NewerFormatError, ResultError, write_atomically
 from lrbench_pl.policies import cut, stretched, to_config
+from lrbench_pl.reading import read_json
 from lrbench_pl.runs.config import program_options, quoted
 from lrbench_pl.runs.describe import run_id
 from lrbench_pl.runs.folder import finished_result
+from lrbench_pl.runs.hydra_files import write_multirun
 from lrbench_pl.runs.options import one_line
 from lrbench_pl.runs.result import RESULT_FILE, RunResult
 from lrbench_pl.selection.request import Request, SelectionError, compose_trial, read_request
@@ -84,8 +85,7 @@ class Race:
     def _begin(self) -> None:
         """Store the request, or require that the folder contains the same one."""
         if not (self.folder / SELECTION_FILE).exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(self._config, self.folder / "multirun.yaml")
+            write_multirun(self._config)
             write_selection(self.folder, self.request.asked, None)
             return
         try:
@@ -222,8 +222,13 @@ def _trial_result(result: RunResult, folder: Path) -> TrialResult:
     """Return the result of a run as that of a trial, with the losses of a range test."""
     losses: tuple[float, ...] = ()
     if (records := folder / "tuning.json").exists():
-        found = json.loads(records.read_text(encoding="utf-8"))[0].get("losses", ())
-        losses = tuple(math.nan if loss is None else float(loss) for loss in found)
+        try:
+            found = read_json(records)[0].get("losses", ())
+            losses = tuple(math.nan if loss is None else float(loss) for loss in found)
+        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise SelectionError(
+                f"{records}: cannot be read ({one_line(error)}); remove the folder {folder}"
+            ) from error
     return TrialResult(
         status=result.status,
         steps=0 if result.shared_with else result.steps_run or 0,  # an equal policy was trained instead

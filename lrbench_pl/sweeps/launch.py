@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
-from lrbench_pl.files import CHECKPOINTS, discard_checkpoints
+from lrbench_pl.files import CHECKPOINTS, discard_checkpoints, open_to_append
 from lrbench_pl.runs.config import register_resolvers
 from lrbench_pl.runs.describe import identity, run_id, specify
 from lrbench_pl.runs.exits import record_status
@@ -435,8 +435,7 @@ def _returned(job: Job, result: RunResult, returned: JobReturn | None) -> JobRet
 def _output_into(folder: Path) -> Iterator[None]:
     """Redirect the output of this process and its children to ``output.log``."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        target = open(folder / OUTPUT_FILE, "a", encoding="utf-8")  # noqa: SIM115 - closed below
+        target = open_to_append(folder / OUTPUT_FILE)
     except OSError:  # the run reports it
         yield
         return

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from lrbench_pl.workloads.metrics import Confidence, CrossEntropy
+from lrbench_pl.workloads.metrics import Accuracy, Confidence, CrossEntropy
 from lrbench_pl.workloads.module import SupervisedModule, output_shape
 
 
@@ -50,10 +50,10 @@ class Classifier(SupervisedModule):
         compile: bool = False,
     ) -> None:
         super().__init__(model, optimizer, num_classes, param_groups, channels_last, compile)
-        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.val_accuracy = Accuracy()
         self.val_loss = CrossEntropy()
         tested: dict[str, Any] = {
-            "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+            "accuracy": Accuracy(),
             "loss": CrossEntropy(),
             "confidence": Confidence(num_classes),
         }

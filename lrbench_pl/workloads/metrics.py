@@ -1,4 +1,4 @@
-"""Mean cross-entropy and the paper's confidence metrics, as torchmetrics that also sum over processes."""
+"""Accuracy, mean cross-entropy and the paper's confidence metrics, as torchmetrics that also sum over processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,37 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
+
+
+class Accuracy(Metric):
+    """Top-1 accuracy over all samples, as the exact quotient of two counts.
+
+    It is float64, so that a target such as 286 of 300 is reached at equality.
+
+    Example:
+        >>> metric = Accuracy()
+        >>> metric.update(torch.tensor([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0]]), torch.tensor([0, 1, 1]))
+        >>> float(metric.compute()) == 2 / 3
+        True
+    """
+
+    full_state_update = False
+    correct: Tensor
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("correct", "total"):
+            self.add_state(state, torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add logits of shape (B, classes) and labels of shape (B,)."""
+        self.correct += (logits.argmax(1) == labels).sum()
+        self.total += len(labels)
+
+    def compute(self) -> Tensor:
+        """Return the share of correctly classified samples."""
+        return self.correct.double() / self.total
 
 
 class CrossEntropy(Metric):

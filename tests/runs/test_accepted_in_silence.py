@@ -63,8 +63,11 @@ def test_a_number_is_a_name_too(override, field, text):
         ("names.policy=null", "names.policy must be text, got None"),
         ("names.model=[1]", "names.model must be text"),
         ("seed=4294967296", r"seed must be an integer below 2\*\*32, got 4294967296"),
-        ("max_steps=9223372036854775808", "field 'max_steps' must be int"),
-        ("batch_size=9223372036854775808", "field 'batch_size' must be int"),
+        (
+            "max_steps=9223372036854775808",
+            "max_steps must be an integer of at most 9007199254740992, got 9223372036854775808",
+        ),
+        ("batch_size=9223372036854775808", "batch_size must be an integer of at most 9007199254740992"),
         ("trainer.accumulate_grad_batches=two", "trainer.accumulate_grad_batches must be an integer of at least 1"),
     ],
 )

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,9 @@ def check_names(names: Mapping[str, Any]) -> dict[str, Any]:
 
 def outcome_fields(verdict: Verdict, check: TargetCheck) -> dict[str, Any]:
     """Return the fields of a result that a verdict and its target determine."""
+    shared = (each.name for each in fields(verdict) if each.name != "checks")
     return {
-        "status": verdict.status,
-        "message": verdict.message,
-        "steps_to_target": verdict.steps_to_target,
-        "seconds_to_target": verdict.seconds_to_target,
-        "best_value": verdict.best_value,
-        "best_step": verdict.best_step,
-        "final_value": verdict.final_value,
-        "steps_run": verdict.steps_run,
+        **{name: getattr(verdict, name) for name in shared},
         "target": check.target,
         "monitor": check.monitor,
         "mode": check.mode,

@@ -1,7 +1,4 @@
-"""Print the table of the frozen trials, and write it into the README.
-
-python experiments/reliability/table.py [FILE]
-"""
+"""Print the table of the frozen trials, and write it into the README: ``python experiments/reliability/table.py``."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static char folder[PATH_MAX];
@@ -25,6 +26,20 @@ void fault_arm(const char *path, long number, int code, int until_the_end) {
     at = number, count = 0, error_number = code, lasting = until_the_end;
     snprintf(folder, sizeof folder, "%s", path);
     length = (long)strlen(folder);
+}
+
+/* Kill this process when it has used so much CPU time. */
+int fault_kill_after(long nanoseconds) {
+    struct sigevent event;
+    struct itimerspec when;
+    timer_t timer;
+    memset(&event, 0, sizeof event);
+    memset(&when, 0, sizeof when);
+    event.sigev_notify = SIGEV_SIGNAL;
+    event.sigev_signo = SIGKILL;
+    when.it_value.tv_sec = nanoseconds / 1000000000;
+    when.it_value.tv_nsec = nanoseconds % 1000000000 + 1;
+    return timer_create(CLOCK_PROCESS_CPUTIME_ID, &event, &timer) || timer_settime(timer, 0, &when, NULL);
 }
 
 long fault_count(void) { return count; }

@@ -10,10 +10,10 @@ How a trial is struck:
 
 ``write``   SIGKILL at the N-th operation that changes a file: a write (half of it is done), an open that creates, a
             rename, a removal, a truncation, an fsync; N goes through all of them
-``time``    SIGKILL at a moment that is uniform in the time that the undisturbed act takes
+``time``    SIGKILL at a moment that is uniform in the CPU time of the undisturbed act, whatever else the machine does
 ``ENOSPC``  from the N-th operation on, nothing can be written
 ``EIO``     the N-th operation fails
-``two``     two processes act at the same moment, and one of them is killed at a uniform moment
+``two``     two processes act at the same moment, and one of them is killed at such a moment
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Trial:
     Args:
         act: What was struck.
         strike: How.
-        at: The number of the operation, or the moment in milliseconds.
+        at: The number of the operation, or the moment in milliseconds of CPU time.
         seed: Seed of a moment.
         struck: Whether the act was still going on.
         ended: How the struck act ended: ``killed``, ``refused`` with an error, or ``whole``.
@@ -88,7 +88,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class End:
-    """The end of an act in a process of its own."""
+    """The end of an act in a process of its own; the seconds are those of CPU time."""
 
     code: int
     operations: int
@@ -142,21 +142,24 @@ def count_batches() -> None:
 class Process:
     """A forked process that acts in a folder."""
 
-    def __init__(self, do: Callable[[Path], None], folder: Path, at: int = 0, code: int = 0, lasting: int = 0) -> None:
+    def __init__(
+        self,
+        do: Callable[[Path], None],
+        folder: Path,
+        at: int = 0,
+        code: int = 0,
+        lasting: int = 0,
+        killed_after: int | None = None,
+    ) -> None:
         reading, writing = os.pipe()
-        self.began = time.perf_counter()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(reading)
+            if killed_after is not None:
+                assert ctypes.CDLL(None).fault_kill_after(ctypes.c_long(killed_after * 1_000_000)) == 0
             os._exit(_act(do, folder, writing, at, code, lasting))
         os.close(writing)
         self._reading = reading
-
-    def kill_after(self, seconds: float) -> bool:
-        """Kill it after some time; return whether it was still acting."""
-        over = bool(select.select([self._reading], [], [], max(0.0, seconds))[0])
-        os.kill(self.pid, signal.SIGKILL)
-        return not over
 
     def end(self) -> End:
         """Wait for its end; kill it if it takes too long."""
@@ -164,9 +167,9 @@ class Process:
             os.kill(self.pid, signal.SIGKILL)
         told = os.read(self._reading, 100)
         os.close(self._reading)
-        _, status = os.waitpid(self.pid, 0)
+        _, status, used = os.wait4(self.pid, 0)
         operations = int(told) if told else 0
-        return End(os.waitstatus_to_exitcode(status), operations, time.perf_counter() - self.began)
+        return End(os.waitstatus_to_exitcode(status), operations, used.ru_utime + used.ru_stime)
 
 
 def _act(do: Callable[[Path], None], folder: Path, told: int, at: int, code: int, lasting: int) -> int:
@@ -366,16 +369,12 @@ class Struck:
         silent = 0
         if strike == "two":
             other = Process(self.act.do, folder)
-            process = Process(self.act.do, folder)
-            struck = process.kill_after(at / 1000.0)
+            struck = Process(self.act.do, folder, killed_after=at).end().code == -signal.SIGKILL
             ended = "killed" if struck else "whole"
-            process.end()
             silent = int(other.end().code != 0)  # the one that was not killed has nothing to complain of
         elif strike == "time":
-            process = Process(self.act.do, folder)
-            struck = process.kill_after(at / 1000.0)
+            struck = Process(self.act.do, folder, killed_after=at).end().code == -signal.SIGKILL
             ended = "killed" if struck else "whole"
-            process.end()
         else:
             end = Process(self.act.do, folder, at, code, lasting).end()
             struck = end.code == -signal.SIGKILL or end.operations >= at

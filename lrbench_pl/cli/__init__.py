@@ -214,6 +214,10 @@ def _with_config_dir(config_dir: Path | None, overrides: list[str] | None) -> li
 @app.command("verify")
 def verify_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep or a run.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Where and how --run trains: dataset.root=/data trainer=gpu."),
+    ] = None,
     policy: Annotated[str | None, typer.Option(help="Name of the policy, if there are several.")] = None,
     where: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Select runs, such as optimizer=adam.")
@@ -221,6 +225,10 @@ def verify_command(
     share: Annotated[float, typer.Option("--share", "-q", help="Probability to decide about.")] = 0.8,
     confidence: Annotated[float, typer.Option(help="Confidence of the decision.")] = 0.95,
     most: Annotated[int | None, typer.Option("--run", metavar="N", help="Train further seeds, up to N in all.")] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Train them by the command in the folder, which may execute anything."),
+    ] = False,
 ) -> None:
     """Decide whether a policy reaches its target with at least a given probability.
 
@@ -236,7 +244,11 @@ def verify_command(
         if not equals:
             raise AnalysisError(f"--where must be KEY=VALUE, such as optimizer=adam, got {each!r}")
         wanted[name] = value
-    seeds, decision = verify(folder, wanted, share, confidence, most, lambda line: print(clean(line), file=sys.stderr))
+
+    def print_note(line: str) -> None:
+        print(clean(line), file=sys.stderr)
+
+    seeds, decision = verify(folder, wanted, share, confidence, most, print_note, overrides or (), trust)
     claim = f"{clean(seeds.claim)} with probability at least {share:g}"
     evidence = f"{decision.reached} of {counted(decision.seeds, 'seed')} reached it"
     if decision.verdict == "undecided":

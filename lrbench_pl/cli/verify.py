@@ -11,11 +11,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from lrbench_pl.analysis.load import AnalysisError, Runs, load_runs
 from lrbench_pl.analysis.sequential import Decision, decide, seeds_to_confirm
+from lrbench_pl.cli.rebuild import rebuilt_command
 from lrbench_pl.files import ResultError
+from lrbench_pl.reading import parse_json, read_yaml
 from lrbench_pl.runs.config import program_options, quoted
 from lrbench_pl.runs.result import RESULT_FILE, RunResult
 from lrbench_pl.runs.spec import UNSET, Task, differing, named, shown
@@ -104,7 +104,7 @@ def _results(runs: Runs) -> Iterator[_Run]:
     """Yield results and folders, with fields of earlier versions completed as in the table."""
     for at, settings, mode, confirmations in runs.table.select("folder", "settings", "mode", "confirmations").rows():
         result = RunResult.read(Path(at) / RESULT_FILE)
-        parsed = None if settings is None else json.loads(settings)
+        parsed = None if settings is None else parse_json(settings)
         yield replace(result, settings=parsed, mode=mode, confirmations=confirmations), Path(at)
 
 
@@ -162,8 +162,17 @@ def _not_one_claim(difference: str, how: str) -> AnalysisError:
     return AnalysisError(f"verify needs runs that differ in their seed alone; these differ in {difference}: add {how}")
 
 
-def further_seeds(seeds: Seeds, folder: Path, most: int, train: Callable[[list[str], Path], None]) -> Iterator[Seeds]:
+def further_seeds(
+    seeds: Seeds,
+    folder: Path,
+    most: int,
+    train: Callable[[list[str], Path], None],
+    overrides: Sequence[str] = (),
+    trust: bool = False,
+) -> Iterator[Seeds]:
     """Train one further seed after the other, configured as the first run, and yield all seeds after each.
+
+    The command is rebuilt from the specification of the first run, which executes nothing that is not of this package.
 
     New seeds are above the largest existing one. Their runs are in ``verify`` below the folder, where the next call
     finds them. An interrupted training is repeated.
@@ -173,19 +182,22 @@ def further_seeds(seeds: Seeds, folder: Path, most: int, train: Callable[[list[s
         folder: Folder given to :func:`verify`.
         most: Number of seeds in all.
         train: Runs ``lrbench run`` with the given arguments in the given working directory.
+        overrides: Further overrides, of what is not part of a run's identity: ``dataset.root=/data``, ``trainer=gpu``.
+        trust: Whether to start the command that is stored in ``.hydra`` instead.
 
     Raises:
-        AnalysisError: If the configuration of the first run is not stored, a training fails, or its task or policy
-            differs from that of the first run.
+        AnalysisError: If the configuration of the first run is not known or names other code, a training fails, or its
+            task or policy differs from that of the first run.
     """
     runs = list(seeds.runs)
-    base = min((at for _, at in runs), key=lambda at: (FOLDER in at.parts, at.parts))
-    overrides, directory = stored_command(base)
+    result, base = min(runs, key=lambda run: (FOLDER in run[1].parts, run[1].parts))
+    command, directory = stored_command(base) if trust else (rebuilt_command(result, base), Path.cwd())
+    command = [each for each in command if not each.startswith("seed=")]
     while len(runs) < most:
         seed = 1 + max(result.seed or 0 for result, _ in runs)
         at = folder.resolve() / FOLDER / f"{base.name}-seed{seed}"
         shutil.rmtree(at, ignore_errors=True)  # of an interrupted or failed training
-        train([*overrides, f"seed={seed}", f"hydra.run.dir={quoted(str(at))}"], directory)
+        train([*command, *overrides, f"seed={seed}", f"hydra.run.dir={quoted(str(at))}"], directory)
         try:
             result = RunResult.read(at / RESULT_FILE)
         except ResultError as error:
@@ -207,11 +219,11 @@ def stored_command(run: Path) -> tuple[list[str], Path]:
         AnalysisError: If they are not stored, or the directory does not exist any more.
     """
     try:
-        stored = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "overrides.yaml"))
-        hydra: Any = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "hydra.yaml"))["hydra"]  # type: ignore[index,call-overload]
+        stored = read_yaml(run / ".hydra" / "overrides.yaml")
+        hydra: Any = read_yaml(run / ".hydra" / "hydra.yaml")["hydra"]
         directory = Path(hydra["runtime"]["cwd"])
         extra = program_options(hydra)
-        overrides = [str(each) for each in stored]  # type: ignore[union-attr]
+        overrides = [str(each) for each in stored]
     except Exception as error:  # of the YAML parser, of OmegaConf, of the file system
         raise AnalysisError(
             f"{run}: further seeds need the configuration in .hydra, which cannot be read "
@@ -236,6 +248,8 @@ def verify(
     confidence: float = 0.95,
     most: int | None = None,
     report: Callable[[str], None] = lambda line: None,
+    overrides: Sequence[str] = (),
+    trust: bool = False,
 ) -> tuple[Seeds, Decision]:
     """Decide whether a policy reaches its target with at least a given probability, from as few seeds as possible.
 
@@ -246,6 +260,8 @@ def verify(
         confidence: Confidence of the decision, see :func:`lrbench_pl.analysis.sequential.decide`.
         most: Train further seeds until it is decided or there are this many; None trains none.
         report: Called with each note on runs that were left out.
+        overrides: Further overrides of the seeds that are trained.
+        trust: Whether they are trained by the command stored in ``.hydra``, see :func:`further_seeds`.
 
     Raises:
         AnalysisError: See :func:`read_seeds` and :func:`further_seeds`.
@@ -258,7 +274,7 @@ def verify(
         report(line)
     decision = decide(seeds.outcomes, share, confidence)
     if most is not None and decision.verdict == "undecided":
-        for more in further_seeds(seeds, folder, most, train):
+        for more in further_seeds(seeds, folder, most, train, overrides, trust):
             seeds, decision = more, decide(more.outcomes, share, confidence)
             if decision.verdict != "undecided":
                 break

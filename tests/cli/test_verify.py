@@ -5,7 +5,10 @@ import pytest
 from lrbench_pl.analysis.load import AnalysisError
 from lrbench_pl.cli import verify as module
 from lrbench_pl.cli.verify import stored_command, verify
+from lrbench_pl.runs.config import compose
+from lrbench_pl.runs.folder import Record
 from lrbench_pl.runs.result import RunResult
+from lrbench_pl.runs.spec import RunSpec
 from tests.analysis.test_ranking import COMMON, write
 from tests.cli.test_cli import call
 
@@ -32,23 +35,46 @@ def test_seeds_are_counted_until_it_is_decided(tmp_path, monkeypatch, capsys):
     assert call(monkeypatch, capsys, "verify", tmp_path)[0] == 2
 
 
-def test_further_seeds_are_trained_and_not_repeated(tmp_path, monkeypatch):
-    configured(write(tmp_path, "tri", 100, 0), tmp_path)
-    calls = []
+def trained(calls):
+    """A function that trains nothing and writes the result of each seed."""
 
     def train(arguments, directory):
-        calls.append(arguments)
+        calls.append((arguments, directory))
         seed = int(arguments[-2].partition("=")[2])
         at = arguments[-1].partition("=")[2].strip("'")
         row = {**COMMON, "policy": "tri", "steps_to_target": 100, "seed": seed, "best_value": 0.98}
         RunResult(run_id="x", status="reached", **row).write(at)
 
-    monkeypatch.setattr(module, "train", train)
+    return train
+
+
+def recorded(folder, *overrides):
+    """Write the record of a run with this configuration."""
+    spec = RunSpec.from_config(compose(["lr_policy=tri", "seed=0", *overrides]))
+    Record(spec.run_id, spec.to_dict(), "2026-01-01T00:00:00+00:00", "host", 1).write(folder)
+    return spec
+
+
+def test_further_seeds_are_trained_and_not_repeated(tmp_path, monkeypatch):
+    recorded(write(tmp_path, "tri", 100, 0))
+    calls = []
+    monkeypatch.setattr(module, "train", trained(calls))
     _, decision = verify(tmp_path, {}, most=3)
     assert (decision.verdict, decision.seeds) == ("undecided", 3)
-    assert calls[0][:4] == ["--config-dir", "/mine", "lr_policy=tri", "seed=1"]
+    assert calls[0][0][0] == "lr_policy=tri"
+    assert [each for each in calls[0][0] if each.startswith("seed=")] == ["seed=1"]
     _, decision = verify(tmp_path, {}, most=40)
     assert (decision.verdict, decision.seeds, len(calls)) == ("confirmed", 17, 16)
+
+
+def test_the_stored_command_is_started_when_it_is_trusted(tmp_path, monkeypatch):
+    configured(write(tmp_path, "tri", 100, 0), tmp_path)
+    calls = []
+    monkeypatch.setattr(module, "train", trained(calls))
+    with pytest.raises(AnalysisError, match=r"need the specification in run.json, .* --trust"):
+        verify(tmp_path, {}, most=2)
+    verify(tmp_path, {}, most=2, trust=True, overrides=["threads=2"])
+    assert calls == [(["--config-dir", "/mine", "lr_policy=tri", "threads=2", *calls[0][0][-2:]], tmp_path)]
 
 
 @pytest.mark.parametrize(

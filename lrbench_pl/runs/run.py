@@ -180,8 +180,13 @@ class Training:
         self._pool: Pool | None = None
 
     @property
+    def is_built(self) -> bool:
+        """Whether :meth:`prepare` has built the objects of the run."""
+        return self._parts is not None
+
+    @property
     def parts(self) -> Parts:
-        """The objects of the run, once :meth:`prepare` has built them."""
+        """The objects of the run, once they are built."""
         assert self._parts is not None
         return self._parts
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lrbench_pl.sweeps.fused.engine import Batches, CannotFuse, Replica
 from lrbench_pl.sweeps.fused.layout import Layout

@@ -13,7 +13,7 @@ from lrbench_pl.workloads.module import SupervisedModule
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-class CannotFuse(ValueError):
+class CannotFuse(ValueError):  # noqa: N818  (a refusal, not a fault)
     """Jobs that no engine trains together. The message is the reason, in one line."""
 
 

@@ -45,6 +45,15 @@ class Objective:
         """Return the mean loss of a batch."""
         return self.module.loss(output, target)
 
+    def stacked_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss of a batch in a form that is fast under ``vmap`` on the CPU.
+
+        There a softmax over the last dimension takes ten times as long as over another one.
+        """
+        if isinstance(self.module, Classifier) and output.ndim == 2 and output.device.type == "cpu":
+            return -output.float().t().contiguous().log_softmax(0).gather(0, target.unsqueeze(0)).mean()
+        return self.loss(output, target)
+
     def sums(self, output: Tensor, target: Tensor) -> Tensor:
         """Return what a check adds up over its batches, in float64: the loss, and the correct predictions."""
         if isinstance(self.module, Regressor):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lrbench_pl.sweeps.fused.engine import Batches, CannotFuse, Replica
 from lrbench_pl.sweeps.fused.layout import Layout
@@ -147,7 +147,7 @@ class Program(ABC):
     def _generator(self, replica: Replica) -> torch.Generator:
         generator = torch.Generator(self._device).manual_seed(replica.seed)
         if self._device.type == "cpu" and replica.random is not None:
-            generator.set_state(replica.random)
+            generator.set_state(replica.random.clone())
         return generator
 
     def _precision(self) -> Any:
@@ -413,7 +413,7 @@ class Program(ABC):
         self._buffers = {name: tensor.to(self._device, copy=True) for name, tensor in state["buffers"].items()}
         self._update.load_state_dict(state["optimizer"])
         for generator, saved in zip(self._random, state["random"].get("states", ()), strict=True):
-            generator.set_state(saved)
+            generator.set_state(saved.clone())  # torch ignores where in its storage a view begins
         self._allocate()
 
 

@@ -92,7 +92,7 @@ class StackedEngine(Program):
         self._masks.begin(masks)
         with self._precision():
             output = functional_call(self._trained, {**parameters, **buffers}, (x,))
-            return self._objective.loss(output, y).float()
+            return self._objective.stacked_loss(output, y).float()
 
     def _compute_gradients(self, batches: Mapping[int, tuple[Tensor, Tensor]]) -> None:
         x, y = self._data(batches)

@@ -243,7 +243,7 @@ class TorchUpdate(Update):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the state of the same rows."""
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": saved})
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": copy.deepcopy(saved)})
 
 
 def make_update(optimizers: Sequence[Optimizer], layout: Layout, rows: Tensor) -> Update:

@@ -25,6 +25,7 @@ from lrbench_pl.sweeps.fused.engine import Replica
 from lrbench_pl.sweeps.launch import JobCall
 from lrbench_pl.workloads.module import SupervisedModule
 
+_NOT_METRICS = {"lr", "epoch", "check/step", "check/seconds"}
 _LINES = 5  # lines of progress in output.log
 
 
@@ -209,9 +210,10 @@ class Member:
         if verifier.monitor not in metrics:
             if verifier.target is None:
                 return False
+            logged = {name for _, row in self._history for name in row} - _NOT_METRICS
             raise LRPolicyError(
                 f"monitor {verifier.monitor!r} was not logged in validation; logged were: "
-                f"{', '.join(sorted(metrics))}. Set monitor= to one of them or log it with self.log() in "
+                f"{', '.join(sorted(logged))}. Set monitor= to one of them or log it with self.log() in "
                 "validation_step"
             )
         value = metrics[verifier.monitor]

@@ -152,11 +152,14 @@ class _Placement:
         return next((folder.path for folder in group_folders(self._sweep) if folder.jobs & jobs), None)
 
     def _discard_finished(self) -> None:
-        """Remove the checkpoints of groups of which every job is finished."""
-        finished = {job.run_id for job, _ in self._calls if _is_finished(job)}
-        for folder in group_folders(self._sweep):
-            if folder.jobs <= finished:
-                folder.discard()
+        """Remove the checkpoints of groups of which every job is finished, also by an earlier command."""
+        folders = group_folders(self._sweep)
+        if folders:
+            results = (read_result(path.parent) for path in self._sweep.rglob(RESULT_FILE))
+            finished = {result.run_id for result in results if result is not None and result.status in FINISHED}
+            for folder in folders:
+                if folder.jobs <= finished:
+                    folder.discard()
 
 
 def _mark(job: Job) -> tuple[int, int] | None:
@@ -166,11 +169,6 @@ def _mark(job: Job) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_ino
-
-
-def _is_finished(job: Job) -> bool:
-    result = read_result(job.folder)
-    return result is not None and result.status in FINISHED
 
 
 def _explain(alone: Sequence[tuple[Job, str]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lrbench_pl.rates import LRPolicyError
+from lrbench_pl.callbacks.lr_policy import LRPolicyError
 from lrbench_pl.stopwatch import Stopwatch
 from lrbench_pl.sweeps.fused.checkpoint import GroupFolder
 from lrbench_pl.sweeps.fused.engine import Engine, Replica, subset

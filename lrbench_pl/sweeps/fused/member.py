@@ -15,8 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig
 
+from lrbench_pl.callbacks.lr_policy import LRPolicyError
 from lrbench_pl.policies import table
-from lrbench_pl.rates import LRPolicyError
 from lrbench_pl.runs.folder import add_note
 from lrbench_pl.runs.loggers import quiet_lightning
 from lrbench_pl.runs.result import Outcome, RunResult

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lrbench_pl.files import FORMAT, check_format, version, write_atomically
+from lrbench_pl.sweeps.fused.progress import FOLDER
 
-FOLDER = ".fused"
 _RECORD = "jobs.json"
 _NAME = re.compile(r"step=(\d+)\.ckpt")
 

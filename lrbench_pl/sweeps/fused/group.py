@@ -13,8 +13,10 @@ from lrbench_pl.stopwatch import Stopwatch
 from lrbench_pl.sweeps.fused.checkpoint import GroupFolder
 from lrbench_pl.sweeps.fused.engine import Engine, Replica, subset
 from lrbench_pl.sweeps.fused.member import Member
+from lrbench_pl.sweeps.fused.progress import Progress
 from lrbench_pl.workloads.data.loaders import StreamLoader
 
+_PROGRESS_S = 1.0
 _STEPS_BETWEEN_LOOKS = 32  # of the callback of a serial run at the loss, on an accelerator
 
 MakeEngine = Callable[[Sequence[Replica], Sequence[StreamLoader]], Engine]
@@ -66,7 +68,7 @@ class Group:
         cfg = members[0].cfg
         self._max_steps, self._check_every = int(cfg.max_steps), int(cfg.check_every)
         self._checkpoint_every = None if cfg.checkpoint_every is None else int(cfg.checkpoint_every)
-        self._seconds_before = 0.0
+        self._seconds_before = self._shown = 0.0
         self._clock = Stopwatch()
         self._looked = 0  # step of the last check, from which a serial run on an accelerator counts its looks
         streams = Streams(members)
@@ -87,6 +89,7 @@ class Group:
         while engine.alive and engine.step < self._max_steps:
             first, end = engine.step, self._next_stop(engine.step)
             self._clock.start()
+            self._show_progress()
             engine.advance(end - first)
             losses, lost = engine.train_losses(), engine.nonfinite()
             self._clock.stop()
@@ -103,6 +106,12 @@ class Group:
             elif self._checkpoint_every is not None and end % self._checkpoint_every == 0 and engine.alive:
                 self._save()
         self._folder.discard()
+
+    def _show_progress(self) -> None:
+        if self.seconds - self._shown >= _PROGRESS_S:
+            self._shown = self.seconds
+            jobs = len(self._engine.alive)
+            Progress(jobs, self._engine.step, self._max_steps, self.seconds).write(self._folder.path)
 
     def _next_stop(self, step: int) -> int:
         ends = [(step // every + 1) * every for every in (self._check_every, self._checkpoint_every) if every]
@@ -177,7 +186,8 @@ class Group:
         self._engine.load_state_dict(subset(saved["state"], numbers))
         for number, member in zip(numbers, self._members, strict=True):
             member.load_state_dict(saved["members"][str(number)])
-        self._seconds_before, self._clock = saved["seconds"], Stopwatch(saved["clock"])
+        self._seconds_before = self._shown = saved["seconds"]
+        self._clock = Stopwatch(saved["clock"])
         self._looked = saved["looked"]
 
 

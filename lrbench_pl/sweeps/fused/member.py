@@ -88,7 +88,7 @@ class Member:
             module = self.module
             module.trainer = parts.data.trainer = parts.trainer
             module.check_output(tuple(parts.data.input_shape))  # type: ignore[attr-defined]
-            self._rates = table(parts.verifier.policy, training.cfg.max_steps)  # type: ignore[arg-type]
+            self._rates = table(parts.verifier.policy, training.cfg.max_steps)
             if not all(math.isfinite(rate) and rate >= 0 for rate in self._rates):
                 self.reason = "its policy gives a rate that is not a finite number of at least 0"
         except Exception as error:

@@ -13,6 +13,7 @@ from lrbench_pl.runs.folder import FINISHED, read_result
 from lrbench_pl.runs.result import RESULT_FILE
 from lrbench_pl.sweeps.fused.checkpoint import group_folders
 from lrbench_pl.sweeps.fused.grouping import Call, cut, plan
+from lrbench_pl.sweeps.fused.progress import clear_progress
 from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd
 from lrbench_pl.sweeps.local import in_slots, slots_for
 from lrbench_pl.words import counted
@@ -88,6 +89,7 @@ class _Placement:
 
     def run(self) -> Iterator[tuple[Job, JobEnd]]:
         """Run all jobs; yield each with its end."""
+        clear_progress(self._sweep)
         self._plan()
         try:
             for done in in_slots(self._slots, self._waiting, _LOOK_S):
@@ -97,6 +99,7 @@ class _Placement:
                     yield from self._finished_in(group)
         finally:
             self._discard_finished()
+            clear_progress(self._sweep)
 
     def _plan(self) -> None:
         found = plan(self._calls, len(self._slots), self._max_group, group_folders(self._sweep))

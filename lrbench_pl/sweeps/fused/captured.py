@@ -39,12 +39,12 @@ class CapturedEngine(Program):
             self._models.append(model)
             self._own.append([parameters[name] for name in self._layout.names])
         count = min(_STREAMS, len(self._rows)) if self._device.type == "cuda" else 0
-        self._side_streams = [torch.cuda.Stream(self._device) for _ in range(count)]
+        self._side_streams = [torch.cuda.Stream(self._device) for _ in range(count)]  # type: ignore[no-untyped-call]
 
     def _compute_gradients(self, batches: Mapping[int, tuple[Tensor, Tensor]]) -> None:
         main = torch.cuda.current_stream(self._device) if self._side_streams else None
         for side in self._side_streams:
-            side.wait_stream(main)
+            side.wait_stream(main)  # type: ignore[arg-type]
         for row, replica in enumerate(self._rows):
             with self._on_stream(row), self._own_random_numbers(row):
                 inputs, target = batches[self._replicas[replica].stream]

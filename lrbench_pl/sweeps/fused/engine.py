@@ -51,7 +51,7 @@ class Engine(Protocol):
 
     name: str
     step: int
-    alive: Sequence[int]
+    alive: list[int]
 
     def advance(self, steps: int) -> None:
         """Take steps. The host waits for nothing on the device in between."""

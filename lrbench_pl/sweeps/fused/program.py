@@ -46,6 +46,8 @@ class Program(ABC):
     ) -> None:
         if precision not in _PRECISIONS:
             raise CannotFuse(f"trainer.precision must be 32-true or bf16-mixed to be fused, got {precision}")
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         self.step = 0
         self.alive: list[int] = list(range(len(replicas)))
         self._replicas, self._loaders = list(replicas), list(loaders)
@@ -210,7 +212,9 @@ class Program(ABC):
 
     def _fill_tables(self, count: int) -> np.ndarray:
         """Prepare rates and samples of coming steps; return the rates, of shape (steps, groups, rows)."""
-        rates = self._rates[self.step : self.step + count, None, self._rows] * self._scales[None, :, self._rows]
+        rates: np.ndarray = (
+            self._rates[self.step : self.step + count, None, self._rows] * self._scales[None, :, self._rows]
+        )
         rates[..., [replica in self._left for replica in self._rows]] = 0.0
         table = torch.from_numpy(self._update.table(rates, self.step)).float().unsqueeze(-1)
         self._coefficients[:count].copy_(self._pinned(table), non_blocking=True)
@@ -254,7 +258,7 @@ class Program(ABC):
         ]  # fmt: skip
         saved = [tensor.clone() for tensor in changing]
         states = [generator.get_state() for generator in self._random]
-        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(main)
         with torch.cuda.stream(side):
             for _ in range(1 if self._is_warm else 3):
@@ -268,8 +272,12 @@ class Program(ABC):
         graph = torch.cuda.CUDAGraph()
         for generator in self._random:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
-            self._take_step()
+        try:
+            with torch.cuda.graph(graph):
+                self._take_step()
+        except RuntimeError as error:
+            _raise_out_of_memory(error)
+            raise
         self._graph, self._is_warm = graph, True
 
     # -- what a check asks ------------------------------------------------------------------------------------
@@ -315,7 +323,7 @@ class Program(ABC):
                 assert total is not None
                 for replica, own in zip(replicas, total, strict=True):
                     sums[replica], counts[replica] = own, count
-        read = torch.stack(list(sums.values())).cpu() if sums else []
+        read = torch.stack(list(sums.values())).cpu() if sums else torch.empty(0)
         return {
             replica: dict(self._objective.metrics(own, counts[replica], self._replicas[replica].target_std))
             for replica, own in zip(sums, read, strict=True)
@@ -415,6 +423,15 @@ class Program(ABC):
         for generator, saved in zip(self._random, state["random"].get("states", ()), strict=True):
             generator.set_state(saved.clone())  # torch ignores where in its storage a view begins
         self._allocate()
+
+
+def _raise_out_of_memory(error: BaseException) -> None:
+    """Raise the lack of memory behind an error, which a failed capture hides behind errors of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, torch.cuda.OutOfMemoryError):
+            raise cause
+        cause = cause.__context__
 
 
 def _by_identity(loaders: Sequence[Batches]) -> dict[int, tuple[Batches, set[int]]]:

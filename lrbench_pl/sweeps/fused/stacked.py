@@ -161,7 +161,8 @@ class _Masks:
         if mask is None:
             self.shapes.append((tuple(x.shape), x.dtype, p))
             return x
-        return x * mask
+        masked: Tensor = x * mask
+        return masked
 
 
 class _Dropout(nn.Module):

@@ -115,7 +115,10 @@ class SampleStream:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _permute(self, epoch: int) -> Tensor:
-        return self._index[sample_order(len(self._index), self._seed, epoch).to(self._index.device)]
+        order = sample_order(len(self._index), self._seed, epoch)
+        if self._index.is_cuda:  # a copy from pinned memory is not waited for
+            order = order.pin_memory()
+        return self._index[order.to(self._index.device, non_blocking=True)]
 
 
 class StreamLoader(Iterator[tuple[Tensor, Tensor]]):

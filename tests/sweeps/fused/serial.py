@@ -36,12 +36,15 @@ NETS: dict[str, tuple[Callable[..., nn.Module], tuple[int, int, int]]] = {
 }
 
 
+MOMENTUM = partial(torch.optim.SGD, lr=1.0, momentum=0.9)
+
+
 @dataclass
 class Case:
     """One network and how it is trained; ``jobs`` are (seed, peak) pairs."""
 
     net: str = "mlp"
-    optimizer: Callable[..., torch.optim.Optimizer] = partial(torch.optim.SGD, lr=1.0, momentum=0.9)
+    optimizer: Callable[..., torch.optim.Optimizer] = MOMENTUM
     settings: Sequence[dict[str, Any]] = ()  # of each job, beside those of the optimizer
     jobs: Sequence[tuple[int, float]] = ((0, 0.05), (0, 0.1), (1, 0.05), (1, 0.02))
     steps: int = 10
@@ -74,16 +77,14 @@ class Case:
 
     def module(self, job: int) -> tuple[Classifier, Tensor]:
         """Return the module of a job as a run builds it, and the state of the random numbers after that."""
-        seed, peak = self.jobs[job]
+        seed = self.jobs[job][0]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pl.seed_everything(seed, workers=True, verbose=False)
         make, shape = NETS[self.net]
         model = make(10, shape)
         settings = self.settings[job] if self.settings else {}
-        module = Classifier(
-            model, partial(self.optimizer, **settings), 10, self.param_groups, channels_last=True
-        )
+        module = Classifier(model, partial(self.optimizer, **settings), 10, self.param_groups, channels_last=True)
         return module, torch.get_rng_state()
 
     def trainer(self, *callbacks: pl.Callback) -> pl.Trainer:

@@ -73,6 +73,11 @@ def exported(engine, replicas, indices=None):
     return [weights(replicas[index].module) for index in indices]
 
 
+def take_two_steps(case):
+    engine, _, _ = engine_of(case)
+    engine.advance(2)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_captured_is_bitwise_the_serial_run(name):
     case = on_cuda(CASES[name])
@@ -182,9 +187,7 @@ def test_after_running_out_of_memory_a_smaller_group_trains():
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 200 * 2**20) / total)
     try:
         with pytest.raises(torch.cuda.OutOfMemoryError):
-            engine, _, _ = engine_of(case)
-            engine.advance(2)
-        engine = None
+            take_two_steps(case)
         gc.collect()
         torch.cuda.empty_cache()
         replicas, loaders, _ = case.replicas()

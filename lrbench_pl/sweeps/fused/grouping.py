@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from lrbench_pl.policies import AdaptivePolicy
 from lrbench_pl.runs.config import build_policy
@@ -86,7 +85,7 @@ def plan(calls: Sequence[Call], workers: int, most: int | None = None, folders: 
             try:
                 reason = None if job.spec is None else why_alone(job)
                 key = None if job.spec is None or reason is not None else group_key(job)
-            except (OmegaConfBaseException, ValueError, TypeError, AttributeError):  # the run reports it
+            except Exception:  # a policy of your own may raise anything; the run reports it
                 reason = key = None
             folder = next((path for path, jobs in jobs_of if job.run_id in jobs), None)
             if key is None:

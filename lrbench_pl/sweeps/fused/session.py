@@ -14,7 +14,7 @@ import torch
 from lrbench_pl.runs.loggers import quiet_lightning
 from lrbench_pl.runs.options import one_line
 from lrbench_pl.sweeps.fused.checkpoint import GroupFolder
-from lrbench_pl.sweeps.fused.choice import make_engine
+from lrbench_pl.sweeps.fused.choice import choose_engine, make_engine
 from lrbench_pl.sweeps.fused.engine import CannotFuse, Engine, Replica
 from lrbench_pl.sweeps.fused.group import Group, Streams, is_out_of_memory
 from lrbench_pl.sweeps.fused.member import Member
@@ -118,11 +118,6 @@ class _Session:
         """Return the engine and the size of its groups."""
         if self._engine != "auto":
             return self._engine, len(members)
-        from lrbench_pl.sweeps.fused import choice
-
-        if not hasattr(choice, "choose_engine"):
-            return "stacked", len(members)
-        choose_engine = choice.choose_engine
         streams = Streams(members)
         return choose_engine(streams.replicas(members), streams.train, **_place(members[0]))
 

@@ -19,7 +19,8 @@ TIMES = ("seconds_to_target", "wall_time_s", "engine")
 
 def run(folder, *arguments, failures="none"):
     words = [sys.executable, str(ROOT / "tests/sweeps/fused/in_process.py"), failures, "-m", *SHORT]
-    words += ["hydra/launcher=fused", "hydra.launcher.n_jobs=1", f"hydra.sweep.dir={folder}", *arguments]
+    words += ["hydra/launcher=fused", "hydra.launcher.engine=stacked", "hydra.launcher.n_jobs=1"]
+    words += [f"hydra.sweep.dir={folder}", *arguments]
     return forks.run(words, folder.parent, {**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
 
 

@@ -28,7 +28,7 @@ ALLOWED = {
     "callbacks": BOTTOM | {"composing", "rates", "saving"},
     "workloads": BOTTOM,
     "runs": BOTTOM | {"composing", "callbacks", "workloads", "saving"},
-    "sweeps": BOTTOM | {"callbacks", "runs"},
+    "sweeps": BOTTOM | {"callbacks", "workloads", "runs"},
     "selection": BOTTOM | {"composing", "callbacks", "runs"},
     "analysis": BOTTOM | {"runs.result", "runs.spec"},
     "cli": BOTTOM | {"callbacks", "runs", "sweeps", "selection", "analysis"},
@@ -122,6 +122,7 @@ def test_no_circle_of_modules():
         ("lrbench_pl.callbacks.composer", ("polars", "plotly", "sqlalchemy")),
         ("lrbench_pl.runs.run", ("polars", "plotly", "sqlalchemy", "selenium")),
         ("lrbench_pl.sweeps.launch", ("torch", "pytorch_lightning", "polars")),
+        ("lrbench_pl.sweeps.fused.placing", ("torch", "pytorch_lightning", "polars")),
     ],
 )
 def test_a_room_does_without(imports, without):

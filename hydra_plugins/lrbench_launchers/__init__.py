@@ -50,6 +50,19 @@ class JoblibLauncher(BasicLauncher):
         return in_workers(calls, self.n_jobs, self.jobs_per_gpu)
 
 
+class FusedLauncher(BasicLauncher):
+    """Train many jobs as one program, see :func:`lrbench_pl.sweeps.fused.placing.in_groups`."""
+
+    def __init__(self, engine: str = "auto", n_jobs: int | None = None, max_group: int | None = None) -> None:
+        self.engine, self.n_jobs, self.max_group = engine, n_jobs, max_group
+
+    def place(self, calls: Any) -> Any:
+        """Run the calls; yield each job with its end."""
+        from lrbench_pl.sweeps.fused.placing import in_groups
+
+        return in_groups(calls, self.engine, self.n_jobs, self.max_group)
+
+
 class RayLauncher(BasicLauncher):
     """Run jobs on Ray, see :func:`lrbench_pl.sweeps.on_ray.on_ray`."""
 

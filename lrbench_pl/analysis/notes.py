@@ -29,7 +29,7 @@ def notes(ranking: pl.DataFrame, runs: Runs, most: int = 5) -> list[str]:
             "[low, high]: 95 % intervals; no policy in a tier is significantly worse than the tier's first (5 % level, "
             "all pairs at once)"
         )
-    found += [*few_runs(ranking), *_unequal_runs(ranking), *_mixed(table, ranking), *_repeated(table)]
+    found += [*few_runs(ranking), *_unequal_runs(ranking), *_mixed(table, ranking), *_repeated(table), *_engines(table)]
     if "open" in ranking.columns and (n := int(ranking["open"].sum() or 0)):
         found.append(
             f"open: {counted(n, 'run')} stopped at an easier target and cannot answer beyond; shares and medians are "
@@ -118,6 +118,21 @@ def _repeated(table: pl.DataFrame) -> list[str]:
         f"{counted(n, 'run')} {repeat} policy and seed of {others} and {are} counted again: use new seeds, or leave "
         "one out"
     ]
+
+
+def _engines(table: pl.DataFrame) -> list[str]:
+    """Return a note if the runs were trained by several engines, which round differently.
+
+    Example:
+        >>> _engines(pl.DataFrame({"engine": ["serial", "stacked", None]}))
+        ['trained by several engines (serial, stacked), whose numbers differ in the lower digits']
+        >>> _engines(pl.DataFrame({"engine": ["serial", None]}))
+        []
+    """
+    found = table["engine"].drop_nulls().unique().sort().to_list() if "engine" in table.columns else []
+    if len(found) < 2:
+        return []
+    return [f"trained by several engines ({', '.join(found)}), whose numbers differ in the lower digits"]
 
 
 def few_runs(ranking: pl.DataFrame) -> list[str]:

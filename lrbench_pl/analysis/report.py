@@ -263,7 +263,12 @@ def _notes(runs: Runs) -> list[str]:
     if (shared := table["shared_with"].drop_nulls().len()) > 0:
         repeat = "repeats" if shared == 1 else "repeat"
         found.append(f"{counted(shared, 'result')} {repeat} the outcome of a run with the same rates")
-    for column, label in (("device", "device"), ("precision", "precision"), ("git_sha", "commit")):
+    for column, label in (
+        ("device", "device"),
+        ("engine", "engine"),
+        ("precision", "precision"),
+        ("git_sha", "commit"),
+    ):
         if values := table[column].drop_nulls().unique().sort().to_list():
             found.append(f"{label}: {', '.join(values)}")
     return found

@@ -86,6 +86,7 @@ class Setup:
     policy_repr: str | None = None
     precision: str | None = None
     device: str | None = None
+    engine: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     git_sha: str | None = None
 
@@ -136,6 +137,9 @@ class RunResult:
         wall_time_s: Seconds from the start of the fit to its end, validation included.
         precision: Lightning's precision, such as ``32-true``.
         device: ``cpu`` or the name of the GPU.
+        engine: What trained the run: ``serial`` (a process of its own), or the engine of a fused sweep, ``stacked`` or
+            ``captured``, whose numbers differ from the serial ones in the lower digits. None if it was not trained, or
+            by a version that had no engines.
         versions: Versions of the packages that matter for the numbers.
         git_sha: Commit of the working tree, if there is one.
         shared_with: ``run_id`` of the run of the same sweep with the same rates whose outcome this result repeats; None
@@ -193,6 +197,7 @@ class RunResult:
     wall_time_s: float | None = None
     precision: str | None = None
     device: str | None = None
+    engine: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     git_sha: str | None = None
     shared_with: str | None = None

@@ -88,25 +88,45 @@ def run(cfg: DictConfig, output: Path) -> RunResult:
     Returns:
         The result as it was written; the refusal of a folder with another configuration is not written.
     """
-    with _ctrl_c_recorded() as interrupts:
+    with _ctrl_c_recorded() as interrupts, opened(cfg, output, interrupts) as training:
+        return training if isinstance(training, RunResult) else training.run()
+
+
+@contextlib.contextmanager
+def opened(cfg: DictConfig, output: Path, interrupts: Sequence[int] = ()) -> Iterator[Training | RunResult]:
+    """Hold the folder of a run, so that no other process trains in it.
+
+    Args:
+        cfg: The configuration composed by Hydra.
+        output: Folder of the run.
+        interrupts: Not empty once Ctrl-C was pressed.
+
+    Yields:
+        The training; the result if there is nothing to train: it is finished already, or its configuration was refused.
+    """
+    try:
+        check_config(cfg)
+        spec, setup = specify(cfg)
+    except Exception as error:  # every mistake in a configuration gives a result too
+        status, message = _status_after(error, interrupts)
+        yield _write(RunResult("unknown", policy_name(cfg), status, message=message), output)
+        return
+    if not (in_sweep() and is_shown_by_launcher()):  # which prints them once for all its jobs
+        given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+        for line in remarks(cfg, given):
+            _warn_once(line)
+    training = Training(cfg, output, spec, setup, interrupts)
+    if not is_first_process():  # the first one holds the lock for all
+        yield training
+        return
+    with contextlib.ExitStack() as held:
         try:
-            check_config(cfg)
-            spec, setup = specify(cfg)
-        except Exception as error:  # every mistake in a configuration gives a result too
-            status, message = _status_after(error, interrupts)
-            return _write(RunResult("unknown", policy_name(cfg), status, message=message), output)
-        if not (in_sweep() and is_shown_by_launcher()):  # which prints them once for all its jobs
-            given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-            for line in remarks(cfg, given):
-                _warn_once(line)
-        training = _Training(cfg, output, spec, setup, interrupts)
-        if not is_first_process():  # the first one holds the lock for all
-            return training.run()
-        try:
-            with hold_folder(output, spec.run_id, spec.to_dict()) as finished, _children(cfg, output):
-                return training.run() if finished is None else finished
+            finished = held.enter_context(hold_folder(output, spec.run_id, spec.to_dict()))
         except ChangedConfigurationError as error:
-            return RunResult.build(spec, setup, Outcome("failed", message=one_line(error)))
+            yield RunResult.build(spec, setup, Outcome("failed", message=one_line(error)))
+            return
+        held.enter_context(_children(cfg, output))
+        yield training if finished is None else finished
 
 
 @contextlib.contextmanager
@@ -139,8 +159,11 @@ def _children(cfg: DictConfig, output: Path) -> contextlib.AbstractContextManage
     return further_processes(cfg, output) if several else contextlib.nullcontext()
 
 
-class _Training:
-    """Train one run in its folder, and write its result whatever happens.
+class Training:
+    """The training of one run in its folder, which writes its result whatever happens.
+
+    :meth:`run` is the whole of it. A fused sweep takes the same steps one by one, with the fit of many runs at once
+    between them: :meth:`prepare`, :meth:`shared_outcome`, :meth:`evaluate` and :meth:`finish`.
 
     Args:
         cfg: The configuration.
@@ -151,63 +174,102 @@ class _Training:
     """
 
     def __init__(self, cfg: DictConfig, output: Path, spec: RunSpec, setup: Setup, interrupts: Sequence[int]) -> None:
-        self._cfg, self._output, self._spec, self._setup, self._interrupts = cfg, output, spec, setup, interrupts
+        self.cfg, self.output, self.spec, self.setup, self._interrupts = cfg, output, spec, setup, interrupts
         self._given = spec  # as the configuration tells, before anything is built
         self._loggers: list[Logger] = []
         self._parts: Parts | None = None
         self._pool: Pool | None = None
 
+    @property
+    def is_built(self) -> bool:
+        """Whether :meth:`prepare` has built the objects of the run."""
+        return self._parts is not None
+
+    @property
+    def parts(self) -> Parts:
+        """The objects of the run, once they are built."""
+        assert self._parts is not None
+        return self._parts
+
     def run(self) -> RunResult:
         """Train, from the last checkpoint if there is one, and write the result."""
         try:
-            outcome = self._train()
-        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-            outcome = self._ended_early("stopped", _BEFORE)
-        except TrainingPaused as pause:
-            outcome = self._ended_early("stopped", str(pause))
-        except Exception as error:
-            log.debug("the run failed", exc_info=True)
-            outcome = self._ended_early(*_status_after(error, self._interrupts))
-        result = _write(RunResult.build(self._spec, self._setup, outcome), self._output)
+            with quiet_lightning():
+                outcome = self._train()
+        except (KeyboardInterrupt, SystemExit, Exception) as error:  # Lightning turns the first into the second
+            outcome = self.outcome_after(error)
+        return self.finish(outcome)
+
+    def _train(self) -> Outcome:
+        self.prepare()
+        outcome = self.shared_outcome("serial")
+        if outcome is None:
+            self._fit(self.parts)
+            outcome = self.evaluate(self.parts.checkpoints.seconds)
+        _write_policy(self.cfg, self.parts.verifier, self.output)
+        return outcome
+
+    def prepare(self) -> None:
+        """Build the objects of the run, write its policy, and log what lint finds in it."""
+        cfg = self.cfg
+        torch.set_num_threads(cfg.threads)
+        self._loggers = [instantiate(logger) for logger in cfg.logger.values()]
+        open_loggers(self._loggers, cfg, self.output)
+        parts = self._build()
+        self.spec, self.setup = specify_parts(cfg, parts, self.spec, self.setup)
+        _write_policy(cfg, parts.verifier, self.output)
+        _warn_of_lint(cfg, parts.verifier)
+
+    def shared_outcome(self, engine: str) -> Outcome | None:
+        """Return the outcome of a finished run of the sweep with the same rates, or None.
+
+        Args:
+            engine: What would train this run: ``serial``, or an engine of fused sweeps.
+        """
+        self.setup = replace(self.setup, engine=engine)
+        self._pool = _pool(self.cfg, self._given, self.setup)
+        outcome = None if self._pool is None else self._pool.take(self.output)
+        if outcome is not None:
+            log.info(f"{self.spec.policy_name}: the same rates as run {outcome.shared_with}, whose outcome it shares")
+        return outcome
+
+    def evaluate(self, seconds: float) -> Outcome:
+        """Evaluate the fitted weights and return the outcome.
+
+        Args:
+            seconds: Duration of the fit.
+        """
+        metrics = _evaluate(self.parts)
+        return replace(self._fitted(self.parts, seconds), **metrics)
+
+    def outcome_after(self, error: BaseException) -> Outcome:
+        """Return the outcome of a run that an exception ended."""
+        if isinstance(error, TrainingPaused):
+            return self._ended_early("stopped", str(error))
+        if not isinstance(error, Exception):
+            return self._ended_early("stopped", _BEFORE)
+        log.debug("the run failed", exc_info=True)
+        return self._ended_early(*_status_after(error, self._interrupts))
+
+    def finish(self, outcome: Outcome) -> RunResult:
+        """Write the result, share it with equal runs, and close the loggers."""
+        result = _write(RunResult.build(self.spec, self.setup, outcome), self.output)
         if is_first_process():
             if self._pool is not None:
-                self._pool.offer(result, self._output)
+                self._pool.offer(result, self.output)
             if self._parts is not None and result.status in FINISHED:
                 self._parts.checkpoints.discard()
         for logger in self._loggers:
             close_logger(logger, result)
         return result
 
-    def _train(self) -> Outcome:
-        cfg, output = self._cfg, self._output
-        torch.set_num_threads(cfg.threads)
-        self._loggers = [instantiate(logger) for logger in cfg.logger.values()]
-        open_loggers(self._loggers, cfg, output)
-        with quiet_lightning():
-            parts = self._build()
-            self._spec, self._setup = specify_parts(cfg, parts, self._spec, self._setup)
-            _write_policy(cfg, parts.verifier, output)
-            _warn_of_lint(cfg, parts.verifier)
-            self._pool = _pool(cfg, self._given, self._setup)
-            outcome = None if self._pool is None else self._pool.take(output)
-            if outcome is None:
-                parts = self._fit(parts)
-                metrics = _evaluate(parts)
-                outcome = replace(self._fitted(parts), **metrics)
-            else:
-                log.info(
-                    f"{self._spec.policy_name}: the same rates as run {outcome.shared_with}, whose outcome it shares"
-                )
-        _write_policy(cfg, parts.verifier, output)
-        return outcome
-
     def _build(self) -> Parts:
-        pl.seed_everything(self._cfg.seed, workers=True, verbose=False)
-        self._parts = build(self._cfg, self._loggers, self._output, self._given)
+        pl.seed_everything(self.cfg.seed, workers=True, verbose=False)
+        self._parts = build(self.cfg, self._loggers, self.output, self._given)
         return self._parts
 
-    def _fit(self, parts: Parts) -> Parts:
-        """Fit from the newest usable checkpoint or the start; return the fitted parts."""
+    def _fit(self, parts: Parts) -> None:
+        """Fit from the newest usable checkpoint or the start."""
         checkpoints = list(parts.checkpoints.found())
         for checkpoint in checkpoints:
             try:
@@ -215,7 +277,7 @@ class _Training:
                 self._note(f"resuming from {checkpoint.name}")
                 with plain_data():
                     parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
-                return parts
+                return
             except NewerCheckpointError:
                 raise
             except Exception as error:
@@ -228,26 +290,26 @@ class _Training:
         if checkpoints:
             self._note("starting from the beginning")
         parts.trainer.fit(parts.module, datamodule=parts.data)
-        return parts
 
     def _note(self, text: str) -> None:
         if is_first_process():
-            add_note(self._output, text)
+            add_note(self.output, text)
 
-    def _fitted(self, parts: Parts) -> Outcome:
+    def _fitted(self, parts: Parts, seconds: float) -> Outcome:
         """Return the outcome of the fit, so far as it got."""
         return Outcome.from_verdict(
             parts.verifier.verdict,
             tuning_steps=getattr(parts.verifier, "tuning_steps", 0),
-            peak_found=peak_found(parts.verifier, float(self._cfg.lr), parts.trainer.global_step),
-            wall_time_s=parts.checkpoints.seconds,
+            peak_found=peak_found(parts.verifier, float(self.cfg.lr), parts.trainer.global_step),
+            wall_time_s=seconds,
         )
 
     def _ended_early(self, status: Any, message: str) -> Outcome:
         """Return the outcome of a run that an exception ended."""
         if self._parts is None:
             return Outcome(status, message)
-        fitted, steps = self._fitted(self._parts), self._parts.trainer.global_step
+        fitted = self._fitted(self._parts, self._parts.checkpoints.seconds)
+        steps = self._parts.trainer.global_step
         if status == "stopped" and message == _BEFORE:
             message = f"interrupted at step {steps}" if steps else message
         elif status == fitted.status == "stopped":

@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrbench_pl.files import CHECKPOINTS, discard_checkpoints, open_to_append
 from lrbench_pl.runs.config import register_resolvers
-from lrbench_pl.runs.describe import identity, run_id, specify
+from lrbench_pl.runs.describe import identity, specify
 from lrbench_pl.runs.exits import record_status
 from lrbench_pl.runs.folder import (
     RECORD_FILE,
@@ -39,7 +39,7 @@ from lrbench_pl.runs.folder import (
 )
 from lrbench_pl.runs.options import one_line, remarks
 from lrbench_pl.runs.result import RESULT_FILE, Outcome, RunResult
-from lrbench_pl.runs.spec import policy_name
+from lrbench_pl.runs.spec import RunSpec, policy_name
 from lrbench_pl.sweeps.composer import began
 from lrbench_pl.sweeps.reservations import Reservations, Reserved
 from lrbench_pl.sweeps.view import SweepView
@@ -61,6 +61,7 @@ class Job:
         config: Its whole configuration, the node ``hydra`` included.
         folder: Its folder.
         run_id: Hash of its specification; None if that cannot be resolved, which the run itself will report.
+        spec: The specification itself, or None.
     """
 
     number: int
@@ -68,6 +69,7 @@ class Job:
     config: DictConfig
     folder: Path
     run_id: str | None
+    spec: RunSpec | None = None
 
     @functools.cached_property
     def task_config(self) -> DictConfig:
@@ -110,16 +112,22 @@ class JobCall:
         Returns:
             Hydra's return value; None if the job was interrupted.
         """
-        setup_globals()
-        BaseContainer._resolvers.update(self.resolvers)
-        Singleton.set_state(self.state)
-        HydraConfig.instance().set_config(self.config)
         try:
-            with _output_into(job_folder(self.config)):
+            with self.entered():
                 return self.run()
         except (KeyboardInterrupt, SystemExit):
             ignore_ctrl_c()
             return None
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Let this process be that of the job: its configuration is Hydra's, its output goes to ``output.log``."""
+        setup_globals()
+        BaseContainer._resolvers.update(self.resolvers)
+        Singleton.set_state(self.state)
+        HydraConfig.instance().set_config(self.config)
+        with _output_into(job_folder(self.config)):
+            yield
 
     def run(self) -> JobReturn:
         """Run the job in this process."""
@@ -269,7 +277,8 @@ class SweepLauncher:
         HydraConfig.instance().set_config(config)
         job = Job(number, overrides, config, job_folder(config), None)
         with contextlib.suppress(OmegaConfBaseException, ValueError):
-            job = replace(job, run_id=run_id(job.task_config))
+            spec = RunSpec.from_config(job.task_config)
+            job = replace(job, run_id=spec.run_id, spec=spec)
         return job
 
     def _assign_folders(self, jobs: list[Job], reserved: Mapping[Path, Reserved] | None = None) -> list[Job]:

@@ -8,10 +8,10 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from multiprocessing import util
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
@@ -49,26 +49,48 @@ def in_workers(
         ValueError: If an argument is out of its range.
     """
     slots = slots_for(calls[0][0], n_jobs, jobs_per_gpu)
-    waiting = deque(calls)
-    free = deque(range(min(len(slots), len(calls))))
+    for done in in_slots(slots, deque(calls)):
+        if done is not None:
+            yield done
+
+
+T = TypeVar("T")
+
+
+def in_slots(
+    slots: Sequence[Mapping[str, str]], waiting: deque[tuple[T, Callable[[], Any]]], every_s: float | None = None
+) -> Iterator[tuple[T, Any] | None]:
+    """Run calls in worker processes, one for each slot.
+
+    Args:
+        slots: Environment variables of each worker.
+        waiting: What to run: pairs of a key and a call. More may be added while this runs.
+        every_s: Seconds after which None is yielded if no call has ended; None never yields it.
+
+    Yields:
+        Each key with the value of its call, or the reason why there is none, a text.
+    """
+    free = deque(range(len(slots)))
     workers: dict[int, Any] = {}
-    running: dict[Future[Any], tuple[int, Job]] = {}
+    running: dict[Future[Any], tuple[int, T]] = {}
     try:
         while waiting or running:
             while waiting and free:
                 slot = free.popleft()
-                job, call = waiting.popleft()
+                key, call = waiting.popleft()
                 if slot not in workers:
                     workers[slot] = _worker(slots[slot])
-                running[workers[slot].submit(call)] = slot, job
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+                running[workers[slot].submit(call)] = slot, key
+            done, _ = wait(running, timeout=every_s, return_when=FIRST_COMPLETED)
+            if not done:
+                yield None
             for future in done:
-                slot, job = running.pop(future)
+                slot, key = running.pop(future)
                 end = end_of(future)
                 if isinstance(end, str):
                     workers.pop(slot).shutdown(wait=False, kill_workers=True)
                 free.append(slot)
-                yield job, end
+                yield key, end
     finally:
         try:
             if running:  # interrupted: Ctrl-C has reached the workers too, which write their results

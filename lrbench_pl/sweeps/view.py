@@ -20,6 +20,7 @@ from rich.text import Text
 from lrbench_pl.runs.describe import headline, label
 from lrbench_pl.runs.folder import Record, State, read_result, state_of
 from lrbench_pl.runs.result import RunResult
+from lrbench_pl.sweeps.fused.progress import read_progress
 from lrbench_pl.words import counted, is_accuracy, metric_name, metric_value
 
 _REFRESH_S = 1.0
@@ -189,8 +190,10 @@ class SweepView:
     def _time_left(self) -> str:
         """Estimate the time left from the mean time per job so far.
 
-        The time since the latest job ended is subtracted.
+        The time since the latest job ended is subtracted. A fused sweep is estimated from the steps of its groups.
         """
+        if groups := read_progress(Path(self._sweep)):  # their jobs end together
+            return format_duration(max(group.seconds_left for group in groups))
         done = len(self._shown) - self._before
         rest = len(self._folders) - len(self._shown)
         if not done or not rest:
@@ -236,6 +239,9 @@ class SweepView:
         more = f" and {len(running) - _MOST_RUNNING} more" if len(running) > _MOST_RUNNING else ""
         if shown:
             lines.append(Text(f"running: {shown}{more}"))  # type: ignore[arg-type]
+        for group in read_progress(Path(self._sweep)):
+            words = f"{counted(group.jobs, 'job')} fused, at step {group.step} of {group.max_steps}"
+            lines.append(Text(words))  # type: ignore[arg-type]
         return Group(*lines)
 
 

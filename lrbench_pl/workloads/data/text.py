@@ -69,7 +69,14 @@ class WindowLoader(StreamLoader):
         super().__init__(WindowStream(len(symbols), context, seed, symbols.device), batch_size, rank, world_size)
         self._symbols, self._context = symbols, context
 
-    def _gather(self, index: Tensor, position: int) -> tuple[Tensor, Tensor]:
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the batches."""
+        return self._symbols.device
+
+    def assemble(self, index: Tensor, draws: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the windows that begin at these symbols."""
+        del draws
         return windows(self._symbols, index, self._context)
 
 

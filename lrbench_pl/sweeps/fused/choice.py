@@ -1,0 +1,147 @@
+"""Make an engine, or choose one and the size of its groups by a short trial."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from lrbench_pl.sweeps.fused.captured import CapturedEngine
+from lrbench_pl.sweeps.fused.engine import CannotFuse, Engine, Replica
+from lrbench_pl.sweeps.fused.stacked import StackedEngine
+from lrbench_pl.workloads.data.loaders import StreamLoader
+
+ENGINES: dict[str, type[StackedEngine] | type[CapturedEngine]] = {
+    "stacked": StackedEngine,
+    "captured": CapturedEngine,
+}
+
+
+def make_engine(
+    name: str, replicas: Sequence[Replica], loaders: Sequence[StreamLoader], *, precision: str, device: torch.device
+) -> Engine:
+    """Return an engine of this name.
+
+    Args:
+        name: ``stacked`` or ``captured``.
+        replicas: The jobs, at least one.
+        loaders: The training batches of each stream, on the device.
+        precision: The Trainer's.
+        device: Where to train.
+
+    Raises:
+        CannotFuse: If the engine cannot train these replicas together.
+    """
+    if name not in ENGINES:
+        raise CannotFuse(f"engine must be one of {', '.join(ENGINES)}, got {name!r}")
+    return ENGINES[name](replicas, loaders, precision, device)
+
+
+def choose_engine(
+    replicas: Sequence[Replica],
+    loaders: Sequence[StreamLoader],
+    *,
+    precision: str,
+    device: torch.device,
+    max_group: int | None = None,
+    seconds: float = 20.0,
+) -> tuple[str, int]:
+    """Return the engine that trains these replicas fastest, and the number of replicas of a group.
+
+    Groups grow by factors of two while that makes the training of all replicas faster and memory allows it. On the CPU
+    only the stacked engine is tried, against one training alone.
+
+    Args:
+        replicas: The jobs, at least one.
+        loaders: The training batches of each stream, on the device.
+        precision: The Trainer's.
+        device: Where to train.
+        max_group: Most replicas of a group; None for as many as pay.
+        seconds: No further trial begins after so many seconds.
+
+    Raises:
+        CannotFuse: If no engine can train these replicas together, or if nothing is gained.
+    """
+    most = min(len(replicas), max_group or len(replicas))
+    deadline = time.monotonic() + seconds
+    reasons: list[str] = []
+    best = ("", 0, 0.0)
+    for name in ENGINES if device.type == "cuda" else ["stacked"]:
+        try:
+            size, rate = _grow(partial(_rate, name, replicas, loaders, precision, device), most, deadline)
+        except CannotFuse as refusal:
+            reasons.append(f"{name}: {refusal}")
+            continue
+        if rate > best[2]:
+            best = (name, size, rate)
+    if not best[0]:
+        raise CannotFuse("; ".join(reasons) if len(reasons) > 1 else reasons[0].partition(": ")[2])
+    name, size, rate = best
+    if device.type == "cpu" and len(replicas) > 1:
+        alone = _rate("captured", replicas, loaders, precision, device, 1)
+        if rate < _LEAST_GAIN * alone:
+            raise CannotFuse(
+                f"on the CPU {size} such networks stacked take {rate:.0f} steps a second in all, one alone "
+                f"{alone:.0f}; fusing pays from {_LEAST_GAIN:g} times as many"
+            )
+    groups = -(-len(replicas) // size)
+    return name, -(-len(replicas) // groups)
+
+
+# Trainings in processes of their own spend about as long in the Trainer as in a small network.
+_LEAST_GAIN = 1.5
+_LEAST_GROWTH = 1.1  # of the rate, that makes a group of twice the size worth its memory
+_FIRST_SIZE = 8
+_TRIAL_STEPS = 5
+
+
+def _grow(rate_of: Callable[[int], float], most: int, deadline: float) -> tuple[int, float]:
+    """Return the size of a group from which on it does not get faster, and its rate."""
+    size = min(_FIRST_SIZE, most)
+    best, rate = size, rate_of(size)
+    while size < most and time.monotonic() < deadline:
+        size = min(2 * size, most)
+        try:
+            found = rate_of(size)
+        except torch.cuda.OutOfMemoryError:
+            break
+        if found < _LEAST_GROWTH * rate:
+            break
+        best, rate = size, found
+    return best, rate
+
+
+def _rate(
+    name: str,
+    replicas: Sequence[Replica],
+    loaders: Sequence[StreamLoader],
+    precision: str,
+    device: torch.device,
+    size: int,
+) -> float:
+    """Return the steps per second of all replicas of a group together."""
+    engine: Engine | None = None
+    try:
+        engine = make_engine(name, replicas[:size], loaders, precision=precision, device=device)
+        steps = min(_TRIAL_STEPS, max(1, len(replicas[0].rates) // 3))
+        engine.advance(steps)
+        times = []
+        for _ in range(2 if len(replicas[0].rates) >= 3 * steps else 0):
+            began = _now(device)
+            engine.advance(steps)
+            times.append(_now(device) - began)
+        return size * steps / min(times) if times else float(size)
+    finally:
+        del engine
+        if device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

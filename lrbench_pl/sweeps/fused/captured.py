@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lrbench_pl.sweeps.fused.program import Program, recorded, side_stream
+from lrbench_pl.sweeps.fused.program import Program, aside, recorded, side_stream
 
 # Streams on which replicas run beside each other. Those of one stream share its memory for activations.
 _STREAMS = 16
@@ -110,7 +110,8 @@ class CapturedEngine(Program):
         key = (*rows, inputs.shape, inputs.dtype, target.shape)
         if key not in self._evaluations:  # the first time warms up the libraries
             self._evaluations[key] = None
-            found = self._sums_of_rows(rows, inputs, target)
+            with aside(self._device):
+                found = self._sums_of_rows(rows, inputs, target)
         else:
             evaluation = self._evaluations[key] or _Evaluation(self, rows, inputs, target)
             self._evaluations[key] = evaluation

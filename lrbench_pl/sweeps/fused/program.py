@@ -259,12 +259,9 @@ class Program(ABC):
         ]  # fmt: skip
         saved = [tensor.clone() for tensor in changing]
         states = [generator.get_state() for generator in self._random]
-        main, side = torch.cuda.current_stream(self._device), side_stream(self._device)
-        side.wait_stream(main)
-        with torch.cuda.stream(side):
+        with aside(self._device):
             for _ in range(1 if self._is_warm else 3):
                 self._take_step()
-        main.wait_stream(side)
         for tensor, value in zip(changing, saved, strict=True):
             tensor.copy_(value)
         for generator, state in zip(self._random, states, strict=True):
@@ -423,6 +420,18 @@ class Program(ABC):
 def side_stream(device: torch.device, number: int = 0) -> torch.cuda.Stream:
     """Return a stream that all engines use: the libraries keep a workspace for each stream that they have seen."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def aside(device: torch.device) -> Iterator[None]:
+    """Run what is in the context on the stream of captures, whose workspaces then exist before a capture."""
+    main, side = torch.cuda.current_stream(device), side_stream(device)
+    side.wait_stream(main)
+    try:
+        with torch.cuda.stream(side):
+            yield
+    finally:
+        main.wait_stream(side)
 
 
 @contextlib.contextmanager

@@ -32,11 +32,11 @@ if [ "$1" = --rehearse ]; then
     part program 120 "$python" $bench/fused_program.py --trainer cpu --seeds 2 --steps 200 --engine stacked --limit 60
     exit
 fi
-part compare "${COMPARE:-310}" "$python" $bench/fused.py --device cuda --nets "${NETS:-lenet,cnn3,resnet20}" --rounds "${ROUNDS:-3}" \
-    --seconds "${SECONDS_EACH:-1}" --each "${EACH:-65}" --wait "$out/go" --out "$out/compare.json" &
+part compare "${COMPARE:-320}" "$python" $bench/fused.py --device cuda --nets "${NETS:-lenet,cnn3,resnet20}" --rounds "${ROUNDS:-3}" \
+    --seconds "${SECONDS_EACH:-1}" --each "${EACH:-55}" --wait "$out/go" --out "$out/compare.json" &
 compare=$!
 CUBLAS_WORKSPACE_CONFIG=:4096:8 part tests "${TESTS:-80}" "$python" $tests --durations=5
 touch "$out/go"
 wait $compare
 part kernels "${KERNELS:-50}" "$python" $bench/fused_profile.py --kernels --limit "$((${KERNELS:-50} - 12))" --out "$out/kernels.json"
-part program "${PROGRAM:-95}" "$python" $bench/fused_program.py --limit "$(((${PROGRAM:-95} - 3) / 2))"
+part program "${PROGRAM:-110}" "$python" $bench/fused_program.py --steps 500 --limit "$(((${PROGRAM:-110} - 3) / 2))"

@@ -3,8 +3,8 @@
     python experiments/benchmarks/fused_profile.py [--limit 90] [--kernels]
 
 Configurations are in the order of what they tell; those that do not begin within the limit are left out. First comes
-whether a rate for each row rounds like torch's own scalar rate. With --kernels: which kernels of a captured step take the
-time, and what part of it the GPU computes.
+whether a rate for each row rounds like torch's own scalar rate. With --kernels: which kernels of a captured
+step take the time, and what part of it the GPU computes.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def kernels(name: str, jobs: int, channels_last: bool) -> dict[str, Any]:
     top = sorted(totals.items(), key=lambda item: -sum(item[1]))[:12]
     form = "NHWC" if channels_last else "NCHW"
     say(
-        f"{name} {jobs} {form}: {ms:.2f} ms a step, {1000 * jobs / ms:,.0f} steps/s; GPU busy {busy / wall:.0%} of the time, "
+        f"{name} {jobs} {form}: {ms:.2f} ms a step, {1000 * jobs / ms:,.0f} steps/s; GPU busy {busy / wall:.0%}, "
         f"{spent / wall:.1f} kernels at once, {len(spans) / _REPLAYS:.0f} kernels a step; "
         f"evaluate {', '.join(f'{each:.1f}' for each in evaluate_ms)} ms"
     )

@@ -27,7 +27,7 @@ _DATA = tuple(
 )
 _LOGGER = "pytorch_lightning.loggers.CSVLogger"
 _WANDB = "lrbench_pl.runs.wandb_logging.WandbRun"
-_HYDRA_CALLBACKS = ("folder", "exit_code")  # ours, which do nothing in a job
+_HYDRA_CALLBACKS = ("folder", "files", "exit_code")  # ours, which do nothing in a job
 # Keys of the Trainer that a group follows, with their values; None: any.
 _TRAINER: dict[str, tuple[Any, ...] | None] = {
     "_target_": ("pytorch_lightning.Trainer", "pytorch_lightning.trainer.Trainer"),

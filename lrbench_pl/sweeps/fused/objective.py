@@ -66,7 +66,7 @@ class Objective:
         return torch.stack((cross_entropy(output, target, reduction="sum").double(), correct.double()))
 
     def metrics(self, sums: Tensor, count: int, target_std: float) -> Mapping[str, float]:
-        """Return the metrics of a check, in float32 as they are logged.
+        """Return the metrics of a check as they are logged: an accuracy in float64, a loss in float32.
 
         Args:
             sums: The sum over all batches.
@@ -78,4 +78,4 @@ class Objective:
             return {"val/loss": loss.item(), "val/rmse": (loss.sqrt() * target_std).item()}
         if isinstance(self.module, LanguageModel):
             return {"val/loss": loss.item()}
-        return {"val/accuracy": (sums[1].float() / count).item(), "val/loss": loss.item()}
+        return {"val/accuracy": (sums[1] / count).item(), "val/loss": loss.item()}

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from lrbench_pl.sweeps.fused import placing, session
 from lrbench_pl.sweeps.fused.engine import CannotFuse
 
-GIVEN = dict(each.partition("=")[::2] for each in sys.argv[1].split(","))
+GIVEN: dict[str, str] = {}
 made: list[Any] = []
 
 
@@ -64,10 +64,10 @@ def make_engine(name: str, replicas: Any, loaders: Any, **place: Any) -> Any:
     return engine
 
 
-placing.in_slots = in_slots  # type: ignore[assignment]
-session.make_engine = make_engine
-
 if __name__ == "__main__":
+    GIVEN.update(each.partition("=")[::2] for each in sys.argv[1].split(","))
+    placing.in_slots = in_slots  # type: ignore[assignment]
+    session.make_engine = make_engine
     sys.argv = [str(Path(__file__).resolve().parents[3] / "run.py"), *sys.argv[2:]]
     from lrbench_pl.cli.run import main
 

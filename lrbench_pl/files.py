@@ -71,9 +71,14 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 def remove_temporary(folder: Path) -> None:
     """Remove the temporary files of killed processes; nobody else may be writing into the folder."""
     for path in folder.glob(f".*{_TEMPORARY}"):
-        if re.fullmatch(rf"\..+\.[0-9a-f]{{12}}{re.escape(_TEMPORARY)}", path.name):
+        if is_temporary(path):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a file is, by its name, a temporary file of :func:`replacing`."""
+    return re.fullmatch(rf"\..+\.[0-9a-f]{{12}}{re.escape(_TEMPORARY)}", path.name) is not None
 
 
 class WrittenFiles:

@@ -6,7 +6,8 @@ A sweep of trainings of a few steps (the bundled digits, one thread, the basic l
 is finished. Printed are the time to the first job, the time of the second command, and the overhead of a job: its share
 of the time after the first job less the time inside its `fit` (`wall_time_s`), which is building, checking, testing and
 writing. The yardstick is Hydra's own basic launcher in the same run, on a program that does nothing with the same
-configuration: what Hydra needs to compose and to start so many jobs. The ratio to it depends little on the machine.
+configuration: what Hydra needs to compose and to start so many jobs. The ratios to it depend little on the machine, and
+those of CPU time little on what else it does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -31,11 +33,13 @@ hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config"
 """
 
 
-def timed(command: list[str]) -> float:
-    """Return the seconds that a command takes."""
-    began = time.perf_counter()
+def timed(command: list[str]) -> tuple[float, float]:
+    """Return the seconds that a command takes, and those of its CPU time."""
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
-    return time.perf_counter() - began
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - began, cpu
 
 
 def overrides(folder: Path, jobs: int, steps: int) -> list[str]:
@@ -57,20 +61,21 @@ def main() -> None:
         sweep = overrides(folder / "sweep", jobs, arguments.steps)
         command = [sys.executable, str(ROOT / "run.py"), *sweep, "hydra/launcher=basic"]
         began = time.time()
-        whole = timed(command)
+        whole, whole_cpu = timed(command)
         records = sorted(folder.glob("sweep/*/.hydra/config.yaml"), key=lambda path: path.stat().st_mtime)
         first = records[0].stat().st_mtime - began
         results = [json.loads(path.read_text()) for path in folder.glob("sweep/*/result.json")]
         training = sum(float(result["wall_time_s"] or 0.0) for result in results)
-        again = timed(command)
-        hydra = timed([sys.executable, "-c", _IDLE, *overrides(folder / "idle", jobs, arguments.steps)])
-    print(f"{len(results)} of {jobs} jobs of {arguments.steps} steps")
-    print(f"first job after                {first:7.1f} s")
-    print(f"all finished                   {whole:7.1f} s")
-    print(f"overhead per job               {(whole - first - training) / jobs:7.3f} s")
-    print(f"recognised when finished       {again:7.1f} s")
-    print(f"Hydra's launcher, idle jobs    {hydra:7.1f} s")
-    print(f"ratio of the first job to it   {first / hydra:7.2f}")
+        again, again_cpu = timed(command)
+        hydra, hydra_cpu = timed([sys.executable, "-c", _IDLE, *overrides(folder / "idle", jobs, arguments.steps)])
+    print(f"{len(results)} of {jobs} jobs of {arguments.steps} steps   seconds   of CPU time")
+    print(f"first job after               {first:9.1f}")
+    print(f"all finished                  {whole:9.1f} {whole_cpu:9.1f}")
+    print(f"overhead per job              {(whole - first - training) / jobs:9.3f}")
+    print(f"recognised when finished      {again:9.1f} {again_cpu:9.1f}")
+    print(f"Hydra's launcher, idle jobs   {hydra:9.1f} {hydra_cpu:9.1f}")
+    print(f"all of ours / Hydra's idle    {whole / hydra:9.2f} {whole_cpu / hydra_cpu:9.2f}")
+    print(f"recognised / Hydra's idle     {again / hydra:9.2f} {again_cpu / hydra_cpu:9.2f}")
 
 
 if __name__ == "__main__":

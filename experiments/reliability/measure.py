@@ -437,7 +437,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the order and of the moments; another for each piece")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results.csv")
     arguments = parser.parse_args()
-    deadline = time.monotonic() + arguments.hours * 3600
     _with_library()
     _import_all()
     names = [field.name for field in fields(Trial)]
@@ -454,6 +453,7 @@ def main() -> None:
         struck = [Struck(act, work) for act in acts(work) if chosen is None or act.name in chosen]
         for each in struck:
             print(f"{each.act.name}: {each.operations} operations, {each.batches} batches, {each.seconds:.2f} s")
+        deadline = time.monotonic() + arguments.hours * 3600
         for each, strike, at, seed in plan(struck, arguments.seed):
             if time.monotonic() > deadline:
                 break

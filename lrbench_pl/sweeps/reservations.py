@@ -14,7 +14,7 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from lrbench_pl.files import remove_temporary, write_atomically
+from lrbench_pl.files import is_temporary, remove_temporary, write_atomically
 from lrbench_pl.runs.folder import LOCK_FILE
 
 _FOLDER = ".sweeps"
@@ -122,11 +122,12 @@ class Reservations:
 
 def clean_sweep(sweep: Path) -> None:
     """Remove what killed sweeps left half-written in a folder, if no sweep is running there."""
-    if not sweep.is_dir():
+    folders = [sweep, sweep / ".equal", sweep / _FOLDER]
+    if not any(is_temporary(path) for folder in folders for path in folder.glob(".*")):
         return
     with Reservations(sweep) as reservations, reservations.exclusively():
         if not reservations.others():
-            for folder in (sweep, sweep / ".equal", sweep / _FOLDER):
+            for folder in folders:
                 remove_temporary(folder)
 
 

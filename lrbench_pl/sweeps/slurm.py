@@ -7,6 +7,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from lrbench_pl.sweeps.launch import Job, JobEnd, QueuedAgain, Stopped
 
 _POLL_S = 0.5  # between two looks at the files of the jobs
 _ASK_S = 4.0  # between two calls of squeue
-_WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"))
 _OVER = frozenset(
     (
         *("CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"),
@@ -54,7 +54,7 @@ class Submitted:
             if len(stored := self._jobs.get(job.folder.name, [])) == 2 and stored[1] == job.run_id
         }
         states = states_of(known.values()) or {}
-        return {number: each for number, each in known.items() if states.get(each, _UNKNOWN) not in {*_OVER, _UNKNOWN}}
+        return {number: each for number, each in known.items() if each in states and states[each].name not in _OVER}
 
     def add(self, jobs: Iterable[tuple[Job, str]]) -> None:
         """Store the ids of jobs."""
@@ -62,7 +62,20 @@ class Submitted:
         write_atomically(self._file, json.dumps(self._jobs) + "\n")
 
 
-def states_of(ids: Iterable[str]) -> dict[str, str] | None:
+@dataclass(frozen=True)
+class State:
+    """The state of a job on SLURM.
+
+    Args:
+        name: Its name, such as ``PENDING``.
+        restarts: How often the job was queued again.
+    """
+
+    name: str
+    restarts: int
+
+
+def states_of(ids: Iterable[str]) -> dict[str, State] | None:
     """Ask SLURM for the states of jobs; return None if it does not answer.
 
     Args:
@@ -71,15 +84,16 @@ def states_of(ids: Iterable[str]) -> dict[str, str] | None:
     numbers = sorted({each.partition("_")[0] for each in ids})
     if not numbers:
         return {}
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--jobs={','.join(numbers)}"]
+    form = "--Format=JobArrayID:50,State:30,RestartCnt:20"
+    command = ["squeue", "--noheader", "--array", "--states=all", form, f"--jobs={','.join(numbers)}"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
         return None
     if answer.returncode != 0:
         return {} if "Invalid job id" in answer.stderr else None
-    lines = (line.strip().split("|") for line in answer.stdout.splitlines() if "|" in line)
-    return {each: state.partition(" ")[0] for each, state, *_ in lines}
+    lines = (line.split() for line in answer.stdout.splitlines())
+    return {line[0]: State(line[1], int(line[2]) if line[2].isdigit() else 0) for line in lines if len(line) == 3}
 
 
 def follow(running: Mapping[Any, Job], end_of: Any) -> Iterator[tuple[Job, JobEnd | QueuedAgain]]:
@@ -92,7 +106,7 @@ def follow(running: Mapping[Any, Job], end_of: Any) -> Iterator[tuple[Job, JobEn
         end_of: Returns the end of a job that has left its value.
     """
     left = dict(running)
-    before: dict[str, str] = {}
+    before: dict[str, State] = {}
     asked = time.monotonic()
     while left:
         for submitted in [each for each in left if each.paths.result_pickle.exists()]:
@@ -102,12 +116,12 @@ def follow(running: Mapping[Any, Job], end_of: Any) -> Iterator[tuple[Job, JobEn
             and time.monotonic() - asked >= _ASK_S
             and (found := states_of([each.job_id for each in left])) is not None
         ):
-            states = {each.job_id: found.get(each.job_id, _UNKNOWN) for each in left}
+            states = {each.job_id: found.get(each.job_id, State(_UNKNOWN, 0)) for each in left}
             for submitted, job in list(left.items()):
-                state, last = states[submitted.job_id], before.get(submitted.job_id)
-                if state in {*_OVER, _UNKNOWN} and state == last and not submitted.paths.result_pickle.exists():
-                    yield left.pop(submitted), _end_without_value(job, state, submitted)
-                elif state in _WAITING and last is not None and last not in _WAITING:
+                state, last = states[submitted.job_id], before.get(submitted.job_id, State("", 0))
+                if state.name in {*_OVER, _UNKNOWN} and state == last and not submitted.paths.result_pickle.exists():
+                    yield left.pop(submitted), _end_without_value(job, state.name, submitted)
+                elif state.restarts > last.restarts:
                     yield job, QueuedAgain(f"{job.folder.name}: queued again by SLURM")
             before = states
             asked = time.monotonic()

@@ -182,7 +182,7 @@ def test_slurm_receives_an_array_that_is_requeued(tmp_path):
     programs = tmp_path / "bin"
     programs.mkdir()
     script = tmp_path / "submitted.sh"
-    squeue = "#!/bin/sh\nprintf '7_0|RUNNING\\n7_1|RUNNING\\n'\n"
+    squeue = "#!/bin/sh\nprintf '7_0 RUNNING 0\\n7_1 RUNNING 0\\n'\n"
     texts = {"sbatch": SBATCH.format(python=sys.executable, script=str(script)), "srun": SRUN, "squeue": squeue}
     for name, text in texts.items():
         (programs / name).write_text(text)

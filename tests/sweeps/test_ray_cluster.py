@@ -9,7 +9,7 @@ from tests.faults.sweeps import end, needs, numbers, rows, start, sweep, wait_fo
 
 pytestmark = pytest.mark.slow
 
-JOBS = ("max_steps=2000", "check_every=500", "checkpoint_every=100", "target=null", "lr_policy=fix", "seed=0,1")
+JOBS = ("max_steps=6000", "check_every=500", "checkpoint_every=100", "target=null", "lr_policy=fix", "seed=0,1")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_job_whose_node_is_lost_resumes_on_another(tmp_path, cluster):
     folder, output = tmp_path / "sweep", tmp_path / "output.txt"
     process = start(folder, "ray", *JOBS, f"hydra.launcher.init.address={cluster.address}", output=output)
     try:
-        assert wait_for(lambda: len(list(folder.glob("*/checkpoints/step=*.ckpt"))) >= 2, limit_s=120)
+        assert wait_for(lambda: len(list(folder.glob("*/checkpoints/step=*.ckpt"))) >= 2, limit_s=240)
         cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
         assert process.wait(timeout=180) == 0, output.read_text()
     finally:

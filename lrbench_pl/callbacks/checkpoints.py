@@ -6,10 +6,13 @@ import contextlib
 import logging
 import os
 import pickle
+import signal
+import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,6 +144,7 @@ class Checkpoints(Callback):
         """Start the clock."""
         self._began = time.perf_counter()
         _running.append(self)
+        _handle_signals()  # Lightning has replaced the handlers
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -306,6 +310,33 @@ def pause_all(reason: str) -> bool:
     for checkpoints in _running:
         checkpoints.pause(reason)
     return bool(_running)
+
+
+_handlers: dict[int, Callable[[int, FrameType | None], None]] = {}
+
+
+def pause_on(signals: Iterable[int], reason: str, interrupted: Callable[[int], None]) -> None:
+    """Let signals pause the trainings of this process from now on; without a training they raise SystemExit.
+
+    Args:
+        signals: Numbers of the signals.
+        reason: Why a training is stopped, for its message.
+        interrupted: Called with each signal.
+    """
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        interrupted(signum)
+        if not pause_all(reason):
+            raise SystemExit(reason)
+
+    _handlers.update(dict.fromkeys(signals, handle))
+    _handle_signals()
+
+
+def _handle_signals() -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number, handle in _handlers.items():
+            signal.signal(number, handle)
 
 
 def check_intact(path: Path) -> None:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, open_dict
 
 _SILENT_S = 2.0  # no progress is shown before
 _EVERY_S = 5.0  # between two lines of progress
+_PAUSE_S = 1.0  # between two batches of jobs, at least
 
 
 class SweepComposer(ConfigLoaderImpl):
@@ -36,8 +37,8 @@ class SweepComposer(ConfigLoaderImpl):
         self._bases: dict[tuple[Any, ...], DictConfig] = {}
         self._files: dict[tuple[Any, ...], Any] = {}
         self._parsed: dict[str, Any] = {}
-        self._count = 0
-        self._next_line = self.began + _SILENT_S
+        self._count = 0  # jobs composed without a pause
+        self._latest, self._next_line = self.began, self.began + _SILENT_S
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without what was composed, for a job in another process."""
@@ -48,9 +49,12 @@ class SweepComposer(ConfigLoaderImpl):
         key = (id(master_config), *sweep_overrides)
         if (validated := self._validated.pop(key, None)) is not None:
             return validated
+        if time.monotonic() - self._latest > _PAUSE_S:
+            self._count, self._next_line = 0, time.monotonic() + _SILENT_S
         self._validated[key] = config = super().load_sweep_config(master_config, sweep_overrides)
         self._count += 1
-        if (now := time.monotonic()) >= self._next_line:
+        self._latest = now = time.monotonic()
+        if self._count > 1 and now >= self._next_line:
             self._next_line = now + _EVERY_S
             print(f"preparing the sweep: {self._count} jobs composed", file=sys.stderr, flush=True)
         return config

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
@@ -10,6 +12,7 @@ from omegaconf import DictConfig
 from lrbench_pl.sweeps.composer import compose_once
 from lrbench_pl.sweeps.foreign import launch_foreign
 from lrbench_pl.sweeps.launch import Placing, SweepLauncher
+from lrbench_pl.sweeps.reservations import clean_sweep
 
 
 def launch(launcher: Placing, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -20,9 +23,14 @@ def launch(launcher: Placing, job_overrides: Sequence[Sequence[str]], initial_jo
 
 
 def prepare(launcher: Placing) -> None:
-    """Let the jobs of ``lrbench run`` be composed fast, which the sweeper begins before the launcher starts."""
+    """Prepare a sweep of ``lrbench run`` before its sweeper starts.
+
+    Its jobs are composed fast, and its folder is cleaned of what killed processes have left.
+    """
     if is_own(launcher.config):
         compose_once(launcher.hydra_context)
+        with contextlib.suppress(OSError):  # the sweep reports it
+            clean_sweep(Path(str(launcher.config.hydra.sweep.dir)))
 
 
 def is_own(config: DictConfig) -> bool:

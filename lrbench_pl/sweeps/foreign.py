@@ -13,7 +13,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf, open_dict
 
 from lrbench_pl.runs.options import one_line
-from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd, Placing, ignore_ctrl_c, job_folder
+from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd, Placing, QueuedAgain, ignore_ctrl_c, job_folder
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,9 @@ def launch_foreign(launcher: Placing, job_overrides: Sequence[Sequence[str]], fi
     log.info("%d jobs in %s", len(jobs), launcher.config.hydra.sweep.dir)
     try:
         for job, end in launcher.place(calls):
+            if isinstance(end, QueuedAgain):
+                log.info("%s", end)
+                continue
             returns[job.number] = returned = _returned(job, end)
             configure_log(logging_config, verbose)  # a job in this process may have changed it
             log.info("%d of %d: %s: %s", len(returns), len(jobs), _name(job, shared), _format_value(returned))

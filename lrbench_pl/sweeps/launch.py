@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import pickle
@@ -37,7 +38,7 @@ from lrbench_pl.runs.folder import (
     state_of,
 )
 from lrbench_pl.runs.options import one_line, remarks
-from lrbench_pl.runs.result import Outcome, RunResult
+from lrbench_pl.runs.result import RESULT_FILE, Outcome, RunResult
 from lrbench_pl.runs.spec import policy_name
 from lrbench_pl.sweeps.composer import began
 from lrbench_pl.sweeps.reservations import Reservations, Reserved
@@ -68,7 +69,7 @@ class Job:
     folder: Path
     run_id: str | None
 
-    @property
+    @functools.cached_property
     def task_config(self) -> DictConfig:
         """The configuration without the node ``hydra``, as the run receives it."""
         return OmegaConf.masked_copy(self.config, [str(key) for key in self.config if key != "hydra"])
@@ -147,6 +148,14 @@ def _own_resolvers() -> dict[str, Any]:
     return own
 
 
+class Stopped(str):
+    """Why a job was stopped from outside, from which it can be resumed."""
+
+
+class QueuedAgain(str):
+    """Message that a job was interrupted and waits for its turn again; not an end."""
+
+
 # The end of a job: what Hydra returned, the reason why there is nothing, or None if it was interrupted.
 JobEnd = JobReturn | str | None
 
@@ -159,7 +168,7 @@ class Placing(Protocol):
     task_function: TaskFunction
 
     def place(self, calls: Sequence[tuple[Job, JobCall]]) -> Iterator[tuple[Job, JobEnd]]:
-        """Run every call; yield each job with its end, in any order."""
+        """Run every call; yield each job with its end, in any order, and with :class:`QueuedAgain` before it."""
 
 
 class SweepLauncher:
@@ -218,6 +227,9 @@ class SweepLauncher:
         unwritten: list[str] = []
         try:
             for job, end in self.place(calls) if calls else ():
+                if isinstance(end, QueuedAgain):
+                    view.queued_again(job.folder, end)
+                    continue
                 result, written = _result_after(job, end)
                 results[job.number] = result
                 if not written:
@@ -260,13 +272,13 @@ class SweepLauncher:
             job = replace(job, run_id=run_id(job.task_config))
         return job
 
-    def _assign_folders(self, jobs: list[Job], reserved: Mapping[Path, Reserved]) -> list[Job]:
+    def _assign_folders(self, jobs: list[Job], reserved: Mapping[Path, Reserved] | None = None) -> list[Job]:
         """Give every job the folder in which it was started before, or a new one.
 
         Raises:
             CompactHydraException: If a folder holds a run of another configuration, or is reserved for one.
         """
-        started = _runs_in(Path(self.config.hydra.sweep.dir))
+        started, reserved = _runs_in(Path(self.config.hydra.sweep.dir)), reserved or {}
         for folder, reservation in reserved.items():
             if not (folder / RECORD_FILE).exists():
                 started.setdefault(reservation.run_id, []).append(folder)
@@ -286,7 +298,7 @@ class SweepLauncher:
                 folder == other.folder for other in assigned
             ):
                 folder = _free(folder, taken)
-            elif (refusal := _refusal(job, reserved.get(folder))) is not None:
+            elif (refusal := _reserved(job, reserved) or _refusal(job)) is not None:
                 refusals.append(refusal)
             taken.add(folder)
             assigned.append(_moved(job, folder))
@@ -312,14 +324,18 @@ def _runs_in(sweep: Path) -> dict[str, list[Path]]:
     return started
 
 
-def _refusal(job: Job, reserved: Reserved | None) -> str | None:
-    """Return why a job cannot use its folder; None if it can."""
-    if job.run_id is None:
+def _reserved(job: Job, reserved: Mapping[Path, Reserved]) -> str | None:
+    """Return why a job cannot use a folder that another sweep has reserved; None if none has."""
+    if job.run_id is None or job.folder not in reserved:
         return None
-    if reserved is not None:
-        return (
-            f"{job.folder} is reserved by {reserved.holder}, which runs another sweep; choose another hydra.sweep.dir"
-        )
+    holder = reserved[job.folder].holder
+    return f"{job.folder} is reserved by {holder}, which runs another sweep; choose another hydra.sweep.dir"
+
+
+def _refusal(job: Job) -> str | None:
+    """Return why a job cannot use its folder; None if it can."""
+    if job.run_id is None or not any((job.folder / name).exists() for name in (RECORD_FILE, RESULT_FILE)):
+        return None
     HydraConfig.instance().set_config(job.config)
     try:
         check_same_run(job.folder, job.run_id, identity(job.task_config))
@@ -382,7 +398,7 @@ def _result_after(job: Job, end: JobEnd) -> tuple[RunResult, bool]:
         why = one_line(end._return_value) if end.status == JobStatus.FAILED else "it wrote no result"
     else:
         why = end or "it was interrupted and wrote no result"
-    status: Status = "stopped" if end is None else "failed"
+    status: Status = "stopped" if end is None or isinstance(end, Stopped) else "failed"
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(job.config)
     try:

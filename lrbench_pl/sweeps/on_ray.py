@@ -8,15 +8,17 @@ import signal
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lrbench_pl.runs.folder import state_of
-from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd
+from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd, QueuedAgain
 from lrbench_pl.sweeps.local import devices_of, on_cpu, threads_of
 
 _POLL_S = 0.2
+_MOST_MOVES = 20  # of one job to another node
 _ENDS_WITHIN_S = 10.0  # an interrupted job, before its process is killed
 
 
@@ -26,9 +28,10 @@ def on_ray(
     num_gpus: float | None = None,
     init: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Job, JobEnd]]:
-    """Run each job as one Ray task, without retries.
+    """Run each job as one Ray task.
 
-    A failed job resumes from its checkpoint when the same command is run again.
+    A job whose node is lost is queued again and resumes from its checkpoint on another node, if the folder of the sweep
+    is shared. A job whose process is lost is not: it resumes when the same command is run again.
 
     Args:
         calls: The jobs to run.
@@ -54,9 +57,17 @@ def on_ray(
         cpus, gpus = _resources(first, num_cpus, num_gpus)
         run = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_run)
         running = {run.remote(call, stop): job for job, call in calls}
+        by_number, moves = {job.number: call for job, call in calls}, Counter[int]()
         while running:
             (reference, *_), _ = ray.wait(list(running), num_returns=1)
-            yield running.pop(reference), _end_of(reference)
+            job = running.pop(reference)
+            end = _end_of(reference)
+            if isinstance(end, QueuedAgain) and moves[job.number] < _MOST_MOVES:
+                moves[job.number] += 1
+                running[run.remote(by_number[job.number], stop)] = job
+                yield job, QueuedAgain(f"{job.folder.name}: queued again, {end}")
+            else:
+                yield job, str(end) if isinstance(end, QueuedAgain) else end
     finally:
         try:
             if running:
@@ -97,6 +108,8 @@ def _end_of(reference: Any) -> JobEnd:
         end: JobEnd = ray.get(reference)
     except ray.exceptions.OutOfMemoryError:
         return "its process was killed by Ray: the machine is out of memory"
+    except ray.exceptions.NodeDiedError:
+        return QueuedAgain("its node was lost")
     except ray.exceptions.RayError as error:
         return f"its process ended: {_first_line(error)}"
     return end

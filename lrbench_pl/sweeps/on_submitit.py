@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import sysconfig
 import time
 from collections import deque
@@ -12,8 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd
+from lrbench_pl.runs.folder import state_of
+from lrbench_pl.runs.result import RESULT_FILE
+from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd, job_folder
 from lrbench_pl.sweeps.local import slots_for
+from lrbench_pl.sweeps.slurm import Submitted, follow
 
 _POLL_S = 0.5
 _ENDS_WITHIN_S = 3.0  # an interrupted job, before it is cancelled
@@ -30,7 +34,8 @@ def on_submitit(
     """Run each job as one job of submitit.
 
     When SLURM pre-empts a job, or its time is nearly over, the job finishes its step, writes a checkpoint and is queued
-    again. SLURM jobs continue if the process of the sweep ends; the same command then waits for those still running.
+    again; the sweep waits for it. SLURM jobs stay there if the process of the sweep ends; the same command then waits
+    for those that are queued or running, and submits only the others.
 
     Args:
         calls: The jobs to run.
@@ -52,14 +57,12 @@ def on_submitit(
     executor = submitit.AutoExecutor(folder, cluster=cluster, **{f"{cluster}_max_num_timeout": max_num_timeout})
     executor.update_parameters(**parameters)
     log = Path(str(folder).split("%")[0]) / "controllers.log"
+    if cluster == "slurm":
+        yield from follow(_submitted(executor, calls), lambda each: _end_of(each, cluster))
+        return
     waiting = deque(calls)
     running: dict[Any, Job] = {}
-    if cluster == "slurm":
-        submitted = executor.map_array(Requeued(), [call for _, call in waiting])
-        running = dict(zip(submitted, [job for job, _ in waiting], strict=True))
-        waiting.clear()
-    else:
-        at_once = len(slots_for(calls[0][0], at_once, 1))
+    at_once = len(slots_for(calls[0][0], at_once, 1))
     try:
         while waiting or running:
             while waiting and len(running) < (at_once or 1):
@@ -72,8 +75,23 @@ def on_submitit(
             if not ended:
                 time.sleep(_POLL_S)
     finally:
-        if cluster == "local":
-            _await_ends(list(running))
+        _await_ends(list(running))
+
+
+def _submitted(executor: Any, calls: Sequence[tuple[Job, JobCall]]) -> dict[Any, Job]:
+    """Submit the jobs that an earlier command has not left on SLURM; return all."""
+    from submitit.slurm.slurm import SlurmJob
+
+    jobs = [job for job, _ in calls]
+    stored = Submitted(Path(jobs[0].config.hydra.sweep.dir) / ".submitted.json")
+    living = stored.living(jobs)
+    found: dict[Any, Job] = {SlurmJob(executor.folder, living[job.number]): job for job in jobs if job.number in living}
+    new = [(job, call) for job, call in calls if job.number not in living]
+    if new:
+        submitted = executor.map_array(Requeued(), [call for _, call in new])
+        stored.add((job, each.job_id) for each, (job, _) in zip(submitted, new, strict=True))
+        found.update(zip(submitted, [job for job, _ in new], strict=True))
+    return found
 
 
 def _await_ends(running: Sequence[Any]) -> None:
@@ -102,28 +120,33 @@ def _errors_into(path: Path) -> Iterator[None]:
 
 
 class Requeued:
-    """A job for submitit that writes a checkpoint when it is pre-empted."""
+    """A job for submitit that writes a checkpoint when it is pre-empted or its time is nearly over.
+
+    The signal before the time limit, which submitit handles, lets the job be queued again. SIGTERM is the beginning of
+    a pre-emption, after which SLURM queues the job again by itself, or of ``scancel``.
+    """
 
     def __call__(self, call: JobCall) -> JobEnd:
         """Run the job in this process."""
         from submitit.core.job_environment import JobEnvironment
 
+        from lrbench_pl.callbacks.checkpoints import pause_on
+
         signals: list[int] = []
-        number = JobEnvironment._usr_sig()
-        leave: Any = signal.getsignal(number)
+        requeue = JobEnvironment._usr_sig()
+        leave: Any = signal.getsignal(requeue)
 
-        def on_signal(signum: int, frame: Any) -> None:
-            from lrbench_pl.callbacks.checkpoints import pause_all
-
+        def interrupted(signum: int) -> None:
             signals.append(signum)
-            if not pause_all("pre-empted"):
-                leave(signum, frame)
 
-        if callable(leave):
-            signal.signal(number, on_signal)
+        pause_on([requeue, *([signal.SIGTERM] if "SLURM_JOB_ID" in os.environ else [])], "pre-empted", interrupted)
         end = call()
-        if signals:
-            leave(signals[0], None)  # requeues and ends this process
+        folder = job_folder(call.config)
+        if signals and state_of(folder) != "finished":
+            (folder / RESULT_FILE).unlink(missing_ok=True)  # it is not over: the sweep waits for it
+            if requeue in signals and callable(leave):
+                leave(requeue, None)  # requeues and ends this process
+            sys.exit(1)
         return end
 
     def checkpoint(self, call: JobCall) -> Any:

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from lrbench_pl.files import write_atomically
+from lrbench_pl.files import remove_temporary, write_atomically
 from lrbench_pl.runs.folder import LOCK_FILE
 
 _FOLDER = ".sweeps"
@@ -118,6 +118,16 @@ class Reservations:
         for suffix in (".json", ".lock"):
             with contextlib.suppress(OSError):
                 self._path(suffix, name).unlink(missing_ok=True)
+
+
+def clean_sweep(sweep: Path) -> None:
+    """Remove what killed sweeps left half-written in a folder, if no sweep is running there."""
+    if not sweep.is_dir():
+        return
+    with Reservations(sweep) as reservations, reservations.exclusively():
+        if not reservations.others():
+            for folder in (sweep, sweep / ".equal", sweep / _FOLDER):
+                remove_temporary(folder)
 
 
 def _lock(path: Path) -> FileLock:

@@ -116,6 +116,7 @@ class SweepView:
         self._state = read_sweep(self._folders)
         self._before = self._state.count("finished")  # by earlier commands
         self._shown: set[Path] = {folder for folder, state in self._state.states.items() if state == "finished"}
+        self._queued: set[Path] = set()  # jobs that were interrupted and wait for their turn again
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._live: Live | None = None
@@ -168,6 +169,13 @@ class SweepView:
             after = f" ({left} left)" if left else ""
             self._print(f"{len(self._shown)} of {len(self._folders)}: {headline(result, with_seed=True)}{after}")
 
+    def queued_again(self, folder: Path, message: str) -> None:
+        """Print that a job was interrupted and waits for its turn again."""
+        with self._lock:
+            self._queued.add(folder)
+            self._refresh()
+            self._print(message)
+
     def interrupted(self) -> None:
         """Print how far the sweep got when it was interrupted."""
         with self._lock:
@@ -208,6 +216,8 @@ class SweepView:
         state, total = self._state, len(self._folders)
         bar = Table.grid(padding=(0, 1))
         counts = f"{state.count('finished')} of {total} done, {state.count('running')} running"
+        if again := sum(state.states.get(folder) in ("unfinished", "missing") for folder in self._queued):
+            counts += f", {again} queued again"
         for name in ("failed", "stopped"):
             if number := state.count(name):
                 counts += f", {number} {name}"

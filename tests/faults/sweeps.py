@@ -59,15 +59,15 @@ def sweep(
     )
 
 
-def start(folder: Path, launcher: str, *overrides: str) -> Process:
-    """Start a sweep in a process group of its own."""
+def start(folder: Path, launcher: str, *overrides: str, output: Path | None = None) -> Process:
+    """Start a sweep in a process group of its own, with its output in a file or nowhere."""
     words = command(folder, launcher, *overrides)
     if launcher == "basic":
         return forks.start(words, folder.parent, ENVIRONMENT)
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(
-        words, cwd=folder.parent, env=ENVIRONMENT, stdout=quiet, stderr=quiet, start_new_session=True
-    )
+    with open(output or os.devnull, "w") as file:
+        return subprocess.Popen(
+            words, cwd=folder.parent, env=ENVIRONMENT, stdout=file, stderr=file, start_new_session=True
+        )
 
 
 class Terminal:

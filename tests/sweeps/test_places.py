@@ -177,13 +177,13 @@ exec "$@"
 
 @pytest.mark.slow
 def test_slurm_receives_an_array_that_is_requeued(tmp_path):
-    """With a stand-in for sbatch, srun and sacct: the request for the array, and its results."""
+    """With a stand-in for sbatch, srun and squeue: the request for the array, and its results."""
     pytest.importorskip("submitit.slurm.slurm")
     programs = tmp_path / "bin"
     programs.mkdir()
     script = tmp_path / "submitted.sh"
-    sacct = "#!/bin/sh\nprintf 'JobID|State|NodeList\\n7_0|RUNNING|here\\n7_1|RUNNING|here\\n'\n"
-    texts = {"sbatch": SBATCH.format(python=sys.executable, script=str(script)), "srun": SRUN, "sacct": sacct}
+    squeue = "#!/bin/sh\nprintf '7_0|RUNNING\\n7_1|RUNNING\\n'\n"
+    texts = {"sbatch": SBATCH.format(python=sys.executable, script=str(script)), "srun": SRUN, "squeue": squeue}
     for name, text in texts.items():
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)

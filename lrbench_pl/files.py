@@ -15,6 +15,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
 
+from lrbench_pl.reading import read_json
+
 _TEMPORARY = ".tmp"
 FORMAT = 2  # of results, records of runs, checkpoints and databases; absent means 1
 
@@ -115,8 +117,8 @@ class WrittenFiles:
 
     def _read(self) -> dict[str, Any]:
         try:
-            found = json.loads(self._record.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            found = read_json(self._record)
+        except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -16,7 +16,7 @@ ALLOWED = {
     "policies": set(),
     "verdict": {"words"},
     "words": set(),
-    "files": set(),
+    "files": {"reading"},
     "reading": set(),
     "stopwatch": set(),
     "rates": set(),

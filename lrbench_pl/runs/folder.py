@@ -30,6 +30,7 @@ from lrbench_pl.policies import to_config
 from lrbench_pl.reading import read_json
 from lrbench_pl.runs.result import RESULT_FILE, RunResult
 from lrbench_pl.runs.spec import RunSpec, readable
+from lrbench_pl.words import clean as clean_text
 from lrbench_pl.words import masked
 
 RECORD_FILE = "run.json"
@@ -90,7 +91,8 @@ class Record:
                 stored |= {"run_id": spec.run_id, "configuration": spec.to_dict()}
             if (without := masked(stored["configuration"])) != stored["configuration"]:  # of a version that kept them
                 stored |= {"run_id": RunSpec.from_dict(without).run_id, "configuration": without}
-            return cls(**{**stored, "notes": tuple(stored["notes"])})
+            shown = {"host": clean_text(stored["host"]), "notes": tuple(map(clean_text, stored["notes"]))}
+            return cls(**{**stored, **shown})
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from io import TextIOWrapper
@@ -18,8 +19,6 @@ from lrbench_pl.words import without_passwords
 
 FOLDER = ".hydra"
 
-log = logging.getLogger(__name__)
-
 
 class HydraFiles(Callback):
     """Hydra callback that writes ``.hydra`` into the folder of each job, in place of Hydra."""
@@ -33,18 +32,16 @@ class HydraFiles(Callback):
         _check_unset(config)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write the configuration of a job; if that fails, the run itself will say more."""
+        """Write the configuration of a job; if it cannot be written, nor can its result, which the run reports."""
         if not is_first_process():
             return
         folder = Path(config.hydra.runtime.output_dir) / FOLDER
-        try:
+        with contextlib.suppress(OSError):
             if folder.is_symlink():
                 folder.unlink()
             write_configuration(folder / "config.yaml", _part(config, hydra=False))
             write_configuration(folder / "hydra.yaml", _part(config, hydra=True))
             write_configuration(folder / "overrides.yaml", config.hydra.overrides.task)
-        except OSError as error:
-            log.warning("cannot write into %s: %s", folder, error.strerror or error)
 
 
 def write_multirun(config: DictConfig) -> None:
@@ -70,6 +67,11 @@ class LogFile(logging.FileHandler):
 
     def _open(self) -> TextIOWrapper:
         return open_to_append(Path(self.baseFilename))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Drop a message that the disk has no room for; it is on the terminal too."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def _part(config: DictConfig, hydra: bool) -> DictConfig:

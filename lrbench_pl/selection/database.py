@@ -115,6 +115,7 @@ class PolicyDatabase:
                 if not create:
                     raise MissingDatabaseError(f"no runs in {self.name}; add some with `lrbench db add DIR`")
                 self._create()
+            self._check_schema()
             if self._check_format() < FORMAT and create:
                 self._upgrade()
 
@@ -125,6 +126,19 @@ class PolicyDatabase:
             existing = sa.inspect(self._engine)
             if not all(existing.has_table(table.name) for table in (_runs, _format)):
                 raise
+
+    def _check_schema(self) -> None:
+        """Refuse tables of another program that have the names of ours."""
+        inspector = sa.inspect(self._engine)
+        for table in (_runs, _format):
+            if not inspector.has_table(table.name):
+                continue
+            found = {column["name"] for column in inspector.get_columns(table.name)}
+            if missing := [column.name for column in table.columns if column.name not in found]:
+                raise DatabaseError(
+                    f"{self.name}: expected a policy database, got a table {table.name} of another schema, without "
+                    f"{', '.join(missing)}; give another database"
+                )
 
     def _check_format(self) -> int:
         """Return the format of the database; refuse a later one."""

@@ -15,6 +15,7 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from lrbench_pl.files import is_temporary, remove_temporary, write_atomically
+from lrbench_pl.reading import read_json
 from lrbench_pl.runs.folder import LOCK_FILE
 
 _FOLDER = ".sweeps"
@@ -96,7 +97,7 @@ class Reservations:
 
     def _read(self, path: Path) -> dict[Path, Reserved]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            stored = json.loads(path.read_bytes())
+            stored = read_json(path)
             holder = str(stored["holder"])
             return {self._sweep / folder: Reserved(str(run), holder) for folder, run in stored["runs"].items()}
         return {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lrbench_pl.files import write_atomically
+from lrbench_pl.reading import read_json
 from lrbench_pl.runs.folder import read_result
 from lrbench_pl.sweeps.launch import Job, JobEnd, QueuedAgain, Stopped
 
@@ -42,9 +43,7 @@ class Submitted:
         self._file = file
         self._jobs: dict[str, list[str]] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-            self._jobs = {
-                str(folder): [str(each) for each in job] for folder, job in json.loads(file.read_bytes()).items()
-            }
+            self._jobs = {str(folder): [str(each) for each in job] for folder, job in read_json(file).items()}
 
     def living(self, jobs: Sequence[Job]) -> dict[int, str]:
         """Return SLURM's ids of the jobs that are queued or running, by number."""

@@ -21,7 +21,7 @@ from lrbench_pl.runs.describe import headline, label
 from lrbench_pl.runs.folder import Record, State, read_result, state_of
 from lrbench_pl.runs.result import RunResult
 from lrbench_pl.sweeps.fused.progress import read_progress
-from lrbench_pl.words import counted, is_accuracy, metric_name, metric_value
+from lrbench_pl.words import clean, counted, is_accuracy, metric_name, metric_value
 
 _REFRESH_S = 1.0
 _MOST_RUNNING = 8
@@ -202,7 +202,7 @@ class SweepView:
         return format_duration(left) if left > 0 else ""
 
     def _print(self, text: str) -> None:
-        self._console.print(Text(text))
+        self._console.print(Text("\n".join(map(clean, text.split("\n")))))
         self._console.file.flush()
 
     def _watch(self) -> None:
@@ -249,4 +249,4 @@ def _name(folder: Path) -> str:
     record = Record.read(folder)
     if record is None:
         return folder.name
-    return f"{folder.name} ({record.configuration.get('policy_name')}, seed {record.configuration.get('seed')})"
+    return clean(f"{folder.name} ({record.configuration.get('policy_name')}, seed {record.configuration.get('seed')})")

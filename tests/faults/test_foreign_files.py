@@ -180,3 +180,18 @@ def test_a_marker_names_a_folder_of_its_sweep(tmp_path, marker):
     assert pool.take(sweep / "1") is None
     pool.offer(twin, twin.write(sweep / "0").parent)
     assert pool.take(sweep / "1").shared_with == "a"
+
+
+@pytest.mark.parametrize("table", ["lrbench_runs", "lrbench_format"])
+def test_a_database_of_another_schema_says_so(tmp_path, monkeypatch, capsys, table):
+    folder = write(tmp_path / "sweep", "tri", 100, 0)
+    (folder / "policy.yaml").write_text("_target_: lrbench_pl.policies.Constant\nlr: 0.1\n")
+    db = tmp_path / "runs.db"
+    assert call(monkeypatch, capsys, "db", "add", tmp_path / "sweep", "--db", db)[0] == 0
+    with sqlite3.connect(db) as connection:
+        connection.execute(f"drop table {table}")
+        connection.execute(f"create table {table} (id integer primary key, value text)")
+    for command in (["list"], ["add", tmp_path / "sweep"]):
+        code, _, err = call(monkeypatch, capsys, "db", *command, "--db", db)
+        assert code == 2
+        assert f"expected a policy database, got a table {table} of another schema, without" in err

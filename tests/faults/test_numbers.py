@@ -39,7 +39,7 @@ def test_a_number_out_of_bounds_is_refused_in_one_short_line(override, message):
     assert len(str(error.value)) < 200
 
 
-def test_a_bad_seed_is_a_row_of_its_sweep_and_the_others_train(tmp_path, monkeypatch, capsys):
+def test_a_bad_seed_fails_alone_and_the_other_jobs_of_its_sweep_train(tmp_path):
     from tests.faults.sweeps import rows, sweep
 
     done = sweep(tmp_path / "sweep", "basic", "max_steps=4", "target=null", "lr_policy=fix", f"seed={2**63},0")

@@ -34,6 +34,7 @@ def rebuilt(spec):
     return RunSpec.from_config(compose(overrides_of(spec)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_command_of_every_policy_is_rebuilt_from_its_specification(policy):
     spec = RunSpec.from_config(compose([f"lr_policy={policy}", "lr=0.07", "max_steps=700", "seed=3"]))
@@ -98,6 +99,7 @@ def test_an_odd_specification_is_one_line(tmp_path, configuration):
         rebuilt_command(RunResult.read(folder / "result.json"), folder)
 
 
+@pytest.mark.slow
 def test_what_stands_in_the_folder_is_not_executed(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()

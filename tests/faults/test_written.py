@@ -198,3 +198,13 @@ def test_an_error_shows_its_path_escaped(tmp_path, monkeypatch, capsys):
     assert code == 2
     assert is_safe(err)
     assert load_runs([write(tmp_path, "tri", 100, 0)]).table.height == 1
+
+
+def test_a_record_of_others_is_safe_to_show(tmp_path):
+    Record("x", {"policy_name": ESCAPE}, "2026-01-01T00:00:00+00:00", ESCAPE, 1, notes=(ESCAPE,)).write(tmp_path)
+    record = Record.read(tmp_path)
+    assert is_safe(record.host + record.notes[0])
+    assert "\n" not in record.notes[0]
+    from lrbench_pl.sweeps.view import _name
+
+    assert is_safe(_name(tmp_path))

@@ -51,6 +51,7 @@ class Net:
     steps: int
     sizes: tuple[int, ...]
     augmented: bool = False
+    channels_last: bool = True
     engine: str = "captured"
 
 
@@ -85,7 +86,7 @@ def build(net: Net, device: str, seed: int = 0, samples: int = 8000) -> tuple[An
     }  # fmt: skip
     torch.manual_seed(seed)
     optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4)
-    module = Classifier(models[net.model](10, net.shape), optimizer, 10, channels_last=True)
+    module = Classifier(models[net.model](10, net.shape), optimizer, 10, channels_last=net.channels_last)
     data = TensorDataModule(
         source, 10, net.shape, net.batch, 0, validation=1000, mean=0.5, std=0.25,
         pad=4 if net.augmented else 0, flip=net.augmented,
@@ -204,11 +205,12 @@ class Workers:
 
     def __init__(self, device: str, count: int) -> None:
         self._device, self.all = device, []
-        self.start_s = self._start()
-        began = [(time.time(), self._spawn()) for _ in range(count - 1)]
-        for _, process in began:
+        self._start()  # which reads the libraries from the disk
+        more = [self._spawn() for _ in range(count - 1)]
+        self.all += more
+        for process in more:
             json.loads(process.stdout.readline())
-            self.all.append(process)
+        self.start_s = self._start()
 
     def _spawn(self) -> Any:
         command = [sys.executable, __file__, "--worker", "--device", self._device]
@@ -225,7 +227,7 @@ class Workers:
 
     def run(self, net: str, way: str, count: int, seconds: float, **options: Any) -> dict[str, float]:
         """Let some of them train at the same time; return the sum of their rates and what else they measured."""
-        lead = 1.5 + 0.15 * count + (1.0 if net == "resnet20" else 0.0)
+        lead = 1.2 + 0.1 * count + (0.8 if net == "resnet20" else 0.0)
         task = json.dumps({"net": net, "way": way, "begin": time.time() + lead, "seconds": seconds, **options})
         for process in self.all[:count]:
             process.stdin.write(task + "\n")
@@ -400,9 +402,13 @@ def compare(name: str, arguments: argparse.Namespace, workers: Workers, rows: li
         way = "a one" if count == 1 else f"b {count}"
         ways[way] = count, partial(workers.run, name, "trainer", count, arguments.seconds)
     measured: dict[str, list[dict[str, float]]] = {}
+    if device == "cuda":  # once unmeasured: each process loads the kernels
+        workers.run(name, "trainer", max(arguments.processes), 0.1)
+    until = time.time() + arguments.each
     for _ in range(arguments.rounds):
         for way, (_, run) in ways.items():
-            measured.setdefault(way, []).append(run())
+            if time.time() < until:
+                measured.setdefault(way, []).append(run())
     for way, found in measured.items():
         rates = [each["rate"] for each in found]
         rate, setup = statistics.median(rates), statistics.median(each["setup"] for each in found)
@@ -447,6 +453,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--limit", type=float, default=1e9, help="begin no further network after so many seconds")
+    parser.add_argument("--each", type=float, default=1e9, help="measure one network no longer than so many seconds")
+    parser.add_argument("--wait", default="", help="start the processes, then wait until this file exists")
     parser.add_argument("--out", default="", help="file for the numbers, as JSON")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -467,6 +475,8 @@ def main() -> None:
         say(f"{where}, torch {torch.__version__}, MPS {'on' if shared else 'off'}; random data of each set's shape")
         workers = Workers(arguments.device, max(arguments.processes))
         say(f"{len(workers.all)} workers; one starts in {workers.start_s:.1f} s")
+        while arguments.wait and not Path(arguments.wait).exists():
+            time.sleep(0.2)
         try:
             default = ",".join(NETS) if is_cuda else "perceptron"
             for name in (arguments.nets or default).split(","):

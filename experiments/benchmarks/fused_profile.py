@@ -1,9 +1,10 @@
 """Milliseconds a step of the fused engines on a GPU, by network, number of jobs, precision and number of streams.
 
-    python experiments/benchmarks/fused_profile.py [--limit 90]
+    python experiments/benchmarks/fused_profile.py [--limit 90] [--kernels]
 
 Configurations are in the order of what they tell; those that do not begin within the limit are left out. First comes
-whether a rate for each row rounds like torch's own scalar rate.
+whether a rate for each row rounds like torch's own scalar rate. With --kernels: which kernels of a captured
+step take the time, and what part of it the GPU computes.
 """
 
 from __future__ import annotations
@@ -111,6 +112,61 @@ def measure(name: str, engine: str, jobs: int, precision: str, streams: int, gra
     return found
 
 
+KERNELS = [
+    ("cnn3", 16, True), ("resnet20", 16, True), ("cnn3", 16, False), ("resnet20", 16, False), ("lenet", 32, True),
+]  # fmt: skip
+_REPLAYS = 5
+
+
+def kernels(name: str, jobs: int, channels_last: bool) -> dict[str, Any]:
+    """Print and return the kernels that a captured step of a network spends its time in."""
+    from torch.profiler import ProfilerActivity, profile
+
+    group = Fused(replace(NETS[name], channels_last=channels_last), "cuda", jobs, "captured")
+    program: Any = group.engine
+    program._place.zero_()
+    ms = min(time_of(program._graph.replay, 10), time_of(program._graph.replay, 20))
+    program._place.zero_()
+    evaluate_ms = []
+    for _ in range(4):  # eager, captured, replayed twice
+        began = time.time()
+        program.evaluate([group.validation])
+        evaluate_ms.append(1000 * (time.time() - began))
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        for _ in range(_REPLAYS):
+            program._graph.replay()
+        torch.cuda.synchronize()
+    totals: dict[str, list[float]] = {}
+    spans = []
+    for event in found.events():
+        begin, end = event.time_range.start, event.time_range.end
+        if event.device_type.name == "CUDA" and end > begin:
+            totals.setdefault(event.name, []).append(end - begin)
+            spans.append((begin, end))
+    spans.sort()
+    busy, reached = 0.0, 0.0
+    for begin, end in spans:
+        busy += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    wall = reached - spans[0][0] if spans else float("nan")
+    spent = sum(map(sum, totals.values()))
+    top = sorted(totals.items(), key=lambda item: -sum(item[1]))[:12]
+    form = "NHWC" if channels_last else "NCHW"
+    say(
+        f"{name} {jobs} {form}: {ms:.2f} ms a step, {1000 * jobs / ms:,.0f} steps/s; GPU busy {busy / wall:.0%}, "
+        f"{spent / wall:.1f} kernels at once, {len(spans) / _REPLAYS:.0f} kernels a step; "
+        f"evaluate {', '.join(f'{each:.1f}' for each in evaluate_ms)} ms"
+    )
+    for kernel, times in top:
+        count = len(times) / _REPLAYS
+        say(f"    {sum(times) / spent:6.1%}  {count:6.0f} x {sum(times) / len(times):8.1f} us  {kernel[:110]}")
+    group.close()
+    return {
+        "net": name, "jobs": jobs, "form": form, "ms": ms, "evaluate_ms": evaluate_ms, "busy": busy / wall,
+        "at_once": spent / wall, "top": [(kernel, len(times) / _REPLAYS, sum(times) / spent) for kernel, times in top],
+    }  # fmt: skip
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -119,9 +175,22 @@ def main() -> None:
     )
     parser.add_argument("--out", default="", help="file for the numbers, as JSON")
     parser.add_argument("--first", type=int, default=0, help="how many configurations; 0 for all")
+    parser.add_argument("--kernels", action="store_true", help="only the kernels of captured steps")
     arguments = parser.parse_args()
     quiet()
     began, rows = time.time(), []
+    for profiled in KERNELS if arguments.kernels else ():
+        if time.time() - began > arguments.limit:
+            say("out of time before", *profiled)
+            break
+        try:
+            rows.append(kernels(*profiled))
+        except Exception as error:
+            say(*profiled, type(error).__name__, " ".join(str(error).split())[:300])
+        if arguments.out:
+            Path(arguments.out).write_text(json.dumps(rows, indent=1))
+    if arguments.kernels:
+        return
     rounding("cuda")
     for configuration in PLAN[: arguments.first or None]:
         if time.time() - began > arguments.limit:

@@ -1,7 +1,7 @@
 """Optimizers that update all replicas at once, each replica with its own rate and settings.
 
 The arithmetic is that of torch's optimizers, operation by operation, so that a row of the result is bitwise what torch
-computes for that replica alone (see :func:`add_product` for the one exception on CUDA).
+computes for that replica alone.
 """
 
 from __future__ import annotations
@@ -269,16 +269,12 @@ def make_update(optimizers: Sequence[Optimizer], layout: Layout, rows: Tensor) -
 def add_product(total: Tensor, factor: Tensor, other: Setting) -> None:
     """Add ``factor * other`` to ``total`` in place, rounded once, as ``total.add_(factor, alpha=other)`` does.
 
-    A column of factors needs ``addcmul``. On CUDA it rounds the product first; in float64, to which the column is
-    promoted in registers, the product is exact, so that the result is the same but for rare double rounding (about one
-    in 2**29).
+    A column of factors needs ``addcmul``, which rounds alike.
     """
-    if not isinstance(other, Tensor):
-        total.add_(factor, alpha=other)
-    elif total.is_cuda:
-        total.addcmul_(factor, other.double())
-    else:
+    if isinstance(other, Tensor):
         total.addcmul_(factor, other)
+    else:
+        total.add_(factor, alpha=other)
 
 
 def _is_zero(setting: Setting) -> bool:

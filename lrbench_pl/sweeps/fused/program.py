@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -258,26 +259,16 @@ class Program(ABC):
         ]  # fmt: skip
         saved = [tensor.clone() for tensor in changing]
         states = [generator.get_state() for generator in self._random]
-        main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(main)
-        with torch.cuda.stream(side):
+        with aside(self._device):
             for _ in range(1 if self._is_warm else 3):
                 self._take_step()
-        main.wait_stream(side)
         for tensor, value in zip(changing, saved, strict=True):
             tensor.copy_(value)
         for generator, state in zip(self._random, states, strict=True):
             generator.set_state(state)
         del saved
-        graph = torch.cuda.CUDAGraph()
-        for generator in self._random:
-            graph.register_generator_state(generator)
-        try:
-            with torch.cuda.graph(graph):
-                self._take_step()
-        except RuntimeError as error:
-            _raise_out_of_memory(error)
-            raise
+        with recorded(self._device, self._random) as graph:
+            self._take_step()
         self._graph, self._is_warm = graph, True
 
     # -- what a check asks ------------------------------------------------------------------------------------
@@ -425,8 +416,50 @@ class Program(ABC):
         self._allocate()
 
 
+@functools.cache
+def side_stream(device: torch.device, number: int = 0) -> torch.cuda.Stream:
+    """Return a stream that all engines use: the libraries keep a workspace for each stream that they have seen."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def aside(device: torch.device) -> Iterator[None]:
+    """Run what is in the context on the stream of captures, whose workspaces then exist before a capture."""
+    main, side = torch.cuda.current_stream(device), side_stream(device)
+    side.wait_stream(main)
+    try:
+        with torch.cuda.stream(side):
+            yield
+    finally:
+        main.wait_stream(side)
+
+
+@contextlib.contextmanager
+def recorded(device: torch.device, random: Sequence[torch.Generator] = ()) -> Iterator[torch.cuda.CUDAGraph]:
+    """Capture what runs in the context in a CUDA graph.
+
+    Args:
+        device: Where it runs.
+        random: The random numbers that it continues.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: If memory ran out, also where the end of the capture hides it behind an error of
+            its own. The graph's memory is free then.
+    """
+    graph = torch.cuda.CUDAGraph()
+    for generator in random:
+        graph.register_generator_state(generator)
+    try:
+        with torch.cuda.graph(graph, stream=side_stream(device)):
+            yield graph
+    except RuntimeError as error:
+        graph.reset()
+        _raise_out_of_memory(error)
+        raise
+
+
 def _raise_out_of_memory(error: BaseException) -> None:
-    """Raise the lack of memory behind an error, which a failed capture hides behind errors of its own."""
+    """Raise the lack of memory behind an error."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, torch.cuda.OutOfMemoryError):

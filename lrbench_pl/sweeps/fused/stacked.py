@@ -42,7 +42,8 @@ class StackedEngine(Program):
         except (RuntimeError, ValueError, NotImplementedError) as error:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
-            raise CannotFuse(f"torch.func.vmap cannot run the model: {' '.join(str(error).split())}") from error
+            hint = "; hydra.launcher.engine=captured can" if device.type == "cuda" else ""
+            raise CannotFuse(f"torch.func.vmap cannot run the model ({' '.join(str(error).split())}){hint}") from error
         finally:
             self._restart()
 

@@ -11,7 +11,8 @@ import torch
 from torch.optim import SGD, Adam, AdamW, RMSprop
 
 from lrbench_pl.sweeps.fused.choice import make_engine
-from lrbench_pl.sweeps.fused.engine import subset
+from lrbench_pl.sweeps.fused.engine import CannotFuse, subset
+from lrbench_pl.sweeps.fused.objective import Objective
 from tests.sweeps.fused.serial import Case, drift, weights
 
 pytestmark = [
@@ -76,6 +77,12 @@ def exported(engine, replicas, indices=None):
 def take_two_steps(case):
     engine, _, _ = engine_of(case)
     engine.advance(2)
+    assert not engine.nonfinite()
+
+
+def free_memory():
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -141,9 +148,8 @@ def test_leaving_and_moving_together_change_nothing_for_the_others(name):
     assert not torch.equal(found[3], at_four[3])
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet"])
-@pytest.mark.parametrize("engine_name", ["captured", "stacked"])
-def test_a_nan_never_touches_another_job(name, engine_name):
+@pytest.mark.parametrize(("engine_name", "name"), [("captured", "mlp"), ("captured", "resnet"), ("stacked", "mlp")])
+def test_a_nan_never_touches_another_job(engine_name, name):
     case = on_cuda(CASES[name], jobs=((0, 0.01), (0, 1e25), (0, 0.005)), precision="32-true")
     engine, replicas, _ = engine_of(case, engine_name)
     engine.advance(10)
@@ -179,20 +185,68 @@ def test_a_state_continues_bit_by_bit_whole_or_split(name):
         assert torch.equal(found, value)
 
 
+def test_checks_of_a_graph_are_those_of_the_first_time():
+    jobs = tuple((seed, peak) for seed in (0, 1) for peak in (0.01, 0.005, 0.002))
+    engine, _, validation = engine_of(on_cuda(CASES["resnet"], jobs=jobs))
+    engine.advance(3)
+    first = engine.evaluate(validation)
+    assert engine.evaluate(validation) == first  # captures
+    assert engine.evaluate(validation) == first
+    engine.leave([1])
+    assert engine.evaluate(validation) == {job: own for job, own in first.items() if job != 1}
+    engine.advance(3)
+    replayed = engine.evaluate(validation)
+    engine._evaluations.clear()
+    assert engine.evaluate(validation) == replayed != first
+    engine.leave([2])  # two of six: moved together
+    moved = {job: own for job, own in replayed.items() if job != 2}
+    assert [engine.evaluate(validation) for _ in range(3)] == [moved] * 3
+
+
+def test_the_stacked_engine_refuses_what_vmap_cannot_in_one_line():
+    with pytest.raises(CannotFuse) as refusal:
+        engine_of(on_cuda(CASES["resnet bf16"]), "stacked")
+    assert "vmap cannot run the model" in str(refusal.value)
+    assert "hydra.launcher.engine=captured" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
 def test_after_running_out_of_memory_a_smaller_group_trains():
     case = on_cuda(CASES["lenet"], jobs=tuple((0, 0.01 + 0.0001 * job) for job in range(64)), batch=128)
-    gc.collect()
-    torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 200 * 2**20) / total)
+    small = on_cuda(case, jobs=case.jobs[:4])
+    take_two_steps(case)  # what the libraries keep for each stream is there from now on
+    free_memory()
+    torch.cuda.reset_peak_memory_stats()
+    take_two_steps(small)
+    room = torch.cuda.max_memory_reserved() + 8 * 2**20
+    free_memory()
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
     try:
         with pytest.raises(torch.cuda.OutOfMemoryError):
             take_two_steps(case)
-        gc.collect()
-        torch.cuda.empty_cache()
-        replicas, loaders, _ = case.replicas()
-        engine = make_engine("captured", replicas[:4], loaders, precision=case.precision, device=DEVICE)
-        engine.advance(2)
-        assert not engine.nonfinite()
+        free_memory()
+        take_two_steps(small)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_a_capture_that_runs_out_of_memory_leaves_nothing_behind(monkeypatch):
+    case = on_cuda(CASES["lenet"])
+    take_two_steps(case)
+    free_memory()
+    before = torch.cuda.memory_reserved()
+    loss_of = Objective.loss
+
+    def loss(self, output, target):
+        if torch.cuda.is_current_stream_capturing():
+            held = torch.empty(2**20, device="cuda")
+            raise torch.cuda.OutOfMemoryError(f"no room beside {held.shape}")
+        return loss_of(self, output, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Objective, "loss", loss)
+        with pytest.raises(torch.cuda.OutOfMemoryError, match="no room"):
+            take_two_steps(case)
+    free_memory()
+    assert torch.cuda.memory_reserved() <= before
+    take_two_steps(case)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -187,7 +189,8 @@ def _shut_down(workers: Mapping[int, Any], busy: Set[int]) -> None:
         thread.join(max(0.0, deadline - time.monotonic()))
     if any(thread.is_alive() for thread in threads):
         for process in processes:
-            process.kill()
+            with contextlib.suppress(OSError):  # loky's own kind of process has no kill()
+                os.kill(process.pid, signal.SIGKILL)
 
 
 def _prepare_worker(parent: int) -> None:

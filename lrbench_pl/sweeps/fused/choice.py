@@ -81,21 +81,20 @@ def choose_engine(
         raise CannotFuse("; ".join(reasons) if len(reasons) > 1 else reasons[0].partition(": ")[2])
     name, size, rate = best
     if device.type == "cpu" and len(replicas) > 1:
-        alone = _rate("captured", replicas, loaders, precision, device, 1)
+        alone = 1 / (1 / _rate("captured", replicas, loaders, precision, device, 1) + _TRAINER_S)
         if rate < _LEAST_GAIN * alone:
-            raise CannotFuse(
-                f"on the CPU {size} such networks stacked take {rate:.0f} steps a second in all, one alone "
-                f"{alone:.0f}; fusing pays from {_LEAST_GAIN:g} times as many"
-            )
+            raise CannotFuse("on the CPU such networks train no faster stacked than one by one")
     groups = -(-len(replicas) // size)
     return name, -(-len(replicas) // groups)
 
 
-# Trainings in processes of their own spend about as long in the Trainer as in a small network.
-_LEAST_GAIN = 1.5
+_TRAINER_S = 0.0005  # of a step that a training by itself spends in the loop of the Trainer, at least
+_LEAST_GAIN = 1.1  # over trainings by themselves
 _LEAST_GROWTH = 1.1  # of the rate, that makes a group of twice the size worth its memory
 _FIRST_SIZE = 8
 _TRIAL_STEPS = 5
+_TRIALS = 5  # at most, of which the fastest counts: others may be using the machine
+_TRIAL_S = 1.0  # after which no further one begins
 
 
 def _grow(rate_of: Callable[[int], float], most: int, deadline: float) -> tuple[int, float]:
@@ -128,8 +127,9 @@ def _rate(
         engine = make_engine(name, replicas[:size], loaders, precision=precision, device=device)
         steps = min(_TRIAL_STEPS, max(1, len(replicas[0].rates) // 3))
         engine.advance(steps)
-        times = []
-        for _ in range(2 if len(replicas[0].rates) >= 3 * steps else 0):
+        times: list[float] = []
+        left = (len(replicas[0].rates) - steps) // steps
+        while len(times) < min(_TRIALS, left) and (len(times) < 2 or sum(times) < _TRIAL_S):
             began = _now(device)
             engine.advance(steps)
             times.append(_now(device) - began)

@@ -88,6 +88,7 @@ class _Session:
             waiting = [member for member in waiting if member not in resumed]
             for member in resumed:
                 member.note(f"resuming from step {saved['state']['step']} of its group")
+            resumed = [member for member in resumed if not member.share(saved["engine"])]
             self._train_parts(saved["engine"], [(resumed, saved)])
         while waiting:
             waiting = self._train_distinct(waiting)

@@ -4,7 +4,8 @@
 
 ``FAILURES`` is a list separated by commas: ``most=3`` (more than three jobs have not enough memory), ``memory_at=40``
 (the first engine has not enough memory from this step on), ``refuse=REASON``, ``break=MESSAGE``, ``lost=4`` (a group
-with the job of seed 4 ends its process), ``kill_at=60`` (the process is killed at this step) or ``none``.
+with the job of seed 4 ends its process), ``trial=ENGINE`` and ``refuse_trial=REASON`` (what the trial of the engines
+finds), ``kill_at=60`` (the process is killed at this step) or ``none``.
 """
 
 from __future__ import annotations
@@ -64,8 +65,16 @@ def make_engine(name: str, replicas: Any, loaders: Any, **place: Any) -> Any:
     return engine
 
 
+def choose_engine(replicas: Any, loaders: Any, **place: Any) -> tuple[str, int]:
+    """Find what is requested."""
+    if "refuse_trial" in GIVEN:
+        raise CannotFuse(GIVEN["refuse_trial"])
+    return GIVEN["trial"], 3
+
+
 if __name__ == "__main__":
     GIVEN.update(each.partition("=")[::2] for each in sys.argv[1].split(","))
+    session.choose_engine = choose_engine
     placing.in_slots = in_slots  # type: ignore[assignment]
     session.make_engine = make_engine
     sys.argv = [str(Path(__file__).resolve().parents[3] / "run.py"), *sys.argv[2:]]

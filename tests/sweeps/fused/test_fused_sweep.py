@@ -4,12 +4,15 @@ import csv
 import json
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests import forks
+from tests.faults import sweeps
+from tests.faults.sweeps import Terminal, end, records, sweep, wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 TWELVE = ("lr_policy=fix,tri,cosine", "seed=0,1", "optimizer.weight_decay=0.0,0.001", "target=0.9")
@@ -192,6 +195,7 @@ def test_a_killed_sweep_goes_on_and_finished_jobs_are_kept(tmp_path, twelve):
     assert "resuming from step 30 of its group" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
     expected, found = results(twelve / "fused"), results(folder)
+    assert {each["engine"] for each in found.values()} == {"stacked"}
     for run_id in expected:
         assert_equal_results(expected[run_id], found[run_id])
         assert_equal_histories(history(folders(twelve / "fused")[run_id]), history(folders(folder)[run_id]))
@@ -238,3 +242,85 @@ def test_options_out_of_range(tmp_path, option, message):
     assert done.returncode == 1
     assert message in done.stderr
     assert not list((tmp_path / "sweep").glob("*/run.json"))
+
+
+def test_the_engine_is_chosen_by_a_trial(tmp_path):
+    jobs = ("lr_policy=fix,tri", "seed=0,1", "target=null", "max_steps=40")
+    for failures, engine in (("trial=stacked", "stacked"), ("refuse_trial=nothing is gained", "serial")):
+        done = run(tmp_path / engine, *jobs, "hydra.launcher.engine=auto", failures=failures)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert {each["engine"] for each in results(tmp_path / engine).values()} == {engine}
+    assert "not fused: 4 jobs (0, 2, 1, 3): nothing is gained" in done.stderr
+
+
+def test_a_selection_trains_its_rungs_as_groups(tmp_path):
+    options = ["hydra/sweeper=lrbench", "hydra.sweeper.shapes=[cosine,tri2]", "hydra.sweeper.repeats=0"]
+    options += ["hydra.sweeper.rates=[1.0,0.5]", "hydra.sweeper.confirm=0", "hydra.sweeper.known=0", "seed=0,1"]
+    done = run(tmp_path / "sweep", *options, "target=0.8", "max_steps=240", "hydra.sweeper.first=0.5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*-steps/*/result.json")]
+    assert len(found) >= 4
+    assert "stacked" in {each["engine"] for each in found}
+    assert "lrbench run" in done.stdout
+
+
+def test_a_result_of_a_group_is_verified_with_further_seeds(tmp_path, twelve):
+    words = [sys.executable, "-m", "lrbench_pl", "verify", str(twelve / "fused"), "--where", "policy=fix"]
+    words += ["--where", "optimizer.weight_decay=0.0", "--run", "1"]
+    done = forks.run(words, tmp_path, {**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+    assert done.returncode in (0, 1, 3), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+LONG = (*SHORT, "hydra.launcher.engine=stacked", "lr_policy=fix,tri", "seed=0,1,2", "target=null")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["all", "worker"])
+def test_processes_that_are_killed(tmp_path, whom):
+    """Worker processes of their own: the sweep is killed with them, or one of them, whose group becomes two."""
+    folder, jobs = tmp_path / "sweep", (*LONG, "max_steps=3000", "check_every=20", "checkpoint_every=20")
+    process = sweeps.start(folder, "fused", *jobs)
+    try:
+        assert wait_for(lambda: list(folder.glob(".fused/*/*.ckpt")))
+        if whom == "worker":
+            os.kill(records(folder)[0]["pid"], signal.SIGKILL)
+            assert process.wait(timeout=300) == 0
+    finally:
+        end(process)
+    if whom == "all":
+        done = sweep(folder, "fused", *jobs)
+        assert done.returncode == 0, done.stdout + done.stderr
+    found = results(folder)
+    assert len(found) == 6
+    assert {(each["status"], each["engine"], each["steps_run"]) for each in found.values()} == {
+        ("missed", "stacked", 3000)
+    }
+    notes = [note for record in records(folder) for note in record["notes"]]
+    assert any(note.startswith("resuming from step ") for note in notes)
+    assert len(history(folders(folder)[next(iter(found))])) == 1 + 2 * 100 + 150 + 1
+    assert not (folder / ".fused").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_the_same_command_again(tmp_path):
+    folder, jobs = tmp_path / "sweep", (*LONG, "max_steps=60000", "checkpoint_every=20")
+    terminal = Terminal(folder, "fused", *jobs)
+    try:
+        assert wait_for(lambda: list(folder.glob(".fused/*/*.ckpt"))), terminal.text()
+        terminal.ctrl_c()
+        assert terminal.process.wait(timeout=300) == 130, terminal.text()
+        assert wait_for(lambda: not terminal.living(), limit_s=60), terminal.living()
+        text = terminal.text()
+    finally:
+        terminal.close()
+    assert "Traceback" not in text
+    stopped = results(folder)
+    assert {each["status"] for each in stopped.values()} == {"stopped"}
+    assert all(each["message"].startswith("interrupted ") for each in stopped.values())
+    assert len(stopped) == len(records(folder))
+    again = sweeps.start(folder, "fused", *jobs)
+    try:
+        assert wait_for(lambda: any("resuming from step" in str(each["notes"]) for each in records(folder)))
+    finally:
+        end(again)

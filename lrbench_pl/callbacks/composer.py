@@ -17,10 +17,10 @@ from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, LRPolicyError, _in_
 from lrbench_pl.composing import former_names
 from lrbench_pl.composing.average import WeightAverage
 from lrbench_pl.composing.composed_policy import ComposedPolicy
-from lrbench_pl.composing.plan import Composition
 from lrbench_pl.composing.segments import Journal, RunningSegment, Segment, SegmentResult
 from lrbench_pl.composing.settings import Settings
 from lrbench_pl.composing.snapshot import ChangedModuleError, Snapshot, why_not_restorable
+from lrbench_pl.composing.state import Composition
 from lrbench_pl.policies import Policy
 from lrbench_pl.verdict import Check, Mode, Status, meets
 from lrbench_pl.words import counted
@@ -319,7 +319,7 @@ class LRPolicyComposer(LRPolicyCallback):
         """End the training: the target is reached."""
         state = self._state
         state.reached = self.checks[-self.confirmations]
-        state.account.keep_path(state.running.segment.start)
+        state.account.keep_path(state.running.segment.policy, state.running.segment.start)
         state.account.add(state.running.segment, state.running.result(self._steps_run, value, False), reached=True)
         trainer.should_stop = True
         rank_zero_info(f"target reached: {self.monitor} {value:.4g} at step {state.reached.step}")
@@ -329,7 +329,7 @@ class LRPolicyComposer(LRPolicyCallback):
     def _end_segment(self, trainer: Trainer, value: float, diverged: bool) -> None:
         """Record the segment, take its snapshot and start the next one."""
         running, module = self._state.running, trainer.lightning_module
-        result = running.result(self._steps_run, value, diverged)
+        result = running.result(self._steps_run, value, diverged, self._losses.has_learned)
         self._state.account.add(running.segment, result)
         if running.segment.save is not None and not diverged:
             self._save(trainer, module, running.segment.save)
@@ -352,7 +352,7 @@ class LRPolicyComposer(LRPolicyCallback):
                 self._save(trainer, module, segment.save)
             if segment.save == "best":
                 state.best = segment.policy, segment.start
-                state.account.mark_best(segment.start)
+                state.account.mark_best(segment.policy, segment.start)
             result = SegmentResult(0, spent=self._steps_run)
         self._finish(trainer, state.journal)
 

@@ -176,8 +176,9 @@ class LRPolicyComposer(LRPolicyCallback):
             self._start_next(trainer, pl_module, None)
         if not next(iter(self._state.snapshots.values())).is_exact:
             rank_zero_warn(
-                "the training loader has no `position`: its data continues after a branch is abandoned, so that the "
-                "composed policy alone trains on other batches",
+                "the training loader has no `position`, so its data cannot be rewound: composing works, but from the "
+                "first abandoned step on the composed policy alone sees other batches, so that it gives a similar "
+                "result, not the same one",
                 category=UserWarning,
             )
 

@@ -34,11 +34,13 @@ _AVOIDED = 3  # bad choices that the message of the verdict names
 class LRPolicyComposer(LRPolicyCallback):
     """Composes a policy during training until it reaches the target.
 
-    A range test finds the peak rate. Stable phases hold it, and decay branches go from them to zero.
+    On a short budget, training begins at the optimizer's own rate and peaks are compared from one snapshot (see
+    :class:`~lrbench_pl.composing.comparison.ComparingPlanner`). On a long one, a range test finds the peak rate, stable
+    phases hold it, and decay branches go from them to zero.
 
-    After the first possible branch the checks of the stable phase evaluate the averaged weights (``check/averaged`` is
-    1 for them). They forecast what a branch would reach. Such a check never reaches the target. It is in
-    :attr:`forecasts`, not among the checks of the verdict.
+    With a range test, after the first possible branch the checks of the stable phase evaluate the averaged weights
+    (``check/averaged`` is 1 for them). They forecast what a branch would reach. Such a check never reaches the target.
+    It is in :attr:`forecasts`, not among the checks of the verdict.
 
     Two counts of steps differ. The steps of the training are those of the verdict; they include abandoned branches. The
     step of the composed policy goes back when a stable phase diverges or, without ``reuse``, when a branch misses the

@@ -24,7 +24,7 @@ class Segment:
         steps: Optimizer steps. The segment ends at the first check at or after them. 0: nothing is trained.
         restore: Name of the snapshot to restore first.
         skip: Steps whose batches are skipped after that.
-        save: Name of the snapshot to take at the end: ``start``, ``stable`` or ``best``.
+        save: Name of the snapshot to take at the end: ``start``, ``stable``, ``trial`` or ``best``.
         averaged: Whether the check at the end uses the averaged weights. Such a check cannot reach the target.
         note: Reason for the segment, for the record.
         avoided: Choices that the segments before it showed to be bad, for the record.

@@ -30,7 +30,7 @@ from lrbench_pl.composing.segments import Segment
 from lrbench_pl.composing.settings import Settings
 from lrbench_pl.policies import Cyclic
 
-WAYS: dict[str, dict[str, Any]] = {"cosine": {}, "auto": {}, "auto without range test": {"repeats": 0}}
+WAYS: dict[str, dict[str, Any]] = {"cosine": {}, "auto": {}, "auto with range test": {"repeats": 2}}
 _MARGIN_ADAM = 9.0  # as in LRPolicyComposer
 _Plan = Generator[Segment, Any, Any]
 
@@ -79,12 +79,14 @@ def _train(case: Case, plans: Sequence[_Plan], seeds: Sequence[int], target: flo
     )
 
 
-def run(case: Case, seeds: Sequence[int], real: bool = False) -> list[dict[str, Any]]:
+def run(
+    case: Case, seeds: Sequence[int], ways: Sequence[str] = tuple(WAYS), real: bool = False
+) -> list[dict[str, Any]]:
     """Return a row for each seed and way of a case."""
     defaults = _train(case, [_cosine(OPTIMIZERS[case.optimizer][1]) for _ in TARGET_SEEDS], TARGET_SEEDS, None)
     target = float(f"{statistics.median(job.trace[-1][2] for job in defaults):.7g}")
     mode = "min" if tensors(case.data)[1].is_floating_point() else "max"
-    pairs = [(seed, way) for seed in seeds for way in WAYS]
+    pairs = [(seed, way) for seed in seeds for way in ways]
     if real:
         from in_lightning import fit
 
@@ -137,6 +139,7 @@ def main() -> None:
     parser.add_argument("--cases", choices=CASES, default="development")
     parser.add_argument("--only", default="", help="part of the names of cases")
     parser.add_argument("--seeds", default="61,62,63")
+    parser.add_argument("--ways", default="cosine,auto", help=f"the first is compared with: {', '.join(WAYS)}")
     parser.add_argument("--real", action="store_true", help="train with LRPolicyComposer in a Lightning Trainer")
     parser.add_argument("--out", type=Path, help="write the rows there")
     parser.add_argument("--rows", type=Path, help="print the table of these rows, and train nothing")
@@ -152,7 +155,7 @@ def main() -> None:
     seeds = [int(seed) for seed in given.seeds.split(",")]
     rows: list[dict[str, Any]] = []
     for number, case in enumerate(cases, 1):
-        rows += run(case, seeds, given.real)
+        rows += run(case, seeds, given.ways.split(","), given.real)
         print(f"\r{number} of {len(cases)} cases", end="", file=sys.stderr, flush=True)
         if given.out is not None:
             with given.out.open("w", newline="") as file:

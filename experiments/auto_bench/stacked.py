@@ -187,7 +187,7 @@ def train(
         if segment.save is not None and not job.diverged:
             job.snapshots[segment.save] = (stack.take(j), job.position)
         losses = tuple(job.losses) if segment.kind == "range" else ()
-        follow(j, SegmentResult(done, found, job.diverged, losses, job.spent))
+        follow(j, SegmentResult(done, found, job.diverged, losses, job.spent, job.watch.has_learned))
 
     for j in range(len(jobs)):
         follow(j, None)

@@ -17,10 +17,10 @@ from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, LRPolicyError, _in_
 from lrbench_pl.composing import former_names
 from lrbench_pl.composing.average import WeightAverage
 from lrbench_pl.composing.composed_policy import ComposedPolicy
-from lrbench_pl.composing.plan import Composition
 from lrbench_pl.composing.segments import Journal, RunningSegment, Segment, SegmentResult
 from lrbench_pl.composing.settings import Settings
 from lrbench_pl.composing.snapshot import ChangedModuleError, Snapshot, why_not_restorable
+from lrbench_pl.composing.state import Composition
 from lrbench_pl.policies import Policy
 from lrbench_pl.verdict import Check, Mode, Status, meets
 from lrbench_pl.words import counted
@@ -34,11 +34,13 @@ _AVOIDED = 3  # bad choices that the message of the verdict names
 class LRPolicyComposer(LRPolicyCallback):
     """Composes a policy during training until it reaches the target.
 
-    A range test finds the peak rate. Stable phases hold it, and decay branches go from them to zero.
+    On a short budget, training begins at the optimizer's own rate and peaks are compared from one snapshot (see
+    :class:`~lrbench_pl.composing.comparison.ComparingPlanner`). On a long one, a range test finds the peak rate, stable
+    phases hold it, and decay branches go from them to zero.
 
-    After the first possible branch the checks of the stable phase evaluate the averaged weights (``check/averaged`` is
-    1 for them). They forecast what a branch would reach. Such a check never reaches the target. It is in
-    :attr:`forecasts`, not among the checks of the verdict.
+    With a range test, after the first possible branch the checks of the stable phase evaluate the averaged weights
+    (``check/averaged`` is 1 for them). They forecast what a branch would reach. Such a check never reaches the target.
+    It is in :attr:`forecasts`, not among the checks of the verdict.
 
     Two counts of steps differ. The steps of the training are those of the verdict; they include abandoned branches. The
     step of the composed policy goes back when a stable phase diverges or, without ``reuse``, when a branch misses the
@@ -176,8 +178,9 @@ class LRPolicyComposer(LRPolicyCallback):
             self._start_next(trainer, pl_module, None)
         if not next(iter(self._state.snapshots.values())).is_exact:
             rank_zero_warn(
-                "the training loader has no `position`: its data continues after a branch is abandoned, so that the "
-                "composed policy alone trains on other batches",
+                "the training loader has no `position`, so its data cannot be rewound: composing works, but from the "
+                "first abandoned step on the composed policy alone sees other batches, so that it gives a similar "
+                "result, not the same one",
                 category=UserWarning,
             )
 
@@ -319,7 +322,7 @@ class LRPolicyComposer(LRPolicyCallback):
         """End the training: the target is reached."""
         state = self._state
         state.reached = self.checks[-self.confirmations]
-        state.account.keep_path(state.running.segment.start)
+        state.account.keep_path(state.running.segment.policy, state.running.segment.start)
         state.account.add(state.running.segment, state.running.result(self._steps_run, value, False), reached=True)
         trainer.should_stop = True
         rank_zero_info(f"target reached: {self.monitor} {value:.4g} at step {state.reached.step}")
@@ -329,7 +332,7 @@ class LRPolicyComposer(LRPolicyCallback):
     def _end_segment(self, trainer: Trainer, value: float, diverged: bool) -> None:
         """Record the segment, take its snapshot and start the next one."""
         running, module = self._state.running, trainer.lightning_module
-        result = running.result(self._steps_run, value, diverged)
+        result = running.result(self._steps_run, value, diverged, self._losses.has_learned)
         self._state.account.add(running.segment, result)
         if running.segment.save is not None and not diverged:
             self._save(trainer, module, running.segment.save)
@@ -352,7 +355,7 @@ class LRPolicyComposer(LRPolicyCallback):
                 self._save(trainer, module, segment.save)
             if segment.save == "best":
                 state.best = segment.policy, segment.start
-                state.account.mark_best(segment.start)
+                state.account.mark_best(segment.policy, segment.start)
             result = SegmentResult(0, spent=self._steps_run)
         self._finish(trainer, state.journal)
 

@@ -99,7 +99,12 @@ class CompositionState:
         self.in_a_row = state["in_a_row"]
 
     def changes(self, request: Mapping[str, Any]) -> list[str]:
-        """Return the differences between the loaded request and another one."""
+        """Return the differences between the loaded request and another one.
+
+        A request that leaves the range test to the budget continues any composition: older versions always chose one.
+        """
         former = self.request
         names = [name for name in {**former, **request} if former.get(name) != request.get(name)]
+        if request.get("repeats") is None:
+            names = [name for name in names if name != "repeats"]
         return [f"{name}: {former.get(name)} -> {request.get(name)}" for name in names]

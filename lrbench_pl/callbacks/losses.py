@@ -55,6 +55,11 @@ class LossMonitor:
         losses, self._pending = mean_losses(trainer, self._pending), []
         return any([self._watch.update(loss) for loss in losses])  # a list: the watch must see all of them
 
+    @property
+    def has_learned(self) -> bool:
+        """Return whether the losses that :meth:`has_diverged` has seen fell by more than their noise."""
+        return self._watch.has_learned
+
     def drop_deferred(self) -> None:
         """Drop the deferred losses: they belong to a segment that has ended."""
         self._pending = []

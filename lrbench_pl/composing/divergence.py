@@ -69,6 +69,11 @@ class LossWatch:
             self._fall = max(self._fall, -rise)
         return rise > (-_LOST * self._fall if self._fall else _RISE * spread)
 
+    @property
+    def has_learned(self) -> bool:
+        """Return whether the running mean is below the first loss by more than the noise; true without losses."""
+        return self._first is None or self._first - self._mean > noise(self._recent)
+
     def reset(self) -> None:
         """Forget all losses but the first, when training goes back."""
         if self._first is not None:

@@ -6,10 +6,12 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 _RECENT = 2.0  # the trend uses the checks after the last step divided by this
 _MIN_CHECKS = 4  # checks that a trend needs
 PATIENCE = 2  # consecutive branches without a gain that are a standstill
+_CLEAR = 3.0  # a fall of the values is significant if it exceeds this multiple of their usual changes
 FROZEN = 5  # consecutive checks with exactly the same value that show a dead or memorised network
 
 
@@ -28,15 +30,19 @@ class Trend:
     spread: float
 
 
-def trend(seen: Sequence[tuple[int, float]], at: float) -> Trend | None:
+def trend(
+    seen: Sequence[tuple[int, float]], at: float, recent: float = _RECENT, least: int = _MIN_CHECKS
+) -> Trend | None:
     """Extrapolate the recent values linearly over the logarithm of their steps.
 
     Args:
-        seen: Steps and values, in order. Recent are those in the last half of the steps.
+        seen: Steps and values, in order.
         at: Step of the forecast.
+        recent: Values after the last step divided by this are recent.
+        least: Recent values that a forecast needs, at least three.
 
     Returns:
-        The forecast; None if fewer than four values are recent.
+        The forecast; None if there are fewer recent values.
 
     Example:
         >>> from math import log
@@ -46,12 +52,12 @@ def trend(seen: Sequence[tuple[int, float]], at: float) -> Trend | None:
         >>> trend([(80, 0.4), (90, 0.5), (100, 0.6)], at=200) is None
         True
     """
-    recent = [(math.log(t), value) for t, value in seen if t > seen[-1][0] / _RECENT]
-    if len(recent) < _MIN_CHECKS:
+    used = [(math.log(t), value) for t, value in seen if t > seen[-1][0] / recent]
+    if len(used) < least:
         return None
-    xs, ys = zip(*recent, strict=True)
+    xs, ys = zip(*used, strict=True)
     slope, intercept = statistics.linear_regression(xs, ys)
-    spread = math.sqrt(math.fsum((y - slope * x - intercept) ** 2 for x, y in recent) / (len(recent) - 2))
+    spread = math.sqrt(math.fsum((y - slope * x - intercept) ** 2 for x, y in used) / (len(used) - 2))
     return Trend(slope * math.log(at) + intercept, slope, spread)
 
 
@@ -79,3 +85,27 @@ def is_frozen(values: Sequence[float]) -> bool:
         (True, False)
     """
     return len(values) >= FROZEN and len(set(values[-FROZEN:])) == 1
+
+
+def has_fallen(values: Sequence[float]) -> bool:
+    """Return whether the last two checks lost most of what was gained.
+
+    Both are nearer to the first value than to the best one, and the fall exceeds three times the usual change between
+    checks: the median change, the largest earlier fall and the smallest change that was seen.
+
+    Args:
+        values: Values of consecutive checks; larger is better.
+
+    Example:
+        >>> gained = [0.2, 0.35, 0.45, 0.55, 0.56]
+        >>> has_fallen([*gained, 0.19, 0.21]), has_fallen([*gained, 0.19]), has_fallen([*gained, 0.5, 0.53])
+        (True, False, False)
+    """
+    if len(values) < FROZEN:
+        return False
+    earlier, last = values[:-2], max(values[-2:])
+    best = max(earlier)
+    changes = [after - before for before, after in pairwise(earlier)]
+    sizes = [abs(change) for change in changes]
+    usual = max(statistics.median(sizes), -min(changes), min((size for size in sizes if size), default=0.0))
+    return last - values[0] < best - last and best - last > _CLEAR * usual

@@ -5,40 +5,27 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lrbench_pl.composing import forecast
-from lrbench_pl.composing.forecast import Trend, is_frozen, is_standstill, trend
-from lrbench_pl.composing.range_test import MARGIN, RangeTest, RateRamp, range_test
+from lrbench_pl.composing.comparison import ComparingPlanner
+from lrbench_pl.composing.forecast import Trend, has_fallen, is_frozen, is_standstill, trend
+from lrbench_pl.composing.range_test import MARGIN, RateRamp, analyse, range_passes
 from lrbench_pl.composing.segments import Segment, SegmentResult
 from lrbench_pl.composing.settings import BRANCH_DECAYS, Settings
-from lrbench_pl.composing.state import Branch, Observed, StablePhase, joined
-from lrbench_pl.policies import Constant, Policy
+from lrbench_pl.composing.state import Branch, Composition, Observed, StablePhase, joined
+from lrbench_pl.policies import Constant
 from lrbench_pl.words import counted
 
+_PASSES = 2  # passes of the range test, if the settings leave it to the budget
+_COMPARED_SHARE = 0.03  # largest share of the budget for that range test; if it needs more, peaks are compared instead
+_LEAST_PEAK = 0.1  # least peak of that range test, in multiples of the optimizer's own rate
 _PASS_STEPS = 50  # minimum steps of one pass of the range test
 _RANGE_SHARE = 0.15  # largest share of the budget for the range test; if it needs more, there is none
 _MIN_DISTANCE = 1.2  # minimum factor between the starts of two branches that a forecast starts
 _TAIL_RATE = 0.1  # rate after the decay of a branch, as a share of the rate at its start
 _TAIL_SHARE = 1.0  # largest length of that tail, as a share of the steps of the decay
-
-
-@dataclass
-class Composition:
-    """Result of a composition.
-
-    Args:
-        policy: Best policy so far; None before the end of the first branch.
-        best: Value of that policy at the end of its decay.
-        range: The range test, if there was one.
-        avoided: Choices that turned out to be bad, as messages.
-    """
-
-    policy: Policy | None = None
-    best: float | None = None
-    range: RangeTest | None = None
-    avoided: list[str] = field(default_factory=list)
 
 
 def plan_segments(
@@ -49,7 +36,10 @@ def plan_segments(
     target: float | None = None,
     mode: Literal["max", "min"] = "max",
 ) -> Generator[Segment, SegmentResult, Composition]:
-    """Plan a composition: a range test, then stable phases and decay branches.
+    """Plan a composition: find a peak rate, then train stable phases and decays to zero.
+
+    If the settings leave the range test to the budget, a budget that is long enough for it begins with one. On a
+    shorter one peaks are compared, as :class:`~lrbench_pl.composing.comparison.ComparingPlanner` describes.
 
     The caller trains each segment and sends its result. It ends the training at a check that meets the target; the
     policy of that segment is then the composed policy. If the budget is used, the snapshot of the best branch is
@@ -63,7 +53,11 @@ def plan_segments(
         target: Value to reach; None spends the budget on one policy.
         mode: ``max`` if larger values are better, ``min`` if smaller ones are.
     """
-    planner = _Planner(settings, lr, max_steps, interval, target, mode)
+    planner: _Planner | ComparingPlanner
+    if settings.repeats is not None or _is_long(max_steps, interval):
+        planner = _Planner(settings, lr, max_steps, interval, target, mode)
+    else:
+        planner = ComparingPlanner(settings, lr, max_steps, interval, target, mode)
     segments, reported = planner.segments(), 0
     segment = next(segments)
     while True:
@@ -73,6 +67,11 @@ def plan_segments(
             segment = segments.send(result)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+
+
+def _is_long(max_steps: int, interval: int) -> bool:
+    """Return whether a range test takes a small share of the budget."""
+    return _round_up(_PASS_STEPS * _PASSES, interval) <= _COMPARED_SHARE * max_steps
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,8 @@ class _Planner:
         mode: Literal["max", "min"],
     ) -> None:
         self.settings, self.max_steps, self.interval, self.target = settings, max_steps, interval, target
+        self.is_guarded = settings.repeats is None  # the peak needs proof, and falling values are watched
+        self.repeats = _PASSES if settings.repeats is None else settings.repeats
         self.sign = 1.0 if mode == "max" else -1.0
         self.goal = math.inf if target is None else self.sign * target
         self.own_lr = lr
@@ -108,6 +109,7 @@ class _Planner:
         self.stable = StablePhase(list(settings.stable), lr, self.first_branch, warmup_steps, Constant(lr))
         self.observed = Observed()
         self.snapshot, self.snapshot_step = "start", 0  # last good state, and its step of the policy
+        self.best_step = 0  # step of the best policy at its end
         self.restore: str | None = None  # snapshot that the next segment starts from
 
     def segments(self) -> Generator[Segment, SegmentResult, Composition]:
@@ -133,16 +135,22 @@ class _Planner:
 
     def _find_peak(self) -> Generator[Segment, SegmentResult, None]:
         """Run the range test, if the budget allows one."""
-        settings = self.settings
-        steps = _round_up(_PASS_STEPS * settings.repeats, self.interval)
-        if not settings.repeats or steps > _RANGE_SHARE * self.max_steps:
+        settings, repeats = self.settings, self.repeats
+        steps = _round_up(_PASS_STEPS * repeats, self.interval)
+        if not repeats or steps > _RANGE_SHARE * self.max_steps:
             return
-        ramp = RateRamp(self.own_lr / settings.span, self.own_lr * settings.span, steps // settings.repeats)
-        self.found.range = tested = yield from range_test(
-            ramp, settings.repeats, restore="start", steps=steps, margin=settings.margin or MARGIN
-        )
-        self.stable.peak, self.spent, self.tuning_steps = tested.peak, tested.steps, tested.steps
-        self.restore = "start" if tested.steps else None
+        ramp = RateRamp(self.own_lr / settings.span, self.own_lr * settings.span, steps // repeats)
+        curves, self.spent = yield from range_passes(ramp, repeats, restore="start", steps=steps)
+        self.tuning_steps, self.restore = self.spent, "start"
+        try:
+            tested = analyse(ramp, curves, settings.margin or MARGIN)
+        except ValueError as error:
+            if not self.is_guarded:
+                raise
+            self.found.avoided.append(f"a peak from the range test: {error}; the peak is {self.own_lr:.3g}")
+            return
+        self.found.range = replace(tested, steps=self.spent)
+        self.stable.peak = max(tested.peak, _LEAST_PEAK * self.own_lr if self.is_guarded else 0.0)
         if tested.diverged_at is not None:
             self.found.avoided.append(f"rates of {tested.diverged_at:.3g} and above: the range test diverged")
 
@@ -213,9 +221,30 @@ class _Planner:
         self.snapshot, self.snapshot_step = "stable", stable.t
         if result.value is not None:
             self.observed.values.append(self.sign * result.value)
+            if self.is_guarded and self._is_lost(result.has_learned):
+                return True
             if averaged and math.isfinite(result.value):
                 self.observed.averaged.append((stable.t, self.sign * result.value))
         return False
+
+    def _is_lost(self, has_learned: bool) -> bool:
+        """Return whether the peak proved too high without a divergence; then train again from a good snapshot."""
+        stable, observed = self.stable, self.observed
+        if stable.peak > self.own_lr and stable.t >= 2 * self.first_branch and not has_learned:
+            self._restart("the loss is still that of the start")
+        elif not has_fallen(observed.values):
+            return False
+        elif self.found.policy is None:
+            self._restart("the values of the checks fell")
+        else:
+            self.found.avoided.append(f"continuing at {stable.peak:.3g}: the values of the checks fell")
+            stable.peak /= 2
+            self.tuning_steps += max(0, stable.t - self.best_step)
+            self.restore = self.snapshot = "best"
+            stable.t = self.snapshot_step = self.best_step
+            stable.follow(self.found.policy)
+            observed.averaged, observed.values = [], []
+        return True
 
     def _go_back(self, lost_steps: int) -> None:
         """Return to the last snapshot, at half the peak: the stable phase diverged."""
@@ -256,14 +285,14 @@ class _Planner:
         branch.end += result.steps
         branch.diverged = result.diverged
         self.spent = result.spent
-        if result.value is None or result.diverged:
+        if result.value is None or result.diverged or not math.isfinite(result.value):
             branch.value = None
             return
         branch.value = value = self.sign * result.value
         branch.reached = value if branch.reached is None else max(branch.reached, value)
         self.observed.values.append(value)
         if self.found.best is None or value > self.sign * self.found.best:
-            self.found.best, self.found.policy = result.value, branch.policy
+            self.found.best, self.found.policy, self.best_step = result.value, branch.policy, branch.end
             yield Segment("snapshot", branch.policy, branch.end, 0, save="best")
 
     def _is_worth_holding(self, branch: Branch, latest_end: int) -> bool:
@@ -277,7 +306,7 @@ class _Planner:
         if branch.reached is not None:
             self.observed.ends.append(branch.reached)
         if is_frozen(self.observed.values) and self.spent < self.max_steps:
-            self._restart()
+            self._restart(f"{forecast.FROZEN} identical checks in a row")
             return
         if self.settings.reuse and not branch.diverged:
             self.stable.t = branch.end
@@ -289,12 +318,10 @@ class _Planner:
         if is_standstill(self.observed.ends, self.settings.min_gain):
             self._change_shape()
 
-    def _restart(self) -> None:
+    def _restart(self, why: str) -> None:
         """Restart at half the peak, but at most at the optimizer's own rate."""
         stable = self.stable
-        self.found.avoided.append(
-            f"continuing at {stable.peak:.3g}: {forecast.FROZEN} identical checks in a row; training restarted"
-        )
+        self.found.avoided.append(f"continuing at {stable.peak:.3g}: {why}; training restarted")
         stable.peak = min(stable.peak / 2, self.own_lr)
         stable.restart()
         self.tuning_steps, self.restore, self.snapshot, self.snapshot_step = self.spent, "start", "start", 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lrbench_pl.composing.divergence import noise
 from lrbench_pl.composing.segments import Segment, SegmentResult
@@ -174,13 +174,9 @@ def _peak(ramp: RateRamp, losses: Sequence[float], noise_at_best: float, has_div
     return peak
 
 
-def range_test(
-    ramp: RateRamp,
-    repeats: int = 2,
-    restore: str | None = None,
-    steps: int | None = None,
-    margin: float = MARGIN,
-) -> Generator[Segment, SegmentResult, RangeTest]:
+def range_passes(
+    ramp: RateRamp, repeats: int = 2, restore: str | None = None, steps: int | None = None
+) -> Generator[Segment, SegmentResult, tuple[list[tuple[float, ...]], int]]:
     """Plan the passes of a range test; the caller restores the snapshot at the end.
 
     Args:
@@ -189,7 +185,9 @@ def range_test(
         restore: Name of the snapshot that each pass starts from.
         steps: Steps of all passes together, by default the steps of their ramps. The last pass stays at the highest
             rate for the additional steps.
-        margin: As in :func:`analyse`.
+
+    Returns:
+        The losses of each pass, for :func:`analyse`, and the steps of all passes.
     """
     curves = []
     spent = 0
@@ -200,4 +198,4 @@ def range_test(
         result = yield Segment("range", ramp, 0, length, restore=restore, skip=spent, note=note)
         curves.append(result.losses[: ramp.steps])
         spent += result.steps
-    return replace(analyse(ramp, curves, margin), steps=spent)
+    return curves, spent

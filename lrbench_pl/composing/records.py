@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrbench_pl.composing.segments import Segment, SegmentResult
+from lrbench_pl.policies import Policy
 
 REACHED = "reached the target"
 _POINTS = 20  # intervals between the rates of a record
@@ -54,7 +55,7 @@ class SegmentRecords:
                 "spent": result.spent - done,
                 "steps": done,
                 "averaged": segment.averaged,
-                "rates": [segment.policy(segment.start + i * (done - 1) // _POINTS) for i in range(_POINTS + 1)],
+                "rates": _rates(segment.policy, segment.start, done),
                 "value": value if value is not None and math.isfinite(value) else None,
                 "kept": reached or (segment.kind == "stable" and not result.diverged),
                 "avoided": [],
@@ -66,17 +67,22 @@ class SegmentRecords:
         """Add a message about a bad choice to the last record."""
         self.records[-1]["avoided"].append(message)
 
-    def keep_path(self, step: int) -> None:
-        """Keep the segments that led to this step of the policy, and only those."""
+    def keep_path(self, policy: Policy, step: int) -> None:
+        """Keep the segments that led to this step of the policy, and only those.
+
+        Several trials may end at the same step; those with other rates than the policy were abandoned.
+        """
         for record in reversed(self.records):
             if record["kind"] != "range":
-                record["kept"] = record["policy_step"] + record["steps"] == step and record["why"] != "diverged"
-                step = record["policy_step"] if record["kept"] else step
+                start, steps = record["policy_step"], record["steps"]
+                is_before = start + steps == step and record["why"] != "diverged"
+                record["kept"] = is_before and record["rates"] == _rates(policy, start, steps)
+                step = start if record["kept"] else step
 
-    def mark_best(self, step: int) -> None:
+    def mark_best(self, policy: Policy, step: int) -> None:
         """Keep the segments that led to the best policy, which ends at this step."""
         self._best_count = len(self.records)
-        self.keep_path(step)
+        self.keep_path(policy, step)
 
     def drop_after_best(self) -> None:
         """Keep no segment after the best policy, whose snapshot is restored."""
@@ -92,3 +98,7 @@ class SegmentRecords:
         stored: Sequence[Mapping[str, Any]] = state["records"]
         self.records = [{**record, "avoided": list(record.get("avoided", ()))} for record in stored]
         self._best_count = state["best_records"]
+
+
+def _rates(policy: Policy, start: int, steps: int) -> list[float]:
+    return [policy(start + i * (steps - 1) // _POINTS) for i in range(_POINTS + 1)]

@@ -24,7 +24,7 @@ class Segment:
         steps: Optimizer steps. The segment ends at the first check at or after them. 0: nothing is trained.
         restore: Name of the snapshot to restore first.
         skip: Steps whose batches are skipped after that.
-        save: Name of the snapshot to take at the end: ``start``, ``stable`` or ``best``.
+        save: Name of the snapshot to take at the end: ``start``, ``stable``, ``trial`` or ``best``.
         averaged: Whether the check at the end uses the averaged weights. Such a check cannot reach the target.
         note: Reason for the segment, for the record.
         avoided: Choices that the segments before it showed to be bad, for the record.
@@ -53,6 +53,7 @@ class SegmentResult:
             clear fall.
         losses: Training loss of each step, for a ``range`` segment only.
         spent: Optimizer steps of the whole training so far.
+        has_learned: Whether the training loss is below its start by more than its noise.
     """
 
     steps: int
@@ -60,6 +61,7 @@ class SegmentResult:
     diverged: bool = False
     losses: tuple[float, ...] = field(default=())
     spent: int = 0
+    has_learned: bool = True
 
 
 @dataclass
@@ -90,9 +92,9 @@ class RunningSegment:
         """Return whether the segment has all its steps at step ``t`` of the training."""
         return t - self.spent >= self.segment.steps
 
-    def result(self, t: int, value: float, diverged: bool) -> SegmentResult:
+    def result(self, t: int, value: float, diverged: bool, has_learned: bool = True) -> SegmentResult:
         """Return the result of the segment if it ends at step ``t`` of the training."""
-        return SegmentResult(self.steps_at(t), value, diverged, tuple(self.losses), t)
+        return SegmentResult(self.steps_at(t), value, diverged, tuple(self.losses), t, has_learned)
 
 
 # A plan yields segments, is sent their results, and returns what it found.

@@ -47,8 +47,10 @@ class Settings:
         span: The range test covers the optimizer's own rate divided and multiplied by this, above 1.
         margin: Largest usable rate of the range test over the peak, at least 1. None: 3, or 9 for optimizers of the
             Adam family.
-        repeats: Passes of the range test; 0 takes the optimizer's own rate as the peak.
-        tuning_budget: Share of the budget, in [0, 1], that the range test and abandoned branches may take.
+        repeats: Passes of the range test; 0 takes the optimizer's own rate as the peak. None: 2 if they take at most
+            3 % of the budget; on a shorter budget peaks are compared instead, and of the other fields only ``decay``
+            and ``tuning_budget`` apply.
+        tuning_budget: Share of the budget, in [0, 1], that range test, trials and abandoned branches may take.
 
     Raises:
         ValueError: If a field is out of range.
@@ -64,7 +66,7 @@ class Settings:
     min_gain: float = 0.0
     span: float = 100.0
     margin: float | None = None
-    repeats: int = 2
+    repeats: int | None = None
     tuning_budget: float = 0.5
 
     def __post_init__(self) -> None:
@@ -82,5 +84,6 @@ class Settings:
         check.number("span", self.span, "be a finite number above 1", lambda v: v > 1)
         if self.margin is not None:
             check.number("margin", self.margin, "be a finite number of at least 1", lambda v: v >= 1)
-        check.count("repeats", self.repeats, least=0)
+        if self.repeats is not None:
+            check.count("repeats", self.repeats, least=0)
         check.number("tuning_budget", self.tuning_budget, "lie in [0, 1]", lambda v: 0 <= v <= 1)

@@ -5,10 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lrbench_pl.composing.forecast import Trend
+from lrbench_pl.composing.range_test import RangeTest
 from lrbench_pl.composing.settings import STABLE_SHAPES
 from lrbench_pl.policies import Policy, Sequential, warmup
 
 _NEAR = 2.0  # a value is near the target if it is within this many spreads of the trend
+
+
+@dataclass
+class Composition:
+    """Result of a composition.
+
+    Args:
+        policy: Best policy so far; None before the end of the first branch.
+        best: Value of that policy at the end of its decay.
+        range: The range test, if there was one.
+        avoided: Choices that turned out to be bad, as messages.
+    """
+
+    policy: Policy | None = None
+    best: float | None = None
+    range: RangeTest | None = None
+    avoided: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -92,7 +92,7 @@ def test_a_killed_run_resumes_exactly(run, tmp_path, overrides, dies_at):
 COMPOSED = (
     *("lr_policy=auto", "model._target_=tests.callbacks.test_composer.Net", "~model.hidden", "~model.input_shape"),
     *("dataset=synthetic", "dataset.flip=true", "max_steps=700", "target=0.85", "lr_policy.growth=1.5"),
-    *("+lr_policy.span=5", "checkpoint_every=null", "monitor=val/given"),
+    *("+lr_policy.span=5", "lr_policy.repeats=2", "checkpoint_every=null", "monitor=val/given"),
 )
 
 
@@ -132,7 +132,7 @@ def reached(record):
     return record["why"] == "reached the target"
 
 
-TOO_HIGH = ("lr=3", "optimizer.lr=3", "optimizer=sgd", "+lr_policy.repeats=0", "max_steps=300")
+TOO_HIGH = ("lr=3", "optimizer.lr=3", "optimizer=sgd", "lr_policy.repeats=0", "max_steps=300")
 
 
 @pytest.mark.parametrize(

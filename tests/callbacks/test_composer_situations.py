@@ -64,7 +64,7 @@ class Manual(Module):
 
 
 def compose(module, steps=400, check_every=10, trainer_class=pl.Trainer, budget=None, **arguments):
-    composer = LRPolicyComposer(target=0.9, max_steps=steps, **arguments)
+    composer = LRPolicyComposer(**{"target": 0.9, "max_steps": steps, "repeats": 2, **arguments})
     trainer = tiny_trainer(
         composer, max_steps=budget or steps, val_check_interval=check_every, trainer_class=trainer_class
     )

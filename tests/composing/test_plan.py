@@ -35,14 +35,14 @@ def play(settings, max_steps=1000, interval=10, limit=0.4, lr=0.1, value=None, t
 
 def test_it_spends_the_budget_and_no_more():
     for budget in (10, 20, 50, 130, 1000, 1005):
-        _, spent, found = play(Settings(), max_steps=budget)
+        _, spent, found = play(Settings(repeats=2), max_steps=budget)
         assert spent <= budget
         assert spent > budget - 20
         assert found.policy is not None
 
 
 def test_the_peak_lies_below_what_diverged():
-    _, _, found = play(Settings())
+    _, _, found = play(Settings(repeats=2))
     assert found.range.peak < found.range.high < found.range.diverged_at
     assert found.range.high < 0.4
     assert found.avoided[0].startswith("rates of 0.4")
@@ -57,7 +57,7 @@ def test_a_stable_phase_that_diverges_goes_back_to_half_the_rate():
 
 
 def test_branches_start_from_the_stable_phase_and_end_at_zero():
-    segments, _, _ = play(Settings(average=0.0, growth=1.5, reuse=False))
+    segments, _, _ = play(Settings(average=0.0, growth=1.5, reuse=False, repeats=2))
     branches = [segment for segment in segments if segment.kind == "branch"]
     assert len(branches) >= 4
     assert len({segment.start for segment in branches}) == len(branches)
@@ -85,7 +85,7 @@ def test_a_standstill_changes_the_shape():
     def value(t):
         return 0.5 + 0.001 * (t // 10 % 2)
 
-    segments, _, found = play(Settings(stable=("constant", "sine"), average=0.0, growth=1.5), value=value)
+    segments, _, found = play(Settings(stable=("constant", "sine"), average=0.0, growth=1.5, repeats=2), value=value)
     assert any("no gain in 2 branches" in message for message in found.avoided)
     assert len({segment.note for segment in segments if segment.kind == "stable"}) > 1
 
@@ -109,7 +109,7 @@ def test_identical_checks_restart_the_training_at_half_the_rate():
 
 def test_a_restarted_training_takes_at_most_the_own_rate():
     """The range test found several times the own rate, and the network died at it."""
-    segments, _, _ = play(Settings(), max_steps=2000, limit=3.0, value=lambda t: 0.1)
+    segments, _, _ = play(Settings(repeats=2), max_steps=2000, limit=3.0, value=lambda t: 0.1)
     peaks = list(dict.fromkeys(segment.note for segment in segments if segment.kind == "stable"))
     assert float(peaks[0].removeprefix("peak ")) > 0.5
     assert peaks[1:3] == ["peak 0.1", "peak 0.05"]
@@ -150,11 +150,11 @@ def test_the_tuning_budget_bounds_the_abandoned_branches():
         segments, _, _ = play(Settings(tuning_budget=share, repeats=0))
         abandoned = [segment.steps for segment in segments if segment.kind == "branch"][:-1]
         assert sum(abandoned) <= share * 1000
-    assert sum(segment.kind == "branch" for segment in play(Settings(tuning_budget=0.0))[0]) == 1
+    assert sum(segment.kind == "branch" for segment in play(Settings(tuning_budget=0.0, repeats=2))[0]) == 1
 
 
 def test_the_best_is_restored_when_the_last_is_worse():
-    segments, _, found = play(Settings(), value=lambda t: -abs(t - 300))
+    segments, _, found = play(Settings(repeats=2), value=lambda t: -abs(t - 300))
     assert segments[-1].restore == "best"
     assert found.best == max(
         -abs(segment.start + segment.steps - 300) for segment in segments if segment.kind == "branch"
@@ -180,7 +180,7 @@ def test_a_setting_out_of_range_is_named(field, message):
 
 
 def test_the_margin_lies_between_the_largest_usable_rate_and_the_peak():
-    tests = {margin: play(Settings(margin=margin))[2].range for margin in (None, 3.0, 9.0)}
+    tests = {margin: play(Settings(margin=margin, repeats=2))[2].range for margin in (None, 3.0, 9.0)}
     for margin, found in tests.items():
         assert found.peak == pytest.approx(found.high / (margin or 3.0))
     assert len({found.high for found in tests.values()}) == 1

@@ -20,10 +20,19 @@ def bench(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_the_table_is_that_of_the_frozen_rows(bench):
-    with (BENCH / "development.csv").open() as file:
+@pytest.mark.parametrize("name", ["development.csv", "table.csv"])
+def test_the_table_is_that_of_the_frozen_rows(bench, name):
+    with (BENCH / name).open() as file:
         rows = list(csv.DictReader(file))
     assert bench.summary(rows) in (BENCH / "README.md").read_text()
+
+
+def test_the_worst_case_of_the_table_is_the_one_that_the_guide_names(bench):
+    with (BENCH / "table.csv").open() as file:
+        lines = bench.summary(list(csv.DictReader(file))).splitlines()
+    worst = lines[-1].split("|")[5].strip()
+    guide = (BENCH.parents[1] / "docs" / "auto.md").read_text()
+    assert f"In the worst case it took {worst} times" in guide.replace("\n  ", " ")
 
 
 def test_no_case_of_the_table_is_one_of_development(bench):

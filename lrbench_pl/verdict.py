@@ -239,7 +239,7 @@ def plain_number(metric: SupportsFloat, *targets: float | None) -> float:
 
     Example:
         >>> plain_number(0.949999988079071), plain_number(0.1), plain_number(286 / 300)
-        (0.95, 0.1, 0.9533333333333333)
+        (0.95, 0.1, 0.9533333333333334)
         >>> plain_number(0.9533333182334900, 286 / 300) == 286 / 300
         True
     """

@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 torch.set_num_threads(1)
@@ -53,9 +54,9 @@ def ctrl_c_is_heard_as_before():
 @pytest.fixture(autouse=True)
 def hydra_is_left_as_it_was():
     """A job of Hydra that a test leaves behind would give its names to the trainings of a later one."""
-    before = HydraConfig.instance().cfg
+    before = HydraConfig.instance().cfg, GlobalHydra.instance().hydra
     yield
-    HydraConfig.instance().cfg = before
+    HydraConfig.instance().cfg, GlobalHydra.instance().hydra = before
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from reading import written  # noqa: E402
+from tables import written  # noqa: E402
 
 STRIKES = ("write", "time", "two", "ENOSPC", "EIO")
 WRONG = ("lost", "doubled", "unequal", "histories", "left", "silent")

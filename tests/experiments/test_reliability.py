@@ -12,7 +12,7 @@ import pytest
 STUDY = Path(__file__).resolve().parents[2] / "experiments" / "reliability"
 sys.path.insert(0, str(STUDY.parent))
 
-import reading  # noqa: E402
+import tables  # noqa: E402
 
 table = runpy.run_path(str(STUDY / "table.py"))["table"]
 
@@ -24,7 +24,7 @@ def frozen():
 
 def test_the_table_in_the_readme_is_that_of_the_frozen_trials():
     readme = (STUDY / "README.md").read_text()
-    assert reading.written(readme, "\n".join(table(frozen()))) == readme
+    assert tables.written(readme, "\n".join(table(frozen()))) == readme
 
 
 def test_no_trial_is_there_twice():

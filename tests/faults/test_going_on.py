@@ -30,14 +30,18 @@ from tests.faults.sweeps import (
 pytestmark = pytest.mark.slow
 
 
-def test_a_composition_killed_again_and_again(tmp_path):
+@pytest.mark.parametrize(
+    ("rules", "kinds"),
+    [("lr_policy.repeats=2", {"range", "stable", "branch"}), ("lr_policy.repeats=null", {"stable", "branch"})],
+)
+def test_a_composition_killed_again_and_again(tmp_path, rules, kinds):
     """Killed after 200 steps or more each time, it composes what it composes undisturbed."""
     never = ("monitor=val/loss", "mode=min", "target=1e-9")
-    jobs = ("lr_policy=auto", "max_steps=3000", "check_every=20", "checkpoint_every=20", *never)
+    jobs = ("lr_policy=auto", rules, "max_steps=3000", "check_every=20", "checkpoint_every=20", *never)
     undisturbed = sweep(tmp_path / "other", "basic", *jobs)
     assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
-    legs = json.loads((tmp_path / "other" / "0" / "tuning.json").read_text())
-    assert {leg["kind"] for leg in legs} == {"range", "stable", "branch"}
+    segments = json.loads((tmp_path / "other" / "0" / "tuning.json").read_text())
+    assert {segment["kind"] for segment in segments} == kinds
     folder, chance, killed = tmp_path / "sweep", random.Random(2), []
     for _ in range(4):
         process = start(folder, "basic", *jobs)

@@ -282,7 +282,7 @@ def test_processes_that_are_killed(tmp_path, whom):
     folder, jobs = tmp_path / "sweep", (*LONG, "max_steps=3000", "check_every=20", "checkpoint_every=20")
     process = sweeps.start(folder, "fused", *jobs)
     try:
-        assert wait_for(lambda: list(folder.glob(".fused/*/*.ckpt")))
+        assert wait_for(lambda: list(folder.glob(".fused/*/step=*.ckpt")))
         if whom == "worker":
             os.kill(records(folder)[0]["pid"], signal.SIGKILL)
             assert process.wait(timeout=300) == 0
@@ -307,7 +307,7 @@ def test_ctrl_c_and_the_same_command_again(tmp_path):
     folder, jobs = tmp_path / "sweep", (*LONG, "max_steps=60000", "checkpoint_every=20")
     terminal = Terminal(folder, "fused", *jobs)
     try:
-        assert wait_for(lambda: list(folder.glob(".fused/*/*.ckpt"))), terminal.text()
+        assert wait_for(lambda: list(folder.glob(".fused/*/step=*.ckpt"))), terminal.text()
         terminal.ctrl_c()
         assert terminal.process.wait(timeout=300) == 130, terminal.text()
         assert wait_for(lambda: not terminal.living(), limit_s=60), terminal.living()

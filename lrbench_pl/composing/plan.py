@@ -19,7 +19,7 @@ from lrbench_pl.policies import Constant
 from lrbench_pl.words import counted
 
 _PASSES = 2  # passes of the range test, if the settings leave it to the budget
-_COMPARED_SHARE = 0.03  # largest share of the budget for that range test; if it needs more, peaks are compared instead
+_COMPARED_SHARE = 0.1  # if that range test takes this share of the budget or more, peaks are compared instead
 _LEAST_PEAK = 0.1  # least peak of that range test, in multiples of the optimizer's own rate
 _PASS_STEPS = 50  # minimum steps of one pass of the range test
 _RANGE_SHARE = 0.15  # largest share of the budget for the range test; if it needs more, there is none
@@ -71,7 +71,7 @@ def plan_segments(
 
 def _is_long(max_steps: int, interval: int) -> bool:
     """Return whether a range test takes a small share of the budget."""
-    return _round_up(_PASS_STEPS * _PASSES, interval) <= _COMPARED_SHARE * max_steps
+    return _round_up(_PASS_STEPS * _PASSES, interval) < _COMPARED_SHARE * max_steps
 
 
 @dataclass(frozen=True)

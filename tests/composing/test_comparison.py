@@ -97,7 +97,7 @@ def test_no_check_uses_averaged_weights():
     assert not any(segment.averaged for segment in Training().compose()[0])
 
 
-@pytest.mark.parametrize("budget", [10, 20, 50, 130, 1000, 1005, 3300])
+@pytest.mark.parametrize("budget", [10, 20, 50, 130, 995, 1000])
 def test_it_spends_the_budget_and_no_more(budget):
     training = Training()
     segments, _, found = training.compose(max_steps=budget, interval=10)

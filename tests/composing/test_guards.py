@@ -108,8 +108,10 @@ def test_a_branch_whose_value_is_no_number_is_never_the_best():
     assert math.isfinite(found.best)
 
 
-@pytest.mark.parametrize(("budget", "interval", "kind"), [(3333, 20, "stable"), (3334, 20, "range")])
-def test_a_range_test_begins_a_budget_of_which_it_takes_at_most_three_percent(budget, interval, kind):
+@pytest.mark.parametrize(
+    ("budget", "interval", "kind"), [(1000, 20, "stable"), (1001, 20, "range"), (1280, 40, "range")]
+)
+def test_a_range_test_begins_a_budget_of_which_it_takes_less_than_a_tenth(budget, interval, kind):
     plan = plan_segments(Settings(), OWN, budget, interval, 2.0)
     next(plan)
     assert plan.send(SegmentResult(0)).kind == kind

@@ -48,8 +48,8 @@ class Settings:
         margin: Largest usable rate of the range test over the peak, at least 1. None: 3, or 9 for optimizers of the
             Adam family.
         repeats: Passes of the range test; 0 takes the optimizer's own rate as the peak. None: 2 if they take less than
-            a tenth of the budget; on a shorter budget peaks are compared instead, and of the other fields only ``decay``
-            and ``tuning_budget`` apply.
+            a tenth of the budget; on a shorter budget peaks are compared instead, and of the other fields only
+            ``decay`` and ``tuning_budget`` apply.
         tuning_budget: Share of the budget, in [0, 1], that range test, trials and abandoned branches may take.
 
     Raises:

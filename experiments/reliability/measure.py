@@ -97,7 +97,7 @@ class End:
 
 @dataclass(frozen=True)
 class Act:
-    """What is struck.
+    """An act that is struck.
 
     Args:
         name: Its name in the table.

@@ -29,7 +29,29 @@ __all__ = ["LRPolicyCallback", "LRPolicyError", "_in_fit", "plain_number"]
 
 # On an accelerator or with several processes, looking at the loss waits for the device or for the others:
 # there it is looked at this often. On one CPU process it is looked at on every step.
-_STEPS_BETWEEN_LOOKS = 32
+STEPS_BETWEEN_LOOKS = 32
+
+
+def divergence(when: str) -> str:
+    """Return the message of a run whose loss is no longer finite.
+
+    Args:
+        when: The moment, in words.
+    """
+    return f"the training loss became non-finite {when}; try a lower learning rate"
+
+
+def unlogged(monitor: str, logged: str) -> LRPolicyError:
+    """Return the error of a monitor that no validation logs.
+
+    Args:
+        monitor: Its name.
+        logged: Names of the metrics that are logged.
+    """
+    return LRPolicyError(
+        f"monitor {monitor!r} was not logged in validation; logged were: {logged}. "
+        "Set monitor= to one of them or log it with self.log() in validation_step"
+    )
 
 
 class LRPolicyCallback(Callback):
@@ -181,7 +203,7 @@ class LRPolicyCallback(Callback):
         if self.save_to is not None and self._steps_run == 0:
             fits.refuse_other_result(self.save_to, self._result_fields(trainer), self)
         on_cpu = pl_module.device.type == "cpu"
-        self._look_every = 1 if on_cpu and trainer.world_size == 1 else _STEPS_BETWEEN_LOOKS
+        self._look_every = 1 if on_cpu and trainer.world_size == 1 else STEPS_BETWEEN_LOOKS
         self._unseen, self._unseen_loss = 0, None
         self.target_check.ended_as = None
         self._clock.start()
@@ -254,7 +276,7 @@ class LRPolicyCallback(Callback):
             return
         step = self._steps_run
         when = f"at step {step}" if self._look_every == 1 else f"within {self._look_every} batches before step {step}"
-        self._end(trainer, "diverged", f"the training loss became non-finite {when}; try a lower learning rate")
+        self._end(trainer, "diverged", divergence(when))
 
     def _end(self, trainer: Trainer, status: Status, message: str) -> None:
         self.target_check.ended_as = (status, message)
@@ -309,10 +331,7 @@ class LRPolicyCallback(Callback):
             )
         found = trainer.strategy.broadcast(found)  # rank 0 decides for all, so that they stop together
         if isinstance(found, str):
-            raise LRPolicyError(
-                f"monitor {self.monitor!r} was not logged in validation; logged were: {found}. "
-                "Set monitor= to one of them or log it with self.log() in validation_step"
-            )
+            raise unlogged(self.monitor, found)
         return found
 
     # -- the end --------------------------------------------------------------------------------------------

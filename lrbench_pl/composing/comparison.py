@@ -7,6 +7,7 @@ from collections.abc import Generator
 from typing import Literal
 
 from lrbench_pl.composing.forecast import has_fallen, is_frozen, trend
+from lrbench_pl.composing.planner import Planner
 from lrbench_pl.composing.segments import Segment, SegmentResult
 from lrbench_pl.composing.settings import BRANCH_DECAYS, Settings
 from lrbench_pl.composing.state import Composition, joined
@@ -27,7 +28,7 @@ _ON_COURSE_GROWTH = 2.0  # end of the decay that is trained instead, as a multip
 _LOWER = 1 / 3  # factor of the peak after a divergence or a fall of the values
 
 
-class ComparingPlanner:
+class ComparingPlanner(Planner):
     """Plans the segments of a composition on a budget that is too short for a range test.
 
     1. Training starts at the optimizer's own rate, so that an easy target costs what it costs without a composition.
@@ -59,17 +60,12 @@ class ComparingPlanner:
         target: float | None,
         mode: Literal["max", "min"],
     ) -> None:
-        self.settings, self.max_steps, self.interval, self.target = settings, max_steps, interval, target
-        self.sign = 1.0 if mode == "max" else -1.0
-        self.goal = math.inf if target is None else self.sign * target
-        self.found = Composition()
-        self.own_lr = self.peak = lr
-        self.spent = 0  # steps in total
+        super().__init__(settings, lr, max_steps, interval, target, mode)
+        self.peak = lr
         self.t = 0  # step of the policy
         self.policy: Policy = Constant(lr)
         self.values: list[float] = []  # signed values of the checks since training last went back
         self.ends: list[tuple[int, float]] = []  # steps and signed values at the ends of decays since then
-        self.restore: str | None = None  # snapshot that the next segment starts from
         self.good: tuple[str, Policy, int] = ("start", self.policy, 0)  # last good snapshot, its policy and its step
 
     def segments(self) -> Generator[Segment, SegmentResult, Composition]:
@@ -250,6 +246,3 @@ class ComparingPlanner:
     def _take_restore(self) -> str | None:
         restore, self.restore = self.restore, None
         return restore
-
-    def _whole_intervals(self, steps: float) -> int:
-        return self.interval * max(1, round(steps / self.interval))

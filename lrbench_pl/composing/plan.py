@@ -11,6 +11,7 @@ from typing import Literal
 from lrbench_pl.composing import forecast
 from lrbench_pl.composing.comparison import ComparingPlanner
 from lrbench_pl.composing.forecast import Trend, has_fallen, is_frozen, is_standstill, trend
+from lrbench_pl.composing.planner import Planner
 from lrbench_pl.composing.range_test import MARGIN, RateRamp, analyse, range_passes
 from lrbench_pl.composing.segments import Segment, SegmentResult
 from lrbench_pl.composing.settings import BRANCH_DECAYS, Settings
@@ -53,7 +54,7 @@ def plan_segments(
         target: Value to reach; None spends the budget on one policy.
         mode: ``max`` if larger values are better, ``min`` if smaller ones are.
     """
-    planner: _Planner | ComparingPlanner
+    planner: Planner
     if settings.repeats is not None or _is_long(max_steps, interval):
         planner = _Planner(settings, lr, max_steps, interval, target, mode)
     else:
@@ -83,8 +84,8 @@ class _Outlook:
     is_last: bool  # no other branch fits into the budget
 
 
-class _Planner:
-    """Decides the next segment of a composition. Larger signed values are better."""
+class _Planner(Planner):
+    """Planner of a budget that is long enough for a range test, or whose settings decide on it."""
 
     def __init__(
         self,
@@ -95,22 +96,16 @@ class _Planner:
         target: float | None,
         mode: Literal["max", "min"],
     ) -> None:
-        self.settings, self.max_steps, self.interval, self.target = settings, max_steps, interval, target
+        super().__init__(settings, lr, max_steps, interval, target, mode)
         self.is_guarded = settings.repeats is None  # the peak needs proof, and falling values are watched
         self.repeats = _PASSES if settings.repeats is None else settings.repeats
-        self.sign = 1.0 if mode == "max" else -1.0
-        self.goal = math.inf if target is None else self.sign * target
-        self.own_lr = lr
-        self.found = Composition()
-        self.spent = 0  # steps in total
         self.tuning_steps = 0  # steps that are not part of the policy
-        self.first_branch = _whole_intervals(settings.first_branch * max_steps, interval)
+        self.first_branch = self._whole_intervals(settings.first_branch * max_steps)
         warmup_steps = max(1, min(interval, self.first_branch // 5))
         self.stable = StablePhase(list(settings.stable), lr, self.first_branch, warmup_steps, Constant(lr))
         self.observed = Observed()
         self.snapshot, self.snapshot_step = "start", 0  # last good state, and its step of the policy
         self.best_step = 0  # step of the best policy at its end
-        self.restore: str | None = None  # snapshot that the next segment starts from
 
     def segments(self) -> Generator[Segment, SegmentResult, Composition]:
         """Yield all segments of the composition."""
@@ -160,12 +155,12 @@ class _Planner:
         """Decide how long the stable phase continues before the next branch."""
         settings, interval, t = self.settings, self.interval, self.stable.t
         left = self.max_steps - self.spent
-        steps = min(_whole_intervals(settings.decay_fraction * max(t, self.first_branch), interval), left)
+        steps = min(self._whole_intervals(settings.decay_fraction * max(t, self.first_branch)), left)
         room = _round_down(left - steps, interval)
         is_affordable = self.tuning_steps + steps <= settings.tuning_budget * self.max_steps
         if self.target is None or room < interval or not is_affordable:
             share = settings.decay_fraction / (1 + settings.decay_fraction)
-            steps = min(_whole_intervals(share * (t + left), interval), left)
+            steps = min(self._whole_intervals(share * (t + left)), left)
             return _Outlook(_round_down(left - steps, interval), steps, is_last=True)
         if t < self.first_branch:
             ahead = min(self.first_branch - t, room)
@@ -184,7 +179,7 @@ class _Planner:
             last = float(branches[-1][0])
         else:
             last = self.first_branch if settings.average else self.first_branch / settings.growth
-        return max(_whole_intervals(settings.growth * last, interval), self.first_branch)
+        return max(self._whole_intervals(settings.growth * last), self.first_branch)
 
     def _is_time(self) -> bool:
         """Return whether a branch starts now: it is due, or expected to succeed."""
@@ -271,7 +266,7 @@ class _Planner:
         note = f"decays from {rate:.3g} over {counted(steps, 'step')}"
         result = yield Segment("branch", policy, t, steps, restore=self.restore, note=note)
         yield from self._observe(branch, result)
-        latest_end = branch.end + max(self.interval, _whole_intervals(_TAIL_SHARE * steps, self.interval))
+        latest_end = branch.end + max(self.interval, self._whole_intervals(_TAIL_SHARE * steps))
         while self._is_worth_holding(branch, latest_end):
             branch.policy = joined(branch.policy, branch.end, Constant(_TAIL_RATE * rate))
             steps = min(self.interval, self.max_steps - self.spent)
@@ -335,11 +330,6 @@ class _Planner:
         )
         stable.change_shape()
         observed.averaged, observed.ends = observed.averaged[-1:], [max(observed.ends)]
-
-
-def _whole_intervals(steps: float, interval: int) -> int:
-    """Return the nearest multiple of the interval, at least one interval."""
-    return interval * max(1, round(steps / interval))
 
 
 def _round_down(steps: int, interval: int) -> int:

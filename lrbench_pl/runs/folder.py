@@ -28,6 +28,7 @@ from lrbench_pl.files import (
 )
 from lrbench_pl.policies import to_config
 from lrbench_pl.reading import read_json
+from lrbench_pl.runs.locks import NO_LOCKS, is_held, lock_of
 from lrbench_pl.runs.result import RESULT_FILE, RunResult
 from lrbench_pl.runs.spec import RunSpec, readable
 from lrbench_pl.words import clean as clean_text
@@ -131,7 +132,7 @@ def state_of(folder: Path) -> State:
         return "finished" if result.status in FINISHED else result.status  # type: ignore[return-value]
     if not (folder / RECORD_FILE).exists():
         return "missing"
-    return "running" if _is_locked(folder) else "unfinished"
+    return "running" if is_held(folder / LOCK_FILE) else "unfinished"
 
 
 def check_same_run(folder: Path, run_id: str, configuration: Mapping[str, Any]) -> None:
@@ -215,7 +216,7 @@ def hold_folder(folder: Path, run_id: str, configuration: Mapping[str, Any]) -> 
         OSError: If the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder)
+    lock = lock_of(folder / LOCK_FILE)
     _acquire(lock, folder)
     try:
         check_same_run(folder, run_id, configuration)
@@ -247,10 +248,6 @@ def add_note(folder: Path, text: str) -> None:
             Record(**{**asdict(record), "notes": (*record.notes, text)}).write(folder)
 
 
-def _lock(folder: Path) -> FileLock:
-    return FileLock(folder / LOCK_FILE, fallback_to_soft=False)  # a soft lock would outlive a killed process
-
-
 def _acquire(lock: FileLock, folder: Path) -> None:
     """Acquire the lock, with a warning if that takes time.
 
@@ -264,17 +261,5 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             name = f"process {holder.pid} on {holder.host}" if holder else "another process"
             log.warning("%s is in use by %s; waiting for it to end", folder, name)
             lock.acquire()
-    except (OSError, NotImplementedError) as error:
+    except NO_LOCKS as error:
         log.debug("%s cannot be locked: %s", folder, error)
-
-
-def _is_locked(folder: Path) -> bool:
-    lock = _lock(folder)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except (OSError, NotImplementedError):
-        return False
-    lock.release()
-    return False

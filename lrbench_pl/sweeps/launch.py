@@ -157,7 +157,7 @@ def _own_resolvers() -> dict[str, Any]:
 
 
 class Stopped(str):
-    """Why a job was stopped from outside, from which it can be resumed."""
+    """Reason for which a job was stopped from outside; it can be resumed."""
 
 
 class QueuedAgain(str):

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from filelock import FileLock, Timeout
-
 from lrbench_pl.files import is_temporary, remove_temporary, write_atomically
 from lrbench_pl.reading import read_json
 from lrbench_pl.runs.folder import LOCK_FILE
+from lrbench_pl.runs.locks import NO_LOCKS, is_held, lock_of
 
 _FOLDER = ".sweeps"
 
@@ -48,14 +47,14 @@ class Reservations:
         self._sweep = sweep.absolute()
         self._folder = self._sweep / _FOLDER
         self._name = uuid.uuid4().hex[:12]
-        self._lock = _lock(self._path(".lock"))
+        self._lock = lock_of(self._path(".lock"))
 
     def _path(self, suffix: str, name: str | None = None) -> Path:
         return self._folder / f"{name or self._name}{suffix}"
 
     def __enter__(self) -> Reservations:
         """Begin without reservations."""
-        with contextlib.suppress(OSError, NotImplementedError):
+        with contextlib.suppress(*NO_LOCKS):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         return self
@@ -72,8 +71,8 @@ class Reservations:
     @contextlib.contextmanager
     def exclusively(self) -> Iterator[None]:
         """Let no other sweep choose folders in this context."""
-        lock = _lock(self._sweep / LOCK_FILE)
-        with contextlib.suppress(OSError, NotImplementedError):
+        lock = lock_of(self._sweep / LOCK_FILE)
+        with contextlib.suppress(*NO_LOCKS):
             lock.acquire()
         try:
             yield
@@ -104,14 +103,8 @@ class Reservations:
 
     def _is_held(self, name: str) -> bool:
         """Return whether a sweep is running; remove what is left of one that was killed."""
-        lock = _lock(self._path(".lock", name))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+        if is_held(self._path(".lock", name)):
             return True
-        except (OSError, NotImplementedError):
-            return False
-        lock.release(force=True)
         self._remove(name)
         return False
 
@@ -130,7 +123,3 @@ def clean_sweep(sweep: Path) -> None:
         if not reservations.others():
             for folder in folders:
                 remove_temporary(folder)
-
-
-def _lock(path: Path) -> FileLock:
-    return FileLock(path, fallback_to_soft=False)

@@ -10,49 +10,29 @@ from lrbench_pl.callbacks.checkpoints import CheckpointError, Checkpoints, Train
 from lrbench_pl.composing import forecast
 from lrbench_pl.policies import Constant, Polynomial, Sequential, to_config
 from lrbench_pl.runs import run as experiment
-from lrbench_pl.runs.build import Classifier
-from lrbench_pl.runs.config import compose
 from lrbench_pl.runs.folder import Record, state_of
 from lrbench_pl.selection.database import PolicyDatabase
 from lrbench_pl.selection.records import stored_run
+from tests.faults.killable import runner
 from tests.helpers import TinyModule, explode, script, tiny_trainer
 
 TIMES = ("seconds_to_target", "wall_time_s")
 
 
-class Killed(BaseException):
-    """Ends a run at once, like a power failure."""
-
-
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Run in a folder; with ``dies_at``, the process dies before that batch."""
-    step, evaluate = Classifier.training_step, experiment._evaluate
-    weights = {}
+    """Run in a folder; with ``dies_at``, the process dies before that batch. ``weights`` has those of each run."""
+    evaluate, weights = experiment._evaluate, {}
+    common = ("max_steps=80", "check_every=10", "trainer=cpu", "target=1.0", "checkpoint_every=20")
+    train = runner(tmp_path, monkeypatch, *common)
 
     def go(name, *overrides, dies_at=None):
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-
-        def training_step(self, batch, batch_idx):
-            if batch_idx == dies_at:
-                raise Killed
-            return step(self, batch, batch_idx)
-
         def keep(parts):
             weights[name] = [value.clone() for value in parts.module.state_dict().values()]
             return evaluate(parts)
 
-        monkeypatch.setattr(Classifier, "training_step", training_step)
         monkeypatch.setattr(experiment, "_evaluate", keep)
-        common = ("max_steps=80", "check_every=10", "trainer=cpu", "target=1.0", "checkpoint_every=20")
-        cfg = compose([*common, f"logger.csv.save_dir={folder}", *overrides])
-        if dies_at is None:
-            return experiment.run(cfg, folder)
-        with pytest.raises(Killed):
-            experiment.run(cfg, folder)
-        (folder / "result.json").unlink(missing_ok=True)  # a killed process writes none
-        return None
+        return train(name, *overrides, dies_at=dies_at)
 
     go.weights = weights
     return go

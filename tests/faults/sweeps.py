@@ -110,6 +110,15 @@ class Terminal:
         self._reader.join(timeout=30)
         return self._shown.decode(errors="replace")
 
+    def interrupted(self) -> str:
+        """Press Ctrl-C, wait until everything has ended with code 130, and return what was printed."""
+        self.ctrl_c()
+        assert self.process.wait(timeout=300) == 130, self.text()
+        assert wait_for(lambda: not self.living(), limit_s=60), self.living()
+        text = self.text()
+        assert "Traceback" not in text
+        return text
+
     def living(self) -> list[str]:
         """The command lines of the sweep and of everything it started."""
         found = []

@@ -68,13 +68,9 @@ def test_ctrl_c_ends_a_sweep_that_goes_on_when_started_again_and_killed(tmp_path
     terminal = Terminal(folder, launcher, *jobs)
     try:
         assert wait_for(lambda: records(folder)), terminal.text()
-        terminal.ctrl_c()
-        assert terminal.process.wait(timeout=300) == 130, terminal.text()
-        assert wait_for(lambda: not terminal.living(), limit_s=60), terminal.living()
-        text = terminal.text()
+        text = terminal.interrupted()
     finally:
         terminal.close()
-    assert "Traceback" not in text
     states = Counter(row["status"] for row in rows(folder))
     assert not states["failed"], [row["message"] for row in rows(folder)]
     assert states.total() == len(records(folder))

@@ -13,40 +13,14 @@ from pytorch_lightning.loggers import CSVLogger
 
 from lrbench_pl.callbacks.history_file import HistoryFile, parse, use_history_files
 from lrbench_pl.files import WrittenFiles, remove_temporary, replacing, write_atomically
-from lrbench_pl.runs import run as experiment
-from lrbench_pl.runs.build import Classifier
-from lrbench_pl.runs.config import compose
-
-
-class Killed(BaseException):
-    """Ends a run at once, as a power failure does."""
+from tests.faults.killable import Killed, runner
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Run in a folder; with ``dies_at``, the process dies before that batch."""
-    step = Classifier.training_step
-
-    def go(name, *overrides, dies_at=None):
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-
-        def training_step(self, batch, batch_idx):
-            if batch_idx == dies_at:
-                raise Killed
-            return step(self, batch, batch_idx)
-
-        monkeypatch.setattr(Classifier, "training_step", training_step)
-        common = ("max_steps=60", "check_every=10", "trainer=cpu", "target=null", "checkpoint_every=20")
-        cfg = compose([*common, f"logger.csv.save_dir={folder}", *overrides])
-        if dies_at is None:
-            return experiment.run(cfg, folder)
-        with pytest.raises(Killed):
-            experiment.run(cfg, folder)
-        (folder / "result.json").unlink(missing_ok=True)
-        return None
-
-    return go
+    common = ("max_steps=60", "check_every=10", "trainer=cpu", "target=null", "checkpoint_every=20")
+    return runner(tmp_path, monkeypatch, *common)
 
 
 def history(folder):

@@ -6,14 +6,14 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lrbench_pl.files import FORMAT, check_format, version, write_atomically
+from lrbench_pl.files import FORMAT, check_format, replacing, version, write_atomically
+from lrbench_pl.reading import read_json
 from lrbench_pl.sweeps.fused.progress import FOLDER
 
 _RECORD = "jobs.json"
@@ -47,7 +47,7 @@ class GroupFolder:
     def jobs(self) -> frozenset[str]:
         """The ``run_id`` of every job of the group; empty if the folder cannot be read."""
         try:
-            stored = json.loads((self.path / _RECORD).read_text(encoding="utf-8"))
+            stored = read_json(self.path / _RECORD)
             check_format(stored.get("format"), stored.get("version"))
             return frozenset(map(str, stored["jobs"]))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -75,22 +75,16 @@ class GroupFolder:
         """
         import torch
 
-        unfinished = self.path / ".unfinished.ckpt"
         try:
             if self.jobs != frozenset(jobs):
                 record = {"format": FORMAT, "version": version(), "jobs": sorted(jobs)}
                 write_atomically(self.path / _RECORD, json.dumps(record) + "\n")
-            with open(unfinished, "wb") as file:
+            with replacing(self.file(step)) as file:
                 torch.save({"format": FORMAT, "version": version(), **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, self.file(step))
             for earlier in self.steps:
                 if earlier != step:
                     self.file(earlier).unlink(missing_ok=True)
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
             log.warning("no checkpoint at step %d (%s); the group continues without it", step, error)
 
     def load(self) -> dict[str, Any] | None:

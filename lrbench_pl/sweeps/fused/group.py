@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lrbench_pl.callbacks.lr_policy import LRPolicyError
+from lrbench_pl.callbacks.lr_policy import STEPS_BETWEEN_LOOKS, LRPolicyError
 from lrbench_pl.stopwatch import Stopwatch
 from lrbench_pl.sweeps.fused.checkpoint import GroupFolder
 from lrbench_pl.sweeps.fused.engine import Engine, Replica, subset
@@ -17,7 +17,6 @@ from lrbench_pl.sweeps.fused.progress import Progress
 from lrbench_pl.workloads.data.loaders import StreamLoader
 
 _PROGRESS_S = 1.0
-_STEPS_BETWEEN_LOOKS = 32  # of the callback of a serial run at the loss, on an accelerator
 
 MakeEngine = Callable[[Sequence[Replica], Sequence[StreamLoader]], Engine]
 
@@ -145,7 +144,7 @@ class Group:
         """Return the step at which a serial run notices a loss that is not finite, and its words for it."""
         if self._is_on_cpu:
             return step, f"at step {step}"
-        every = _STEPS_BETWEEN_LOOKS
+        every = STEPS_BETWEEN_LOOKS
         looks = self._looked + -(-(step - self._looked) // every) * every
         check = -(-step // self._check_every) * self._check_every
         noticed = min(looks, check, self._max_steps)

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig
 
-from lrbench_pl.callbacks.lr_policy import LRPolicyError
+from lrbench_pl.callbacks.lr_policy import divergence, unlogged
 from lrbench_pl.policies import table
 from lrbench_pl.runs.folder import add_note
 from lrbench_pl.runs.loggers import quiet_lightning
@@ -154,7 +154,7 @@ class Member:
 
     @property
     def equal_to(self) -> tuple[str | None, ...]:
-        """What jobs have in common of which one is enough."""
+        """Key that is equal for jobs with the same outcome, of which one is trained for all."""
         setup, spec = self.training.setup, self.training.spec
         own = self.run_id if not self.cfg.share_equal or setup.policy_id is None else None
         return setup.policy_id, repr(sorted(spec.but_for_rates.items())), own
@@ -211,11 +211,7 @@ class Member:
             if verifier.target is None:
                 return False
             logged = {name for _, row in self._history for name in row} - _NOT_METRICS
-            raise LRPolicyError(
-                f"monitor {verifier.monitor!r} was not logged in validation; logged were: "
-                f"{', '.join(sorted(logged))}. Set monitor= to one of them or log it with self.log() in "
-                "validation_step"
-            )
+            raise unlogged(verifier.monitor, ", ".join(sorted(logged)))
         value = metrics[verifier.monitor]
         hit = verifier.target_check.update(self.step, value, seconds)
         self._print_progress(value)
@@ -242,7 +238,7 @@ class Member:
         """
         check = self.training.parts.verifier.target_check
         check.steps_run = self.step = step
-        check.end("diverged", f"the training loss became non-finite {when}; try a lower learning rate")
+        check.end("diverged", divergence(when))
 
     def finish(self, seconds: float) -> None:
         """Evaluate the weights of the module and write the result.

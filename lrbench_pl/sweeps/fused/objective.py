@@ -18,7 +18,7 @@ from lrbench_pl.workloads.regressor import Regressor
 
 @dataclass(frozen=True)
 class Objective:
-    """What a module of the package trains and checks.
+    """Loss and metrics of a module of the package.
 
     Args:
         module: The module, whose ``loss`` needs no state.

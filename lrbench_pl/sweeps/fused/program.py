@@ -83,9 +83,7 @@ class Program(ABC):
         for replica, optimizer in zip(self._replicas, optimizers, strict=True):
             if type(replica.module) is not type(self._replicas[0].module):
                 raise CannotFuse("the jobs have modules of several classes")
-            if any(
-                hasattr(part, "_compiled_call_impl") and part._compiled_call_impl for part in replica.module.modules()
-            ):
+            if any(getattr(part, "_compiled_call_impl", None) for part in replica.module.modules()):
                 raise CannotFuse("the model is compiled (compile=true)")
             layout = Layout.of(replica.module.model, optimizer.param_groups)
             if first is not None and layout != first:

@@ -1,12 +1,14 @@
-"""Progress of the groups of a fused sweep, for its view. Standard library only."""
+"""Progress of the groups of a fused sweep, for its view. Imports no torch."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from lrbench_pl.files import remove_temporary, write_atomically
+from lrbench_pl.reading import read_json
 
 FOLDER = ".fused"
 _FILE = "progress.json"
@@ -14,7 +16,7 @@ _FILE = "progress.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a group is.
+    """Progress of one group.
 
     Args:
         jobs: Jobs that still train.
@@ -41,10 +43,7 @@ class Progress:
     def write(self, folder: Path) -> None:
         """Write it into the folder of the group; a failure does not matter."""
         with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            unfinished = folder / f".{_FILE}"
-            unfinished.write_text(json.dumps(asdict(self)), encoding="utf-8")
-            os.replace(unfinished, folder / _FILE)
+            write_atomically(folder / _FILE, json.dumps(asdict(self)))
 
 
 def read_progress(sweep: Path) -> list[Progress]:
@@ -56,16 +55,17 @@ def read_progress(sweep: Path) -> list[Progress]:
     found = []
     for path in sorted((sweep / FOLDER).glob(f"*/{_FILE}")):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            found.append(Progress(**json.loads(path.read_text(encoding="utf-8"))))
+            found.append(Progress(**read_json(path)))
     return found
 
 
 def clear_progress(sweep: Path) -> None:
     """Remove what processes that are gone have left; no group may be running."""
     folder = sweep / FOLDER
-    for path in folder.glob(f"*/*{_FILE}"):
+    for group in folder.glob("*"):
         with contextlib.suppress(OSError):
-            path.unlink()
-    for path in (*folder.glob("*"), folder):
-        with contextlib.suppress(OSError):
-            path.rmdir()  # if nothing else is in it
+            (group / _FILE).unlink(missing_ok=True)
+            remove_temporary(group)
+            group.rmdir()  # if nothing else is in it
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -136,3 +136,21 @@ def weights(module: pl.LightningModule) -> Tensor:
 def drift(found: Tensor, expected: Tensor) -> float:
     """Return the relative difference of two vectors."""
     return float((found - expected).norm() / expected.norm())
+
+
+PLAIN_SGD = partial(torch.optim.SGD, lr=1.0)
+CASES = {
+    "mlp": Case(),
+    "lenet": Case("lenet"),
+    "cnn3": Case("cnn3"),
+    "dropout": Case("dropout"),
+    "groups": Case(
+        optimizer=partial(PLAIN_SGD, momentum=0.9, weight_decay=5e-4),
+        param_groups=[{"params": "*.bias", "lr_scale": 2.0, "weight_decay": 0.0}],
+    ),
+    "nesterov": Case(optimizer=partial(PLAIN_SGD, momentum=0.9, nesterov=True, weight_decay=1e-3)),
+    "settings": Case(
+        optimizer=PLAIN_SGD,
+        settings=[{"momentum": 0.9}, {"momentum": 0.5, "weight_decay": 1e-3}, {}, {"weight_decay": 1e-2}],
+    ),
+}

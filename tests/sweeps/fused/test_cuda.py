@@ -8,11 +8,12 @@ from functools import partial
 
 import pytest
 import torch
-from torch.optim import SGD, Adam, AdamW, RMSprop
+from torch.optim import Adam, AdamW, RMSprop
 
 from lrbench_pl.sweeps.fused.choice import make_engine
 from lrbench_pl.sweeps.fused.engine import CannotFuse, subset
 from lrbench_pl.sweeps.fused.objective import Objective
+from tests.sweeps.fused import serial
 from tests.sweeps.fused.serial import Case, drift, weights
 
 pytestmark = [
@@ -20,22 +21,9 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 DEVICE = torch.device("cuda", 0)
-PLAIN_SGD = partial(SGD, lr=1.0)
 CASES = {
-    "mlp": Case(),
-    "lenet": Case("lenet"),
-    "cnn3": Case("cnn3"),
+    **serial.CASES,
     "resnet": Case("resnet", augmented=True),
-    "dropout": Case("dropout"),
-    "groups": Case(
-        optimizer=partial(PLAIN_SGD, momentum=0.9, weight_decay=5e-4),
-        param_groups=[{"params": "*.bias", "lr_scale": 2.0, "weight_decay": 0.0}],
-    ),
-    "nesterov": Case(optimizer=partial(PLAIN_SGD, momentum=0.9, nesterov=True, weight_decay=1e-3)),
-    "settings": Case(
-        optimizer=PLAIN_SGD,
-        settings=[{"momentum": 0.9}, {"momentum": 0.5, "weight_decay": 1e-3}, {}, {"weight_decay": 1e-2}],
-    ),
     "adam": Case(optimizer=partial(Adam, lr=1.0, weight_decay=1e-2), jobs=((0, 0.005), (0, 0.01), (1, 0.002))),
     "adamw": Case(optimizer=partial(AdamW, lr=1.0), jobs=((0, 0.005), (0, 0.01), (1, 0.002))),
     "rmsprop": Case(optimizer=partial(RMSprop, lr=1.0), jobs=((0, 0.005), (0, 0.01), (1, 0.002))),

@@ -10,33 +10,21 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
+from torch.optim import Adagrad, Adam, AdamW, RMSprop
 
 from lrbench_pl.sweeps.fused import choice
 from lrbench_pl.sweeps.fused.choice import choose_engine, make_engine
 from lrbench_pl.sweeps.fused.engine import CannotFuse, Replica, subset
 from lrbench_pl.workloads.classifier import Classifier
-from tests.sweeps.fused.serial import NETS, Case, drift, weights
+from tests.sweeps.fused import serial
+from tests.sweeps.fused.serial import NETS, PLAIN_SGD, Case, drift, weights
 
 CPU = torch.device("cpu")
-PLAIN_SGD = partial(SGD, lr=1.0)
 SMALL = ((0, 0.005), (0, 0.01), (1, 0.002))
 CASES = {
-    "mlp": Case(),
-    "lenet": Case("lenet"),
-    "cnn3": Case("cnn3"),
+    **serial.CASES,
     "resnet": Case("resnet", jobs=((0, 0.01), (0, 0.02), (1, 0.01))),
     "resnet augmented": Case("resnet", augmented=True, jobs=((0, 0.01), (1, 0.01))),
-    "dropout": Case("dropout"),
-    "groups": Case(
-        optimizer=partial(PLAIN_SGD, momentum=0.9, weight_decay=5e-4),
-        param_groups=[{"params": "*.bias", "lr_scale": 2.0, "weight_decay": 0.0}],
-    ),
-    "nesterov": Case(optimizer=partial(PLAIN_SGD, momentum=0.9, nesterov=True, weight_decay=1e-3)),
-    "settings": Case(
-        optimizer=PLAIN_SGD,
-        settings=[{"momentum": 0.9}, {"momentum": 0.5, "weight_decay": 1e-3}, {}, {"weight_decay": 1e-2}],
-    ),
     "dampening": Case(optimizer=partial(PLAIN_SGD, momentum=0.9, dampening=0.1)),
     "adam": Case(
         optimizer=partial(Adam, lr=1.0), settings=[{"weight_decay": 1e-2}, {"betas": (0.8, 0.99)}, {}], jobs=SMALL

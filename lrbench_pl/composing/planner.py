@@ -1,0 +1,50 @@
+"""Base of the planners of a composition. No torch."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from typing import Literal
+
+from lrbench_pl.composing.segments import Segment, SegmentResult
+from lrbench_pl.composing.settings import Settings
+from lrbench_pl.composing.state import Composition
+
+
+class Planner(ABC):
+    """Decides the next segment of a composition. Larger signed values are better.
+
+    Args:
+        settings: Settings of the composition.
+        lr: The optimizer's own rate.
+        max_steps: Optimizer steps in total, abandoned trials and branches included.
+        interval: Steps between two checks.
+        target: Value to reach; None spends the budget on one policy.
+        mode: ``max`` if larger values are better, ``min`` if smaller ones are.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        lr: float,
+        max_steps: int,
+        interval: int,
+        target: float | None,
+        mode: Literal["max", "min"],
+    ) -> None:
+        self.settings, self.max_steps, self.interval, self.target = settings, max_steps, interval, target
+        self.sign = 1.0 if mode == "max" else -1.0
+        self.goal = math.inf if target is None else self.sign * target
+        self.own_lr = lr
+        self.found = Composition()
+        self.spent = 0  # steps in total
+        self.restore: str | None = None  # snapshot that the next segment starts from
+
+    @abstractmethod
+    def segments(self) -> Generator[Segment, SegmentResult, Composition]:
+        """Yield all segments of the composition."""
+
+    def _whole_intervals(self, steps: float) -> int:
+        """Return the nearest multiple of the interval, at least one interval."""
+        return self.interval * max(1, round(steps / self.interval))

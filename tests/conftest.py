@@ -52,11 +52,16 @@ def ctrl_c_is_heard_as_before():
 
 
 @pytest.fixture(autouse=True)
-def hydra_is_left_as_it_was():
-    """A job of Hydra that a test leaves behind would give its names to the trainings of a later one."""
-    before = HydraConfig.instance().cfg, GlobalHydra.instance().hydra
+def hydra_is_not_initialized():
+    """A job of Hydra that is left behind would give its names to the trainings of a later test, or refuse its own."""
+    forget_hydra()  # a doctest has no fixtures
     yield
-    HydraConfig.instance().cfg, GlobalHydra.instance().hydra = before
+    forget_hydra()
+
+
+def forget_hydra():
+    HydraConfig.instance().cfg = None
+    GlobalHydra.instance().clear()
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,8 @@ def code_of(book):
 
 
 def lines_of(cell):
-    return [line for output in cell.get("outputs", []) for line in output.get("text", "").splitlines()]
+    # a line may be split between two outputs, as the kernel happens to flush them
+    return "".join(output.get("text", "") for output in cell.get("outputs", [])).splitlines()
 
 
 def test_its_program_is_that_of_the_guide():

@@ -34,7 +34,7 @@ def test_a_job_whose_node_is_lost_resumes_on_another(tmp_path, cluster):
     try:
         assert wait_for(lambda: len(list(folder.glob("*/checkpoints/step=*.ckpt"))) >= 2, limit_s=240)
         cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
-        assert process.wait(timeout=180) == 0, output.read_text()
+        assert process.wait(timeout=540) == 0, output.read_text()
     finally:
         end(process)
     text = output.read_text()

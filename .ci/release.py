@@ -77,7 +77,9 @@ def main() -> int:
     try:
         version = version_of(files)
         if arguments.tag not in (None, f"v{version}"):
-            raise ValueError(f"expected version {arguments.tag.removeprefix('v')}, got {version}; is the commit tagged?")
+            raise ValueError(
+                f"expected version {arguments.tag.removeprefix('v')}, got {version}; is the commit tagged?"
+            )
         section = notes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), version)
     except ValueError as error:
         print(error, file=sys.stderr)

@@ -1,0 +1,609 @@
+"""The gallery in docs/gallery: one page per family of policies, from the policies themselves and the frozen results.
+
+    python experiments/gallery.py            # text and pictures; two trainings of some seconds for the adaptive ones
+    python experiments/gallery.py --text     # text only
+
+Formulas are those of the docstrings, shapes those of ``conf/lr_policy``, places and steps those of
+``policies_*/results.csv`` and ``optimizers_*/results.csv``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from tables import Row, compared, spread, stage
+
+from lrbench_pl import policies
+from lrbench_pl.cli.preview import Curve, curve, planned_runs
+from lrbench_pl.policies import Cyclic, Policy, Sequential
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+GALLERY = ROOT / "docs" / "gallery"
+STEPS = 1000  # of a curve
+# the factor of the height at step t, by wave where they differ
+DECAYS = {
+    "none": "1",
+    "halving": "1 / 2 ** floor((t + phase) / period)",
+    "halving cosine": "1 / 2 ** floor((t + phase + period / 2) / period)",
+    "exponential": "gamma ** t",
+}
+ADAPTIVE = ("auto", "plateau")  # without rates before a training
+NOT_SHAPES = ("best", "range")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One page of the gallery.
+
+    Args:
+        page: Name of the page.
+        title: Its title.
+        text: A description, wrapped at 100 columns.
+        members: Names in ``conf/lr_policy``; the first one stands for the family.
+        formula: Formula, where it is not that of the members' types.
+    """
+
+    page: str
+    title: str
+    text: str
+    members: tuple[str, ...]
+    formula: str | None = None
+
+
+FAMILIES = (
+    Family(
+        "fixed",
+        "Fixed",
+        "One rate throughout. The baseline of every comparison: what a schedule gains, it gains over this.",
+        ("fix",),
+    ),
+    Family(
+        "steps",
+        "Steps",
+        "The rate is constant and drops by a factor, at equal distances or at given milestones. Each drop\n"
+        "trades the noise that explores for convergence, so most of the gain comes shortly after it.",
+        ("step", "nstep", "nstep_late"),
+    ),
+    Family(
+        "decay",
+        "Smooth decay",
+        "The rate falls without jumps and without cycles: linear, polynomial, exponential, inverse, sigmoid\n"
+        "or along half a cosine. Those that end at zero need the budget to be known in advance.",
+        ("linear", "cosine", "poly", "exp", "inv", "sig"),
+    ),
+    Family(
+        "warmup",
+        "Warm-up, WSD and one-cycle",
+        "The rate first rises, because the first steps from random weights are the least stable, and then\n"
+        "decays or stays before it decays. Common with Adam-family optimizers and large batches.",
+        ("warmup_cosine", "warmup_linear", "wsd", "onecycle", "invsqrt"),
+    ),
+    Family(
+        "triangle",
+        "Triangular cycles",
+        "The rate rises and falls linearly between two bounds (Smith 2017). The ends of the cycles are\n"
+        "checkpoints at a low rate, so that a target can be reached before the budget ends.",
+        ("tri", "tri2", "triexp", "dtri", "dtri2", "dtriexp"),
+    ),
+    Family(
+        "sine",
+        "Sine cycles",
+        "Half sines between two bounds: as triangles, but longer near the upper bound.",
+        ("sin", "sin2", "sinexp", "dsin", "dsin2", "dsinexp"),
+    ),
+    Family(
+        "cosine",
+        "Cosine cycles",
+        "Full cosine waves between two bounds: smooth at both of them.",
+        ("cos", "cos2", "cosexp", "upcos", "upcos2", "upcosexp"),
+    ),
+    Family(
+        "restarts",
+        "Restarts and sawtooth",
+        "The rate falls and jumps back to the upper bound: a sawtooth, quarter sines or half cosines, the\n"
+        "warm restarts of SGDR (Loshchilov & Hutter 2017).",
+        ("cosrsw", "cosrsw2", "cosrswexp", "sinrsw", "sinrsw2", "sinrswexp", "rsw", "rsw2", "rswexp", "sgdr"),
+    ),
+    Family(
+        "composites",
+        "Composites",
+        "Policies joined at milestones, the composition of the paper: *homogeneous* if all parts are of one\n"
+        "function, *heterogeneous* otherwise. [Write a policy](../write-a-policy.md) shows others in YAML.",
+        ("composite_tri", "composite_tri_cosine", "composite_fix_sin_linear"),
+    ),
+    Family(
+        "plateau",
+        "Change on a plateau",
+        "LRBench's adaptive policy. It observes the checks, and changes the rate when they no longer improve:\n"
+        "upwards early in the budget, downwards later. The picture is one training on the digits.",
+        ("plateau",),
+        "lr(t) = policies[i](t - start of i), where i moves by 1 after `patience` checks without an improvement\n"
+        "        larger than `threshold`: up before switch_fraction * max_steps, down after it",
+    ),
+    Family(
+        "auto",
+        "Composed during training",
+        "No shape and no rate are given: `auto` finds the peak, holds it, and decays when the target is in\n"
+        "reach. [Compose a policy during training](../auto.md) describes its rules. The picture is one\n"
+        "training on the digits, abandoned segments dotted.",
+        ("auto",),
+        "lr(t) = peak, during the stable phase\n"
+        "lr(t) = peak * (1 - (t - begin) / length), during a decay branch of `length` steps",
+    ),
+)
+
+
+# -- policies --------------------------------------------------------------------------------------------------
+
+
+@cache
+def policy(name: str, lr: float = 1.0, max_steps: int = STEPS) -> Policy:
+    """Return a policy of ``conf/lr_policy`` as a value."""
+    (run,) = planned_runs([f"lr_policy={name}", f"lr={lr}", f"max_steps={max_steps}"])
+    return run.plan.policy
+
+
+def shape(name: str) -> str:
+    """Return the comment at the head of a policy's YAML, without the name."""
+    lines = (ROOT / "conf" / "lr_policy" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    comment = []
+    for line in lines:
+        if not line.startswith("# "):
+            break
+        comment.append(line[2:])
+    return re.sub(r"^[A-Z0-9]+: ", "", " ".join(comment)).strip()
+
+
+def parts(whole: Policy) -> Iterator[Policy]:
+    """Yield a policy, or the parts of a composite after the composite itself."""
+    yield whole
+    if isinstance(whole, Sequential):
+        for part in whole.policies:
+            yield from parts(part)
+
+
+def formula(family: Family) -> str:
+    """Return the formulas of the members' types, from their docstrings."""
+    if family.formula is not None:
+        return family.formula
+    found = [part for name in family.members for part in parts(policy(name))]
+    lines = []
+    for kind in dict.fromkeys(type(part) for part in found):
+        (first,) = re.findall(r"^ *(lr\(t\) = .+)$", kind.__doc__ or "", re.MULTILINE)
+        lines.append((kind.__name__, first))
+    width = max(len(name) for name, _ in lines)
+    text = [f"{name:{width}}  {first}" for name, first in lines]
+    cycles = [part for part in found if isinstance(part, Cyclic)]
+    if not cycles:
+        return "\n".join(text)
+    for wave in dict.fromkeys(each.wave for each in cycles):
+        text.append(f"{'':{width}}  wave(u) = {wave_formula(wave)}  ({wave})")
+    for decay in dict.fromkeys(_decay(each) for each in cycles):
+        text.append(f"{'':{width}}  decay(t) = {DECAYS[decay]}  ({decay.partition(' ')[0]})")
+    return "\n".join(text)
+
+
+def wave_formula(wave: str) -> str:
+    """Return the formula of a wave, from the docstring of ``Cyclic``."""
+    (found,) = re.findall(rf"^ *{wave} +(\S.*?)  +``", Cyclic.__doc__ or "", re.MULTILINE)
+    return str(found)
+
+
+def _decay(cyclic: Cyclic) -> str:
+    return f"{cyclic.decay} cosine" if cyclic.decay == "halving" and cyclic.wave == "cosine" else cyclic.decay
+
+
+def example(family: Family) -> str:
+    """Return a doctest: the first member at rate 0.1 over 100 steps, and some of its rates."""
+    name = family.members[0]
+    value = policy(name, 0.1, 100)
+    kinds = sorted({type(part).__name__ for part in parts(value)})
+    at = (0, 5, 25, 50, 75, 99)
+    return "\n".join(
+        [
+            f">>> from lrbench_pl.policies import {', '.join(kinds)}",
+            *_wrapped(f"{name} = {value!r}"),
+            f">>> [round({name}(t), 4) for t in {at}]",
+            str([round(value(t), 4) for t in at]),
+        ]
+    )
+
+
+def _wrapped(statement: str) -> list[str]:
+    """Return a statement as lines of a doctest; the parts of a composite on lines of their own."""
+    pieces = re.split(r"(?<=policies=\()|(?<=\)), (?=[A-Z]|milestones)|(?<=\)),\)(?=, milestones)", statement)
+    return [f"{'...     ' if index else '>>> '}{piece}{_comma(pieces, index)}" for index, piece in enumerate(pieces)]
+
+
+def _comma(pieces: Sequence[str], index: int) -> str:
+    return "," if 0 < index < len(pieces) - 1 else ""
+
+
+# -- studies ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One policy in one study.
+
+    Args:
+        study: Folder of the study.
+        task: Workload and budget.
+        row: Its line in the table of the study.
+        place: Its place among those it is compared with, from 1.
+        of: How many those are.
+        first: Name of the first of them.
+        same_tier: Whether it is in the tier of the first.
+    """
+
+    study: str
+    task: str
+    row: Row
+    place: int
+    of: int
+    first: str
+    same_tier: bool
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """Return every policy in every study: tuned policies among themselves, ``auto`` among all."""
+    found = []
+    for path in sorted(HERE.glob("policies_*/results.csv")):
+        results = pl.read_csv(path)
+        first = stage(results, "default").row(0, named=True)
+        task = f"{first['dataset']}/{first['model']}, {first['max_steps']} steps"
+        rows = [row for row in compared(results) if row.name != "the default" and " in " not in row.name]
+        tuned = [row for row in rows if row.name != "auto"]
+        for row in rows:
+            among = rows if row.name == "auto" else tuned
+            place, same = among.index(row) + 1, row.tier == among[0].tier
+            found.append(Entry(path.parent.name, task, row, place, len(among), among[0].name, same))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One policy with one optimizer.
+
+    Args:
+        study: Folder of the study.
+        task: Workload and budget.
+        policy: Its name.
+        optimizer: Name of the optimizer.
+        steps: Median steps to the target; infinite if most seeds missed.
+        reached: Seeds that reached it.
+        n: Seeds.
+        best: Least median of a policy with this optimizer.
+    """
+
+    study: str
+    task: str
+    policy: str
+    optimizer: str
+    steps: float
+    reached: int
+    n: int
+    best: float
+
+
+@cache
+def pairs() -> tuple[Pair, ...]:
+    """Return every policy with every optimizer of the studies of optimizers."""
+    found = []
+    for path in sorted(HERE.glob("optimizers_*/results.csv")):
+        rows = stage(pl.read_csv(path), "run")
+        task = f"{rows['dataset'][0]}/{rows['model'][0]}, {rows['max_steps'][0]} steps"
+        medians = {}
+        for (name, optimizer), part in rows.group_by("policy", "optimizer"):
+            steps = [math.inf if each is None else float(each) for each in part["steps_to_target"]]
+            medians[str(name), str(optimizer)] = statistics.median(steps), sum(map(math.isfinite, steps)), len(steps)
+        for (name, optimizer), (median, reached, n) in sorted(medians.items()):
+            best = min(each for (_, other), (each, *_) in medians.items() if other == optimizer)
+            found.append(Pair(path.parent.name, task, name, optimizer, median, reached, n, best))
+    return tuple(found)
+
+
+def won(family: Family) -> list[str]:
+    """Return a line for each study, or optimizer, in which a member was first."""
+    lines = [
+        f"`{each.row.name}`: first of {each.of} on {each.task}; {_steps(each.row)}, speed-up over the default "
+        f"{each.row.speed_up} ({_link(each.study)})."
+        for each in _of(family)
+        if each.place == 1
+    ]
+    for study, name, mine in _pairs_of(family):
+        if first := [pair for pair in mine if pair.steps == pair.best and math.isfinite(pair.steps)]:
+            lines.append(f"`{name}`: fewest steps with {_optimizers(first)} on {first[0].task} ({_link(study)}).")
+    if (bench := _bench(family)) is not None:
+        lines.append(bench)
+    return lines
+
+
+def lost(family: Family) -> list[str]:
+    """Return a line for each study, or optimizer, in which a member was significantly worse or missed."""
+    lines = []
+    for each in _of(family):
+        if not each.same_tier:
+            lines.append(
+                f"`{each.row.name}`: significantly worse than `{each.first}` on {each.task}; "
+                f"{_steps(each.row)} ({_link(each.study)})."
+            )
+        elif each.row.reached < each.row.n:
+            lines.append(
+                f"`{each.row.name}`: missed on {each.row.n - each.row.reached} of {each.row.n} seeds on {each.task} "
+                f"({_link(each.study)})."
+            )
+    for study, name, mine in _pairs_of(family):
+        if missed := [pair for pair in mine if not math.isfinite(pair.steps)]:
+            shown = ", ".join(f"{pair.optimizer} ({pair.reached}/{pair.n} reached)" for pair in missed)
+            lines.append(f"`{name}`: missed on most seeds with {shown} on {missed[0].task} ({_link(study)}).")
+    return lines
+
+
+def _of(family: Family) -> list[Entry]:
+    return [each for each in entries() if each.row.name in family.members]
+
+
+def _pairs_of(family: Family) -> Iterator[tuple[str, str, list[Pair]]]:
+    """Yield study, policy and its pairs, those with the fewest steps first."""
+    for study in dict.fromkeys(pair.study for pair in pairs()):
+        for name in family.members:
+            mine = [pair for pair in pairs() if (pair.study, pair.policy) == (study, name)]
+            if mine:
+                yield study, name, sorted(mine, key=lambda pair: (pair.steps, pair.optimizer))
+
+
+def _bench(family: Family) -> str | None:
+    """Return how often ``auto`` and its default policy reached the targets of ``auto_bench``."""
+    if family.page != "auto":
+        return None
+    rows = pl.read_csv(HERE / "auto_bench" / "table.csv")
+    counts = {
+        str(way): f"{part['reached'].sum()} of {len(part)}"
+        for (way,), part in rows.group_by("way")
+        if way in ("auto", "cosine")
+    }
+    return (
+        f"`auto`: reached the target in {counts['auto']} trainings of small perceptrons, `cosine` at the optimizer's "
+        f"own rate in {counts['cosine']} ({_link('auto_bench')})."
+    )
+
+
+def _steps(row: Row) -> str:
+    return f"{row.reached} of {row.n} seeds, median {spread(row.steps, '.0f')} steps"
+
+
+def _optimizers(found: Sequence[Pair]) -> str:
+    return ", ".join(f"{pair.optimizer} ({pair.steps:.0f})" for pair in found)
+
+
+def _link(study: str) -> str:
+    return f"[{study}](../../experiments/{study}/README.md)"
+
+
+def places(family: Family) -> list[str]:
+    """Return a table of the family's members in the studies; empty if there are none."""
+    found = _of(family)
+    if not found:
+        return []
+    lines = [
+        "| study | policy | place | reached | steps, median [95 %] | speed-up over the default |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in found:
+        lines.append(
+            f"| {_link(each.study)} | `{each.row.name}` | {each.place} of {each.of} | {each.row.reached}/{each.row.n} "
+            f"| {spread(each.row.steps, '.0f')} | {each.row.speed_up} |"
+        )
+    return lines
+
+
+# -- pages -----------------------------------------------------------------------------------------------------
+
+
+def page(family: Family) -> str:
+    """Return the page of a family in Markdown."""
+    lines = [f"# {family.title}", "", family.text, ""]
+    lines += [f"![Rates of {', '.join(family.members)} over the budget]({family.page}.svg)", ""]
+    lines += ["## Formula", "", "```text", *formula(family).splitlines(), "```", ""]
+    lines += ["## Policies", "", "| `lr_policy` | shape |", "|---|---|"]
+    lines += [f"| `{name}` | {shape(name)} |" for name in family.members]
+    if family.page not in ADAPTIVE:
+        lines += ["", f"    lrbench preview lr_policy={','.join(family.members)}"]
+        lines += ["", "In Python, with a peak of 0.1 over 100 steps:", "", "```python", example(family), "", "```"]
+    else:
+        lines += ["", f"    lrbench run lr_policy={family.members[0]} max_steps=400"]
+    lines += ["", "## When it won", ""]
+    gains = won(family)
+    lines += [line for text in gains for line in _item(text)] or ["In none of our studies so far.", ""]
+    lines += ["## When not", ""]
+    losses = lost(family)
+    lines += [line for text in losses for line in _item(text)]
+    absent = [name for name in family.members if not _took_part(name)]
+    if absent:
+        lines += _item(f"No study has run {', '.join(f'`{name}`' for name in absent)}.")
+    if not losses and not absent:
+        lines += ["It was never significantly worse than the first, and never missed.", ""]
+    if table := places(family):
+        lines += ["## In the studies", "", *_prose(_HOW), "", *table, ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+_HOW = (
+    "Every policy at its best peak rate, chosen by short runs on another seed. *place*: among the tuned policies of the "
+    "study, for `auto` among all. Policies next to each other are often not significantly different; the study has "
+    "the tiers."
+)
+
+
+def _took_part(name: str) -> bool:
+    return any(each.row.name == name for each in entries()) or any(pair.policy == name for pair in pairs())
+
+
+def _item(text: str) -> list[str]:
+    """Return an item of a list, wrapped at 100 columns, and an empty line."""
+    first, *rest = _prose(text, 98)
+    return [f"- {first}", *(f"  {line}" for line in rest), ""]
+
+
+def _prose(text: str, width: int = 100) -> list[str]:
+    """Wrap text without breaking code, which may hold spaces."""
+    words = re.findall(r"(?:`[^`]*`|\S)+", text)
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    return lines
+
+
+def index() -> str:
+    """Return the index of the gallery in Markdown."""
+    lines = ["# Gallery", ""]
+    lines += _prose(
+        "Every policy of `conf/lr_policy` by its family: formula, picture, and when it won in our studies and when "
+        "not. `python experiments/gallery.py` makes these pages from the policies and the frozen results."
+    )
+    lines += ["", "![One policy of each family over the budget](families.svg)", ""]
+    lines += ["| family | policies | best place in a study |", "|---|---|---|"]
+    for family in FAMILIES:
+        names = ", ".join(f"`{name}`" for name in family.members)
+        lines.append(f"| [{family.title}]({family.page}.md) | {names} | {_best(family)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _best(family: Family) -> str:
+    found = _of(family)
+    if not found:
+        with_optimizers = any(pair.policy in family.members for pair in pairs())
+        return "compared with others by optimizer only" if with_optimizers else "in none so far"
+    best = min(found, key=lambda each: (each.place, -each.of))
+    return f"{best.place} of {best.of}: `{best.row.name}` on {best.task}"
+
+
+def texts() -> dict[Path, str]:
+    """Return the pages by their paths."""
+    return {GALLERY / "README.md": index()} | {GALLERY / f"{each.page}.md": page(each) for each in FAMILIES}
+
+
+# -- pictures --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small plot.
+
+    Args:
+        name: Its title.
+        lines: Steps, rates and whether they are dotted.
+    """
+
+    name: str
+    lines: tuple[tuple[Sequence[float], Sequence[float], bool], ...]
+
+
+def panel(name: str) -> Panel:
+    """Return the curve of a policy with rates before a training."""
+    drawn: Curve = curve(planned_runs([f"lr_policy={name}", "lr=1.0", f"max_steps={STEPS}"])[0])
+    return Panel(name, (([100 * t / STEPS for t in range(STEPS)], drawn.rates, False),))
+
+
+def trained(name: str) -> Panel:
+    """Train an adaptive policy on the bundled digits and return the rates that it applied."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = "target=0.98" if name == "auto" else "target=null"
+        command = [sys.executable, str(ROOT / "run.py"), f"lr_policy={name}", target, f"max_steps={STEPS}"]
+        subprocess.run([*command, f"hydra.run.dir={folder}"], check=True, stdout=subprocess.DEVNULL)
+        if name == "auto":
+            return Panel(name, tuple(_segments(json.loads((Path(folder) / "tuning.json").read_text())["segments"])))
+        found = pl.read_csv(Path(folder) / "metrics.csv", infer_schema_length=None)
+    found = found.filter(pl.col("lr").is_not_null())
+    rates = [rate / max(found["lr"]) for rate in found["lr"]]
+    return Panel(name, (([100 * step / STEPS for step in found["step"]], rates, False),))
+
+
+def _segments(records: Sequence[dict[str, Any]]) -> Iterator[tuple[list[float], list[float], bool]]:
+    from lrbench_pl.analysis.plots import tuning_info
+
+    segments = tuning_info(records, "auto").segments
+    top = max(max(segment.rates) for segment in segments if segment.kind != "range")
+    for segment in segments:
+        if segment.kind != "range":
+            span, last = segment.end - segment.begin, len(segment.rates) - 1
+            at = [100 * (segment.begin + span * index / last) / STEPS for index in range(last + 1)]
+            yield at, [rate / top for rate in segment.rates], not segment.kept
+
+
+def draw(panels: Sequence[Panel], path: Path) -> None:
+    """Draw panels in a grid, legible on a light and on a dark ground."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    grey = "#808080"
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": path.stem,
+        "font.size": 8,
+        "text.color": grey,
+        "axes.edgecolor": grey,
+        "axes.labelcolor": grey,
+        "xtick.color": grey,
+        "ytick.color": grey,
+        "path.simplify_threshold": 0.5,
+    }
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    with pyplot.rc_context(settings):
+        size = (2.35 * columns, 1.35 * rows) if len(panels) > 1 else (4.7, 1.8)
+        figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+        for index, axes in enumerate(grid.flat):
+            if index >= len(panels):
+                axes.set_axis_off()
+                continue
+            for steps, rates, dotted in panels[index].lines:
+                axes.plot(steps, rates, ":" if dotted else "-", color="#2a86d8", linewidth=1.4)
+            axes.set(xlim=(0, 100), ylim=(0, 1.08), xticks=(0, 50, 100), yticks=(0, 1))
+            axes.set_title(panels[index].name, fontsize=9, pad=3)
+            for side in ("top", "right"):
+                axes.spines[side].set_visible(False)
+            axes.tick_params(labelleft=index % columns == 0, labelbottom=index + columns >= len(panels))
+        figure.supxlabel("% of the budget", fontsize=8)
+        figure.supylabel("rate / peak", fontsize=8)
+        figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
+        pyplot.close(figure)
+
+
+def main() -> None:
+    """Write the pages, and draw the pictures."""
+    GALLERY.mkdir(exist_ok=True)
+    for path, text in texts().items():
+        path.write_text(text, encoding="utf-8")
+    if "--text" in sys.argv[1:]:
+        return
+    panels = {
+        name: trained(name) if name in ADAPTIVE else panel(name) for family in FAMILIES for name in family.members
+    }
+    for family in FAMILIES:
+        draw([panels[name] for name in family.members], GALLERY / f"{family.page}.svg")
+    draw([panels[family.members[0]] for family in FAMILIES], GALLERY / "families.svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from typing import Any
 import polars as pl
 from tables import Row, compared, spread, stage
 
-from lrbench_pl import policies
 from lrbench_pl.cli.preview import Curve, curve, planned_runs
 from lrbench_pl.policies import Cyclic, Policy, Sequential
 
@@ -33,6 +32,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 GALLERY = ROOT / "docs" / "gallery"
 STEPS = 1000  # of a curve
+_EVERY = 4  # steps between its points
+_AUTO_STEPS = 600  # budget of the training with `auto`
 # the factor of the height at step t, by wave where they differ
 DECAYS = {
     "none": "1",
@@ -138,7 +139,7 @@ FAMILIES = (
         "Composed during training",
         "No shape and no rate are given: `auto` finds the peak, holds it, and decays when the target is in\n"
         "reach. [Compose a policy during training](../auto.md) describes its rules. The picture is one\n"
-        "training on the digits, abandoned segments dotted.",
+        "training on the digits that reached its target; the abandoned branch is dotted.",
         ("auto",),
         "lr(t) = peak, during the stable phase\n"
         "lr(t) = peak * (1 - (t - begin) / length), during a decay branch of `length` steps",
@@ -150,7 +151,7 @@ FAMILIES = (
 
 
 @cache
-def policy(name: str, lr: float = 1.0, max_steps: int = STEPS) -> Policy:
+def policy(name: str, lr: float = 1.0, max_steps: int = STEPS) -> Any:
     """Return a policy of ``conf/lr_policy`` as a value."""
     (run,) = planned_runs([f"lr_policy={name}", f"lr={lr}", f"max_steps={max_steps}"])
     return run.plan.policy
@@ -164,7 +165,8 @@ def shape(name: str) -> str:
         if not line.startswith("# "):
             break
         comment.append(line[2:])
-    return re.sub(r"^[A-Z0-9]+: ", "", " ".join(comment)).strip()
+    text = re.sub(r"^[A-Z0-9]+: ", "", " ".join(comment)).strip()
+    return text[0].upper() + text[1:]
 
 
 def parts(whole: Policy) -> Iterator[Policy]:
@@ -185,7 +187,8 @@ def formula(family: Family) -> str:
         (first,) = re.findall(r"^ *(lr\(t\) = .+)$", kind.__doc__ or "", re.MULTILINE)
         lines.append((kind.__name__, first))
     width = max(len(name) for name, _ in lines)
-    text = [f"{name:{width}}  {first}" for name, first in lines]
+    indent = f"\n{'':{width}}  "
+    text = [f"{name:{width}}  {first}".replace(",  u = ", f"{indent}u = ") for name, first in lines]
     cycles = [part for part in found if isinstance(part, Cyclic)]
     if not cycles:
         return "\n".join(text)
@@ -207,29 +210,31 @@ def _decay(cyclic: Cyclic) -> str:
 
 
 def example(family: Family) -> str:
-    """Return a doctest: the first member at rate 0.1 over 100 steps, and some of its rates."""
+    """Return a doctest: the first member with a peak of 1 over 100 steps, and some of its rates."""
     name = family.members[0]
-    value = policy(name, 0.1, 100)
+    value = policy(name, 1.0, 100)
     kinds = sorted({type(part).__name__ for part in parts(value)})
     at = (0, 5, 25, 50, 75, 99)
+    lines = f"{name} = {code(value)}".splitlines()
     return "\n".join(
         [
             f">>> from lrbench_pl.policies import {', '.join(kinds)}",
-            *_wrapped(f"{name} = {value!r}"),
+            *(f"{'...' if index else '>>>'} {line}" for index, line in enumerate(lines)),
             f">>> [round({name}(t), 4) for t in {at}]",
             str([round(value(t), 4) for t in at]),
         ]
     )
 
 
-def _wrapped(statement: str) -> list[str]:
-    """Return a statement as lines of a doctest; the parts of a composite on lines of their own."""
-    pieces = re.split(r"(?<=policies=\()|(?<=\)), (?=[A-Z]|milestones)|(?<=\)),\)(?=, milestones)", statement)
-    return [f"{'...     ' if index else '>>> '}{piece}{_comma(pieces, index)}" for index, piece in enumerate(pieces)]
-
-
-def _comma(pieces: Sequence[str], index: int) -> str:
-    return "," if 0 < index < len(pieces) - 1 else ""
+def code(value: Policy) -> str:
+    """Return the call that makes a policy, without defaults; the parts of a composite on lines of their own."""
+    if isinstance(value, Sequential):
+        inner = "".join(f"        {code(part)},\n" for part in value.policies)
+        return f"Sequential(\n    (\n{inner}    ),\n    milestones={value.milestones},\n)"
+    given = {
+        each.name: getattr(value, each.name) for each in fields(value) if getattr(value, each.name) != each.default
+    }
+    return f"{type(value).__name__}({', '.join(f'{name}={each!r}' for name, each in given.items())})"
 
 
 # -- studies ---------------------------------------------------------------------------------------------------
@@ -247,6 +252,8 @@ class Entry:
         of: How many those are.
         first: Name of the first of them.
         same_tier: Whether it is in the tier of the first.
+        policy: Its name in ``conf/lr_policy``.
+        tuned: Whether its rate was tuned; false for the default of the workload.
     """
 
     study: str
@@ -256,22 +263,36 @@ class Entry:
     of: int
     first: str
     same_tier: bool
+    policy: str
+    tuned: bool = True
 
 
 @cache
 def entries() -> tuple[Entry, ...]:
-    """Return every policy in every study: tuned policies among themselves, ``auto`` among all."""
+    """Return every policy in every study: tuned ones among themselves if there are several, others among all."""
     found = []
     for path in sorted(HERE.glob("policies_*/results.csv")):
         results = pl.read_csv(path)
-        first = stage(results, "default").row(0, named=True)
-        task = f"{first['dataset']}/{first['model']}, {first['max_steps']} steps"
-        rows = [row for row in compared(results) if row.name != "the default" and " in " not in row.name]
-        tuned = [row for row in rows if row.name != "auto"]
+        usual = stage(results, "default").row(0, named=True)
+        task = f"{usual['dataset']}/{usual['model']}, {usual['max_steps']} steps"
+        rows = [row for row in compared(results) if " in " not in row.name]
+        tuned = [row for row in rows if row.name not in ("auto", "the default")]
         for row in rows:
-            among = rows if row.name == "auto" else tuned
-            place, same = among.index(row) + 1, row.tier == among[0].tier
-            found.append(Entry(path.parent.name, task, row, place, len(among), among[0].name, same))
+            among = tuned if row in tuned and len(tuned) > 1 else rows
+            is_default = row.name == "the default"
+            found.append(
+                Entry(
+                    study=path.parent.name,
+                    task=task,
+                    row=row,
+                    place=among.index(row) + 1,
+                    of=len(among),
+                    first=among[0].name,
+                    same_tier=row.tier == among[0].tier,
+                    policy=usual["policy"] if is_default else row.name,
+                    tuned=not is_default,
+                )
+            )
     return tuple(found)
 
 
@@ -320,42 +341,50 @@ def pairs() -> tuple[Pair, ...]:
 def won(family: Family) -> list[str]:
     """Return a line for each study, or optimizer, in which a member was first."""
     lines = [
-        f"`{each.row.name}`: first of {each.of} on {each.task}; {_steps(each.row)}, speed-up over the default "
-        f"{each.row.speed_up} ({_link(each.study)})."
+        f"`{each.policy}`: first of {each.of} on {each.task}; {_steps(each.row)}, speed-up over the default "
+        f"{f'{each.row.counted}, its search counted' if each.policy == 'auto' else each.row.speed_up} "
+        f"({_link(each.study)})."
         for each in _of(family)
         if each.place == 1
     ]
     for study, name, mine in _pairs_of(family):
         if first := [pair for pair in mine if pair.steps == pair.best and math.isfinite(pair.steps)]:
             lines.append(f"`{name}`: fewest steps with {_optimizers(first)} on {first[0].task} ({_link(study)}).")
-    if (bench := _bench(family)) is not None:
-        lines.append(bench)
+    if family.page == "auto":
+        lines.append(_bench()[0])
     return lines
 
 
 def lost(family: Family) -> list[str]:
     """Return a line for each study, or optimizer, in which a member was significantly worse or missed."""
     lines = []
-    for each in _of(family):
+    for each in [*_of(family), *_defaults(family)]:
+        name = f"`{each.policy}`" + ("" if each.tuned else f" as the untuned default, at {each.row.lr:g}")
         if not each.same_tier:
             lines.append(
-                f"`{each.row.name}`: significantly worse than `{each.first}` on {each.task}; "
-                f"{_steps(each.row)} ({_link(each.study)})."
+                f"{name}: significantly worse than `{each.first}` on {each.task}; {_steps(each.row)} "
+                f"({_link(each.study)})."
             )
         elif each.row.reached < each.row.n:
             lines.append(
-                f"`{each.row.name}`: missed on {each.row.n - each.row.reached} of {each.row.n} seeds on {each.task} "
+                f"{name}: missed on {each.row.n - each.row.reached} of {each.row.n} seeds on {each.task} "
                 f"({_link(each.study)})."
             )
     for study, name, mine in _pairs_of(family):
         if missed := [pair for pair in mine if not math.isfinite(pair.steps)]:
             shown = ", ".join(f"{pair.optimizer} ({pair.reached}/{pair.n} reached)" for pair in missed)
             lines.append(f"`{name}`: missed on most seeds with {shown} on {missed[0].task} ({_link(study)}).")
+    if family.page == "auto":
+        lines.append(_bench()[1])
     return lines
 
 
 def _of(family: Family) -> list[Entry]:
-    return [each for each in entries() if each.row.name in family.members]
+    return [each for each in entries() if each.tuned and each.policy in family.members]
+
+
+def _defaults(family: Family) -> list[Entry]:
+    return [each for each in entries() if not each.tuned and each.policy in family.members]
 
 
 def _pairs_of(family: Family) -> Iterator[tuple[str, str, list[Pair]]]:
@@ -367,24 +396,27 @@ def _pairs_of(family: Family) -> Iterator[tuple[str, str, list[Pair]]]:
                 yield study, name, sorted(mine, key=lambda pair: (pair.steps, pair.optimizer))
 
 
-def _bench(family: Family) -> str | None:
-    """Return how often ``auto`` and its default policy reached the targets of ``auto_bench``."""
-    if family.page != "auto":
-        return None
+def _bench() -> tuple[str, str]:
+    """Return how ``auto`` compares with its default policy on ``auto_bench``: for it, and against it."""
     rows = pl.read_csv(HERE / "auto_bench" / "table.csv")
-    counts = {
-        str(way): f"{part['reached'].sum()} of {len(part)}"
-        for (way,), part in rows.group_by("way")
-        if way in ("auto", "cosine")
-    }
+    ways = {way: rows.filter(way=way) for way in ("auto", "cosine")}
+    reached = {way: f"{part['reached'].sum()} of {len(part)}" for way, part in ways.items()}
+    medians = {way: dict(part.group_by("case").agg(pl.col("steps").median()).rows()) for way, part in ways.items()}
+    ratios = [medians["auto"][case] / steps for case, steps in medians["cosine"].items()]
+    mean = statistics.geometric_mean(ratios)
     return (
-        f"`auto`: reached the target in {counts['auto']} trainings of small perceptrons, `cosine` at the optimizer's "
-        f"own rate in {counts['cosine']} ({_link('auto_bench')})."
+        f"`auto`: on {len(ratios)} tasks with small perceptrons it reached the target in {reached['auto']} trainings, "
+        f"`cosine` at the optimizer's own rate in {reached['cosine']}, in {mean:.2f} times the steps (geometric mean; "
+        f"{_link('auto_bench')}).",
+        f"`auto`: on {sum(ratio > 1.1 for ratio in ratios)} of these {len(ratios)} tasks it took more than 1.1 times "
+        f"the steps of `cosine`, {max(ratios):.2f} times in the worst case ({_link('auto_bench')}).",
     )
 
 
 def _steps(row: Row) -> str:
-    return f"{row.reached} of {row.n} seeds, median {spread(row.steps, '.0f')} steps"
+    shown = f"{row.reached} of {row.n} seeds reached the target"
+    missed = row.steps.value is None or math.isinf(row.steps.value)
+    return shown if missed else f"{shown}, median {spread(row.steps, '.0f')} steps"
 
 
 def _optimizers(found: Sequence[Pair]) -> str:
@@ -401,13 +433,13 @@ def places(family: Family) -> list[str]:
     if not found:
         return []
     lines = [
-        "| study | policy | place | reached | steps, median [95 %] | speed-up over the default |",
-        "|---|---|---|---|---|---|",
+        "| study | policy | place | reached | steps, median [95 %] | speed-up over the default | with tuning |",
+        "|---|---|---|---|---|---|---|",
     ]
     for each in found:
         lines.append(
-            f"| {_link(each.study)} | `{each.row.name}` | {each.place} of {each.of} | {each.row.reached}/{each.row.n} "
-            f"| {spread(each.row.steps, '.0f')} | {each.row.speed_up} |"
+            f"| {_link(each.study)} | `{each.policy}` | {each.place} of {each.of} | {each.row.reached}/{each.row.n} "
+            f"| {spread(each.row.steps, '.0f')} | {each.row.speed_up} | {each.row.counted} |"
         )
     return lines
 
@@ -424,40 +456,42 @@ def page(family: Family) -> str:
     lines += [f"| `{name}` | {shape(name)} |" for name in family.members]
     if family.page not in ADAPTIVE:
         lines += ["", f"    lrbench preview lr_policy={','.join(family.members)}"]
-        lines += ["", "In Python, with a peak of 0.1 over 100 steps:", "", "```python", example(family), "", "```"]
+        lines += ["", "In Python, with a peak of 1 over 100 steps:", "", "```python", example(family), "", "```"]
     else:
         lines += ["", f"    lrbench run lr_policy={family.members[0]} max_steps=400"]
     lines += ["", "## When it won", ""]
     gains = won(family)
-    lines += [line for text in gains for line in _item(text)] or ["In none of our studies so far.", ""]
-    lines += ["## When not", ""]
+    lines += [line for text in gains for line in _item(text)] or ["It was first in none of our studies."]
+    lines += ["", "## When not", ""]
     losses = lost(family)
     lines += [line for text in losses for line in _item(text)]
     absent = [name for name in family.members if not _took_part(name)]
     if absent:
         lines += _item(f"No study has run {', '.join(f'`{name}`' for name in absent)}.")
     if not losses and not absent:
-        lines += ["It was never significantly worse than the first, and never missed.", ""]
+        lines.append("It was never significantly worse than the first, and never missed.")
+    lines.append("")
     if table := places(family):
         lines += ["## In the studies", "", *_prose(_HOW), "", *table, ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 _HOW = (
-    "Every policy at its best peak rate, chosen by short runs on another seed. *place*: among the tuned policies of the "
-    "study, for `auto` among all. Policies next to each other are often not significantly different; the study has "
+    "Every policy at its best peak rate, chosen by short runs on another seed. *place*: among the tuned policies of "
+    "the study; among all for `auto`, or if there is only one. *with tuning*: the steps of the tuning runs, or of the "
+    "search of `auto`, are counted. Policies next to each other are often not significantly different; the study has "
     "the tiers."
 )
 
 
 def _took_part(name: str) -> bool:
-    return any(each.row.name == name for each in entries()) or any(pair.policy == name for pair in pairs())
+    return any(each.policy == name for each in entries()) or any(pair.policy == name for pair in pairs())
 
 
 def _item(text: str) -> list[str]:
-    """Return an item of a list, wrapped at 100 columns, and an empty line."""
+    """Return an item of a list, wrapped at 100 columns."""
     first, *rest = _prose(text, 98)
-    return [f"- {first}", *(f"  {line}" for line in rest), ""]
+    return [f"- {first}", *(f"  {line}" for line in rest)]
 
 
 def _prose(text: str, width: int = 100) -> list[str]:
@@ -480,20 +514,34 @@ def index() -> str:
         "not. `python experiments/gallery.py` makes these pages from the policies and the frozen results."
     )
     lines += ["", "![One policy of each family over the budget](families.svg)", ""]
-    lines += ["| family | policies | best place in a study |", "|---|---|---|"]
+    lines += [
+        "| family | policies | studies | first | no significant difference | significantly worse |",
+        "|---|---|---|---|---|---|",
+    ]
     for family in FAMILIES:
         names = ", ".join(f"`{name}`" for name in family.members)
-        lines.append(f"| [{family.title}]({family.page}.md) | {names} | {_best(family)} |")
+        counts = " | ".join(f"{each or '–'}" for each in standing(family))
+        lines.append(f"| [{family.title}]({family.page}.md) | {names} | {counts} |")
+    lines += ["", *_prose(_STANDING)]
     return "\n".join(lines) + "\n"
 
 
-def _best(family: Family) -> str:
-    found = _of(family)
-    if not found:
-        with_optimizers = any(pair.policy in family.members for pair in pairs())
-        return "compared with others by optimizer only" if with_optimizers else "in none so far"
-    best = min(found, key=lambda each: (each.place, -each.of))
-    return f"{best.place} of {best.of}: `{best.row.name}` on {best.task}"
+_STANDING = (
+    "*studies*: those of policies in which a member took part. The best member counts: it was first, or in the tier of "
+    "the first, or significantly worse. Rates are tuned, but few workloads were studied: this is "
+    "no ranking of families. Run the candidates on your task: `lrbench run -m lr_policy=tri,cosine,wsd seed=0,1,2`."
+)
+
+
+def standing(family: Family) -> tuple[int, int, int, int]:
+    """Return the studies of a family: all, first, in the tier of the first, significantly worse."""
+    best: dict[str, Entry] = {}
+    for each in _of(family):
+        if each.study not in best or each.place < best[each.study].place:
+            best[each.study] = each
+    first = sum(each.place == 1 for each in best.values())
+    worse = sum(not each.same_tier for each in best.values())
+    return len(best), first, len(best) - first - worse, worse
 
 
 def texts() -> dict[Path, str]:
@@ -520,17 +568,18 @@ class Panel:
 def panel(name: str) -> Panel:
     """Return the curve of a policy with rates before a training."""
     drawn: Curve = curve(planned_runs([f"lr_policy={name}", "lr=1.0", f"max_steps={STEPS}"])[0])
-    return Panel(name, (([100 * t / STEPS for t in range(STEPS)], drawn.rates, False),))
+    at = range(0, STEPS, _EVERY)
+    return Panel(name, (([100 * t / STEPS for t in at], [drawn.rates[t] for t in at], False),))
 
 
 def trained(name: str) -> Panel:
     """Train an adaptive policy on the bundled digits and return the rates that it applied."""
     with tempfile.TemporaryDirectory() as folder:
-        target = "target=0.98" if name == "auto" else "target=null"
-        command = [sys.executable, str(ROOT / "run.py"), f"lr_policy={name}", target, f"max_steps={STEPS}"]
+        task = ["target=0.975", f"max_steps={_AUTO_STEPS}"] if name == "auto" else ["target=null", f"max_steps={STEPS}"]
+        command = [sys.executable, str(ROOT / "run.py"), f"lr_policy={name}", *task]
         subprocess.run([*command, f"hydra.run.dir={folder}"], check=True, stdout=subprocess.DEVNULL)
         if name == "auto":
-            return Panel(name, tuple(_segments(json.loads((Path(folder) / "tuning.json").read_text())["segments"])))
+            return Panel(name, tuple(_segments(json.loads((Path(folder) / "tuning.json").read_text()))))
         found = pl.read_csv(Path(folder) / "metrics.csv", infer_schema_length=None)
     found = found.filter(pl.col("lr").is_not_null())
     rates = [rate / max(found["lr"]) for rate in found["lr"]]
@@ -545,7 +594,7 @@ def _segments(records: Sequence[dict[str, Any]]) -> Iterator[tuple[list[float], 
     for segment in segments:
         if segment.kind != "range":
             span, last = segment.end - segment.begin, len(segment.rates) - 1
-            at = [100 * (segment.begin + span * index / last) / STEPS for index in range(last + 1)]
+            at = [100 * (segment.begin + span * index / last) / _AUTO_STEPS for index in range(last + 1)]
             yield at, [rate / top for rate in segment.rates], not segment.kept
 
 
@@ -566,7 +615,6 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
         "axes.labelcolor": grey,
         "xtick.color": grey,
         "ytick.color": grey,
-        "path.simplify_threshold": 0.5,
     }
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)

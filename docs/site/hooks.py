@@ -94,8 +94,9 @@ _ROLE = re.compile(r":(?:class|meth|func|data|attr|mod|exc):<code>~?([\w.]+)</co
 def on_config(config: MkDocsConfig) -> None:
     """Add the pages to the navigation that no one should have to list: gallery, studies and API."""
     sections = {title: pages for entry in config.nav if isinstance(entry, dict) for title, pages in entry.items()}
-    gallery = sorted(ROOT.glob("docs/gallery/*.md"), key=lambda path: (path.stem != "README", path.stem))
-    sections["Policies"] += [path.relative_to(ROOT).as_posix() for path in gallery]
+    gallery = "docs/gallery/README.md"
+    order = re.findall(r"\]\((\w+\.md)\)", (ROOT / gallery).read_text(encoding="utf-8"))
+    sections["Policies"].append({"Gallery": [gallery, *(f"docs/gallery/{page}" for page in order)]})
     sections["Studies"].append("experiments/README.md")
     studies = sorted(ROOT.glob("experiments/*/README.md"))
     sections["Studies"] += [{path.parent.name: path.relative_to(ROOT).as_posix()} for path in studies]

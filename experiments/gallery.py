@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from tables import Row, compared, spread, stage
 
-from lrbench_pl.cli.preview import Curve, curve, planned_runs
 from lrbench_pl.policies import Cyclic, Policy, Sequential
+from lrbench_pl.runs.config import register_resolvers
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -153,8 +155,10 @@ FAMILIES = (
 @cache
 def policy(name: str, lr: float = 1.0, max_steps: int = STEPS) -> Any:
     """Return a policy of ``conf/lr_policy`` as a value."""
-    (run,) = planned_runs([f"lr_policy={name}", f"lr={lr}", f"max_steps={max_steps}"])
-    return run.plan.policy
+    register_resolvers()
+    file = OmegaConf.load(ROOT / "conf" / "lr_policy" / f"{name}.yaml")
+    config = OmegaConf.create({"lr": lr, "max_steps": max_steps, "lr_policy": file})
+    return instantiate(config.lr_policy)
 
 
 def shape(name: str) -> str:
@@ -186,16 +190,16 @@ def formula(family: Family) -> str:
     for kind in dict.fromkeys(type(part) for part in found):
         (first,) = re.findall(r"^ *(lr\(t\) = .+)$", kind.__doc__ or "", re.MULTILINE)
         lines.append((kind.__name__, first))
-    width = max(len(name) for name, _ in lines)
-    indent = f"\n{'':{width}}  "
-    text = [f"{name:{width}}  {first}".replace(",  u = ", f"{indent}u = ") for name, first in lines]
-    cycles = [part for part in found if isinstance(part, Cyclic)]
-    if not cycles:
-        return "\n".join(text)
-    for wave in dict.fromkeys(each.wave for each in cycles):
-        text.append(f"{'':{width}}  wave(u) = {wave_formula(wave)}  ({wave})")
-    for decay in dict.fromkeys(_decay(each) for each in cycles):
-        text.append(f"{'':{width}}  decay(t) = {DECAYS[decay]}  ({decay.partition(' ')[0]})")
+    indent = " " * (2 + max(len(name) for name, _ in lines))
+    text = []
+    for name, first in lines:
+        text += [f"{name:{len(indent)}}{first}".replace(",  u = ", f"\n{indent}u = ")]
+        if name == "Cyclic":
+            cycles = [part for part in found if isinstance(part, Cyclic)]
+            waves = dict.fromkeys(each.wave for each in cycles)
+            text += [f"{indent}wave(u) = {wave_formula(wave)}  ({wave})" for wave in waves]
+            decays = dict.fromkeys(_decay(each) for each in cycles)
+            text += [f"{indent}decay(t) = {DECAYS[decay]}  ({decay.partition(' ')[0]})" for decay in decays]
     return "\n".join(text)
 
 
@@ -567,9 +571,8 @@ class Panel:
 
 def panel(name: str) -> Panel:
     """Return the curve of a policy with rates before a training."""
-    drawn: Curve = curve(planned_runs([f"lr_policy={name}", "lr=1.0", f"max_steps={STEPS}"])[0])
     at = range(0, STEPS, _EVERY)
-    return Panel(name, (([100 * t / STEPS for t in at], [drawn.rates[t] for t in at], False),))
+    return Panel(name, (([100 * t / STEPS for t in at], [policy(name)(t) for t in at], False),))
 
 
 def trained(name: str) -> Panel:

@@ -22,6 +22,7 @@ PAGES = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "CITATION.cff",
     "docs/*.md",
     "docs/*.ipynb",
     "docs/*.png",

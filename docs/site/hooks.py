@@ -70,14 +70,14 @@ API: tuple[tuple[str, str, str, str, tuple[str, ...] | None], ...] = (
     (
         "statistics",
         "Statistics",
-        "The estimates, intervals and tests behind a ranking.",
+        "The estimates, intervals and tests behind a ranking. {docstring}",
         "lrbench_pl.analysis.statistics",
         None,
     ),
     (
         "figures",
         "Figures",
-        "The figures of a report, for a notebook.",
+        "For a notebook. {docstring}",
         "lrbench_pl.analysis.plots",
         None,
     ),
@@ -149,6 +149,7 @@ def api() -> dict[str, str]:
     overview = ["# Python API", "", "Everything that `lrbench_pl` exports, and the modules for notebooks.", ""]
     pages = {}
     for page, title, introduction, module, names in API:
+        introduction = introduction.format(docstring=ast.get_docstring(_parsed(module)))
         shown = names or [name for name in public(module) if not name.isupper()]
         overview += [f"## [{title}]({page}.md)", "", introduction, ""]
         overview += [f"- [`{name}`][{module}.{name}]" for name in shown] + [""]
@@ -158,12 +159,16 @@ def api() -> dict[str, str]:
 
 def public(module: str) -> list[str]:
     """Return the names in ``__all__`` of a module, which is read without being imported."""
-    path = ROOT.joinpath(*module.split("."))
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in _parsed(module).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return list(ast.literal_eval(node.value))
-    raise ValueError(f"{path}: expected __all__")
+    raise ValueError(f"{module}: expected __all__")
+
+
+def _parsed(module: str) -> ast.Module:
+    path = ROOT.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -79,8 +79,8 @@ def _part(config: DictConfig, hydra: bool) -> DictConfig:
 def _check_unset(config: DictConfig) -> None:
     if (given := config.hydra.output_subdir) is not None:
         print(
-            f"hydra.output_subdir must be null, got {given!r}: the configuration is written into {CONFIGURATION}, without "
-            "passwords; leave it out",
+            f"hydra.output_subdir must be null, got {given!r}: the configuration is written into {CONFIGURATION}, "
+            "without passwords; leave it out",
             file=sys.stderr,
         )
         sys.exit(1)

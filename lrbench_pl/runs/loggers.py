@@ -6,34 +6,74 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import CSVLogger, Logger
 
+from lrbench_pl.runs.config import in_sweep
 from lrbench_pl.runs.describe import plain_config
+from lrbench_pl.runs.locks import NO_LOCKS, lock_of
 from lrbench_pl.runs.options import as_text
+from lrbench_pl.runs.processes import is_first_process
 from lrbench_pl.runs.result import RunResult
+from lrbench_pl.runs.tracking import RunLogger, run_logger
 
 
-def open_loggers(loggers: Iterable[Logger], cfg: DictConfig, output: Path) -> None:
-    """Pass configuration, name and group to loggers that have ``open_with``."""
-    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    group = as_text("study", cfg.study) or ("/".join(output.resolve().parts[-3:-1]) if in_sweep else None)
-    for logger in loggers:
-        if (open_with := getattr(logger, "open_with", None)) is not None:
-            name = f"{cfg.names.policy}-{cfg.names.optimizer}-{cfg.seed}"
-            open_with(plain_config(cfg), name, group)
+def open_loggers(cfg: DictConfig, output: Path) -> list[Logger]:
+    """Build the loggers of a run, and start the run of each service.
+
+    A :class:`CSVLogger` is used as it is; every other logger becomes a :class:`RunLogger`.
+
+    Args:
+        cfg: The configuration.
+        output: Folder of the run.
+    """
+    sweep = Path(HydraConfig.get().sweep.dir) if in_sweep() else None
+    group = as_text("study", cfg.study) or (None if sweep is None else "/".join(output.resolve().parts[-3:-1]))
+    name = f"{cfg.names.policy}-{cfg.names.optimizer}-{cfg.seed}"
+    loggers: list[Logger] = []
+    for key, given in cfg.logger.items():
+        if given is None:
+            continue
+        make = instantiate(given, _partial_=True)
+        kind = make.func
+        if isinstance(kind, type) and issubclass(kind, (CSVLogger, RunLogger)):
+            logger = make()
+        else:
+            logger = run_logger(make, getattr(kind, "__name__", str(kind)), output, str(key))
+        if isinstance(logger, RunLogger):
+            with _one_at_a_time(sweep):
+                logger.open_with(plain_config(cfg), name, group)
+        loggers.append(logger)
+    return loggers
+
+
+@contextlib.contextmanager
+def _one_at_a_time(sweep: Path | None) -> Iterator[None]:
+    """Let the jobs of a sweep open their loggers one after the other.
+
+    The first one creates the database and the experiment that the others find.
+    """
+    if sweep is None or not is_first_process():
+        yield
+        return
+    lock = lock_of(sweep.absolute() / ".loggers.lock")
+    with contextlib.suppress(*NO_LOCKS):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release(force=True)
 
 
 def close_logger(logger: Logger, result: RunResult) -> None:
-    """Pass the result to a logger with a method ``close_with``."""
-    close = getattr(logger, "close_with", None)
-    if close is not None:
-        close(result)
+    """Pass the result to a logger that stores it."""
+    if isinstance(logger, RunLogger):
+        logger.close_with(result)
 
 
 @contextlib.contextmanager

@@ -82,7 +82,8 @@ def quiet_lightning() -> Iterator[None]:
 
     It would repeat them for every run of a sweep.
     """
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric")]
+    names = ("pytorch_lightning", "lightning_fabric", "lightning.fabric", "lightning.pytorch")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)

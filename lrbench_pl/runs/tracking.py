@@ -241,7 +241,7 @@ class TensorBoardRun(RunLogger):
     """Log a training with a :class:`TensorBoardLogger`: its history, and its result as HParams.
 
     What an interrupted training wrote is hidden by TensorBoard, and the history of the checkpoint written anew, so that
-    no point is missing or double.
+    no point is missing or double. A run that failed or was stopped has HParams once it has been resumed and has ended.
     """
 
     def _start(self, config: Mapping[str, Any], name: str, group: str | None) -> Logger:
@@ -260,8 +260,9 @@ class TensorBoardRun(RunLogger):
         self._is_continued = True  # a second start of this fit, from an older checkpoint
 
     def _end(self, logger: Any, result: RunResult) -> None:
-        params = {**params_of(result), **_settings(result)}
-        logger.log_hyperparams(params, metrics_of(result), result.steps_run or 0)
+        if has_ended(result):  # TensorBoard shows the first HParams of a folder, and others may be resumed
+            params = {**params_of(result), **_settings(result)}
+            logger.log_hyperparams(params, metrics_of(result), result.steps_run or 0)
         logger.finalize("success")
 
 

@@ -33,27 +33,24 @@ class Progress:
         folders: The folders.
         state: States of the runs.
         planned: Folders of all runs, those that have not started included.
-        is_running: Whether a sweep or a run is running.
+        is_over: Whether there are runs, and none will follow. Unknown, and so false, if other programs than
+            ``lrbench run`` have written any, since these hold no locks.
     """
 
     folders: Sequence[Path]
     state: SweepState = field(default_factory=SweepState)
     planned: set[Path] = field(default_factory=set)
-    is_running: bool = False
+    is_over: bool = False
 
     def update(self) -> None:
         """Read the folders again; results that are final are not read twice."""
-        found = dict.fromkeys(path for folder in self.folders for path in _walk(folder.resolve()))
-        reserved = {path for sweep, _ in found for path in running_sweeps(sweep)}
-        started = [path for path, is_run in found if is_run]
+        found = {path: files for folder in self.folders for path, files in _walk(folder.resolve())}
+        reserved = {path for sweep in found for path in running_sweeps(sweep)}
+        started = [path for path, files in found.items() if files]
         self.planned |= {*started, *reserved}
         self.state = read_sweep(started, self.state)
-        self.is_running = bool(reserved) or self.state.count("running") > 0
-
-    @property
-    def has_started(self) -> bool:
-        """Whether there is any run."""
-        return bool(self.state.states)
+        is_known = bool(started) and all(RECORD_FILE in found[path] for path in started)
+        self.is_over = is_known and not reserved and not self.state.count("running")
 
     def __str__(self) -> str:
         """Return the progress in a few words."""
@@ -62,15 +59,15 @@ class Progress:
         return ", ".join([words, *(f"{number} {name}" for name, number in problems if number)])
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield every folder below a folder, and whether it is that of a run."""
+def _walk(folder: Path) -> Iterator[tuple[Path, set[str]]]:
+    """Yield every folder below a folder, with the files in it that only runs have."""
     for path, folders, files in os.walk(folder):
-        yield Path(path), RECORD_FILE in files or RESULT_FILE in files
+        yield Path(path), {RECORD_FILE, RESULT_FILE}.intersection(files)
         folders[:] = [name for name in folders if not name.startswith(".")]
 
 
 def watch(folders: Sequence[Path], write: Write, output: Path, every: float) -> None:
-    """Rewrite a page whenever runs have ended, until no sweep is running any more.
+    """Rewrite a page whenever runs have ended, until no sweep is running any more or Ctrl-C is pressed.
 
     The last page is an ordinary one. Before the first result it waits, also for the folder itself.
 
@@ -94,7 +91,7 @@ def watch(folders: Sequence[Path], write: Write, output: Path, every: float) -> 
             if (words := str(progress)) != shown or not shown:
                 shown = words
                 _rewrite(write, progress, every)
-            ended = 0 if progress.is_running or not progress.has_started else ended + 1
+            ended = ended + 1 if progress.is_over else 0
             if ended < _CHECKS_TO_END:
                 time.sleep(every)
     except KeyboardInterrupt:

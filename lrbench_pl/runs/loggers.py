@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -20,7 +21,9 @@ from lrbench_pl.runs.locks import NO_LOCKS, lock_of
 from lrbench_pl.runs.options import as_text
 from lrbench_pl.runs.processes import is_first_process
 from lrbench_pl.runs.result import RunResult
-from lrbench_pl.runs.tracking import RunLogger, run_logger
+from lrbench_pl.runs.tracking import IDS_FILE, RunLogger, run_logger
+
+_LONGEST_WAIT_S = 60.0  # for another job that opens its loggers
 
 
 def open_loggers(cfg: DictConfig, output: Path) -> list[Logger]:
@@ -44,26 +47,24 @@ def open_loggers(cfg: DictConfig, output: Path) -> list[Logger]:
         if isinstance(kind, type) and issubclass(kind, (CSVLogger, RunLogger)):
             logger = make()
         else:
-            logger = run_logger(make, getattr(kind, "__name__", str(kind)), output, str(key))
+            logger = run_logger(make, kind, output, str(key))
         if isinstance(logger, RunLogger):
-            with _one_at_a_time(sweep):
+            with _store_created(sweep, logger):
                 logger.open_with(plain_config(cfg), name, group)
         loggers.append(logger)
     return loggers
 
 
 @contextlib.contextmanager
-def _one_at_a_time(sweep: Path | None) -> Iterator[None]:
-    """Let the jobs of a sweep open their loggers one after the other.
-
-    The first one creates the database and the experiment that the others find.
-    """
-    if sweep is None or not is_first_process():
+def _store_created(sweep: Path | None, logger: RunLogger) -> Iterator[None]:
+    """Let the first job of a sweep create the store and the experiment that the others find."""
+    is_there = sweep is None or any(sweep.glob(f"*/{IDS_FILE}"))
+    if sweep is None or is_there or not logger.shares_store or not is_first_process():
         yield
         return
     lock = lock_of(sweep.absolute() / ".loggers.lock")
-    with contextlib.suppress(*NO_LOCKS):
-        lock.acquire()
+    with contextlib.suppress(Timeout, *NO_LOCKS):
+        lock.acquire(timeout=_LONGEST_WAIT_S)
     try:
         yield
     finally:

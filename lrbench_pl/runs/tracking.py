@@ -20,6 +20,7 @@ from lrbench_pl.files import CHECKPOINTS, checkpoints_in, write_atomically
 from lrbench_pl.reading import read_json
 from lrbench_pl.runs.options import one_line
 from lrbench_pl.runs.result import Outcome, RunResult
+from lrbench_pl.words import without_passwords
 
 T = TypeVar("T")
 Row = Mapping[str, float]
@@ -67,6 +68,8 @@ class RunLogger(Logger):
         key: Name of the logger in the configuration.
         service: Name of the service, for messages.
     """
+
+    shares_store = False  # whether all runs are in one store, which the first of them creates
 
     def __init__(self, make: Callable[..., Logger], folder: Path, key: str, service: str) -> None:
         super().__init__()
@@ -199,7 +202,8 @@ class RunLogger(Logger):
             if self._logger is None and isinstance(error, TypeError):  # of the configuration
                 raise
             self._broken = True
-            kind, text = type(error).__name__, one_line(error).removeprefix(f"{type(error).__name__}: ")
+            kind = type(error).__name__
+            text = without_passwords(one_line(error).removeprefix(f"{kind}: "))
             shown = text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}…"
             rank_zero_warn(f"{self._service} failed ({kind}: {shown}); the training continues without it")
 
@@ -281,6 +285,7 @@ class MLflowRun(RunLogger):
     training that starts from the beginning has a new run.
     """
 
+    shares_store = True
     _last: Mapping[str, int] = MappingProxyType({})  # the latest step of each metric that the run has already
 
     def _start(self, config: Mapping[str, Any], name: str, group: str | None) -> Logger:
@@ -341,6 +346,8 @@ class AimRun(RunLogger):
     The run of an interrupted training is continued; Aim stores one value for each step.
     """
 
+    shares_store = True
+
     def _start(self, config: Mapping[str, Any], name: str, group: str | None) -> Logger:
         before = self._stored_id() if self._has_checkpoint else None
         logger: Any = None
@@ -375,16 +382,18 @@ _KINDS: dict[str, tuple[type[RunLogger], str]] = {
 }
 
 
-def run_logger(make: Callable[..., Logger], kind: str, folder: Path, key: str) -> RunLogger:
+def run_logger(make: Callable[..., Logger], kind: Any, folder: Path, key: str) -> RunLogger:
     """Return the logger of a run for a logger of Lightning.
 
     Args:
         make: Creates the logger.
-        kind: Name of its class.
+        kind: Its class.
         folder: Folder of the run.
         key: Name of the logger in the configuration.
     """
-    found, service = _KINDS.get(kind, (RunLogger, f"logger.{key}"))
+    names = [each.__name__ for each in getattr(kind, "__mro__", ())]  # each of Lightning's two packages has its own
+    known = (_KINDS[name] for name in names if name in _KINDS)
+    found, service = next(known, (RunLogger, f"logger.{key}"))
     return found(make, folder, key, service)
 
 

@@ -32,6 +32,7 @@ def finish(folder, policy, seed, steps=40):
     """Write a result."""
     row = {**COMMON, "policy": policy, "seed": seed, "steps_to_target": steps, "best_value": 0.98, "max_steps": 100}
     RunResult(run_id=f"{policy}{seed}", status="missed" if steps is None else "reached", **row).write(folder)
+    (folder / RECORD_FILE).write_text("{}")
 
 
 class Script:
@@ -120,8 +121,8 @@ def test_it_waits_for_the_folder_and_its_first_result(tmp_path, watched):
 
 
 def test_ctrl_c_leaves_an_ordinary_page_and_exits_as_other_commands(tmp_path, watched):
-    write(tmp_path / "s", "tri", 40, 0, max_steps=100)
-    lock = begin(tmp_path / "s" / "9")
+    finish(tmp_path / "s" / "0", "tri", 0)
+    lock = begin(tmp_path / "s" / "1")
 
     def press():
         raise KeyboardInterrupt
@@ -147,11 +148,21 @@ def test_failed_runs_are_counted(tmp_path):
     write(tmp_path, "cos", None, 0, status="failed", max_steps=100)
     progress = watching.Progress([tmp_path])
     progress.update()
-    assert (str(progress), progress.is_running) == ("2 of 2 runs finished, 1 failed", False)
+    assert str(progress) == "2 of 2 runs finished, 1 failed"
+
+
+def test_only_runs_with_a_record_tell_when_they_are_over(tmp_path):
+    finish(tmp_path / "0", "tri", 0)
+    progress = watching.Progress([tmp_path])
+    progress.update()
+    assert progress.is_over
+    (tmp_path / "0" / RECORD_FILE).unlink()  # as another program's own training, which holds no lock
+    progress.update()
+    assert not progress.is_over
 
 
 def test_a_mistake_is_one_line(tmp_path, watched):
-    write(tmp_path / "s", "tri", 40, 0, max_steps=100)
+    finish(tmp_path / "s" / "0", "tri", 0)
     code, _, err, _ = watched(options=("--every", "0"))
     assert (code, err) == (2, "error: --every must be at least 0.1 seconds, got 0\n")
     code, lines, err, _ = watched(nothing, options=("--baseline", "nothing"))

@@ -39,6 +39,7 @@ DEMO = ("python run.py --multirun experiment=demo hydra.sweep.dir=multirun/demo"
 _INSTEAD = (  # of what is not on this machine
     (r"experiment=(mnist|cifar10|imagenet|kjv|letter)\w*", "dataset=synthetic"),
     (r"dataset\.download=true ?", ""),
+    (r"logger=(mlflow|aim|many)", "logger=tensorboard"),
     (r"hydra/launcher=submitit_slurm|hydra/launcher=ray", "hydra/launcher=basic"),
     (r"'?\+?hydra\.launcher\.[\w.]+=[^\s']+'? ?", ""),
     (r"/shared/multirun", "multirun"),

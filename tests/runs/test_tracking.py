@@ -34,7 +34,7 @@ class Own(Logger):
 
     def _fail(self, place):
         if place == self._fails_in:
-            raise ConnectionError("the service\nwent away")
+            raise ConnectionError("http://me:secret@host\nwent away")
 
     @property
     def name(self):
@@ -85,7 +85,8 @@ def test_a_logger_that_fails_anywhere_changes_no_result(run, recwarn):
         result = run(place, OWN, f"+logger.own.fails_in={place}")
         assert without_times(result) == without_times(plain), place
         said = [str(each.message) for each in recwarn if "went away" in str(each.message)]
-        assert said == ["logger.own failed (ConnectionError: the service went away); the training continues without it"]
+        text = "ConnectionError: http://me:***@host went away"
+        assert said == [f"logger.own failed ({text}); the training continues without it"]
 
 
 def test_any_logger_gets_configuration_history_and_result(run):
@@ -191,6 +192,14 @@ def test_tensorboard_shows_each_point_once(run, tmp_path, dies_at, overrides):
         "status": result.status,
     }
     assert params["optimizer.momentum"] == 0.9
+
+
+def test_a_logger_that_is_added_when_a_training_resumes_has_all_of_its_history(run, tmp_path):
+    needs("tensorboard")
+    run("a", "trainer.log_every_n_steps=1", dies_at=45)
+    given = ("logger=tensorboard", f"logger.tensorboard.save_dir={tmp_path}/a", "trainer.log_every_n_steps=1")
+    run("a", *given)
+    assert split(in_tensorboard(tmp_path / "a")[0])[0] == history(tmp_path / "a")
 
 
 @pytest.mark.slow

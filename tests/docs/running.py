@@ -40,10 +40,8 @@ DEMO = ("python run.py --multirun experiment=demo hydra.sweep.dir=multirun/demo"
 _INSTEAD = (  # of what is not on this machine; the launchers have tests of their own
     (r"experiment=(mnist|cifar10|imagenet|kjv|letter)\w*", "dataset=synthetic"),
     (r"dataset\.download=true ?", ""),
-    (
-        r"hydra/launcher=(submitit_slurm|submitit_local|ray|joblib|fused)",
-        "hydra/launcher=basic",
-    ),  # they have their tests
+    (r"logger=(mlflow|aim|many)", "logger=tensorboard"),
+    (r"hydra/launcher=(submitit_slurm|submitit_local|ray|joblib|fused)", "hydra/launcher=basic"),
     (r"'?\+?hydra\.launcher\.[\w.]+=[^\s']+'? ?", ""),
     (r"/shared/multirun", "multirun"),
     (r"PATH/policy\.yaml", "multirun/first/0/policy.yaml"),

@@ -174,11 +174,11 @@ def _of_trainer(trainer: DictConfig) -> str | None:
 
 def _of_loggers(cfg: DictConfig) -> str | None:
     for name, logger in cfg.logger.items():
-        target = str(logger.get("_target_"))
+        target = _LOGGER if logger is None else str(logger.get("_target_"))
         if target == _WANDB:
             return "logger=wandb: a process has one W&B run at a time"
         if target != _LOGGER:
-            return f"logger.{name} ({target}) may need a Trainer"
+            return f"logger.{name} ({target.rpartition('.')[2]}): fused jobs write metrics.csv alone"
     return None
 
 

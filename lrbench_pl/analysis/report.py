@@ -19,7 +19,7 @@ from lrbench_pl.analysis.comparable import with_settings
 from lrbench_pl.analysis.load import Folders, Runs, load_runs
 from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank
 from lrbench_pl.analysis.show import the_monitor
-from lrbench_pl.analysis.web_page import Section, as_html, page
+from lrbench_pl.analysis.web_page import Live, Section, as_html, page
 from lrbench_pl.files import write_atomically
 from lrbench_pl.reading import LARGEST_YAML, UnreadableError, read_text, read_yaml
 from lrbench_pl.words import counted, is_accuracy, metric_name, metric_title
@@ -28,13 +28,16 @@ _MOST_COMPOSITIONS = 8
 _MOST_COMMANDS = 20
 
 
-def report(runs: Runs | Folders, by: Sequence[str] | None = None, baseline: str | None = None) -> str:
+def report(
+    runs: Runs | Folders, by: Sequence[str] | None = None, baseline: str | None = None, live: Live | None = None
+) -> str:
     """Return the report as HTML; sections without data are left out.
 
     Args:
         runs: One folder or several, or what :func:`lrbench_pl.analysis.load.load_runs` returns.
         by: Columns that group the runs; by default those that vary.
         baseline: Policy to compare the others with in the table, see :func:`lrbench_pl.analysis.ranking.rank`.
+        live: Set if the page reloads itself.
 
     Raises:
         AnalysisError: If the runs cannot be ranked together.
@@ -44,14 +47,18 @@ def report(runs: Runs | Folders, by: Sequence[str] | None = None, baseline: str 
     keys = list(by) if by is not None else default_keys(table)
     ranking = rank(table, keys, baseline=baseline)
     runs = replace(runs, table=with_settings(table, keys))
-    return page(_title(table), _lead(table), sections(runs, ranking, keys))
+    return page(_title(table), _lead(table), sections(runs, ranking, keys), live)
 
 
 def write_report(
-    runs: Runs | Folders, path: str | Path, by: Sequence[str] | None = None, baseline: str | None = None
+    runs: Runs | Folders,
+    path: str | Path,
+    by: Sequence[str] | None = None,
+    baseline: str | None = None,
+    live: Live | None = None,
 ) -> Path:
     """Write :func:`report` to a file, atomically."""
-    return write_atomically(path, report(runs, by, baseline))
+    return write_atomically(path, report(runs, by, baseline, live))
 
 
 def figures(runs: pl.DataFrame, ranking: pl.DataFrame, keys: Sequence[str]) -> dict[str, go.Figure]:

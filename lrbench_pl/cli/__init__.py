@@ -104,13 +104,26 @@ def report_command(
     by: _By = "",
     baseline: _Baseline = "",
     target: _Target = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Rewrite the page while a sweep runs; the open page reloads itself.")
+    ] = False,
+    every: Annotated[float, typer.Option(metavar="SECONDS", help="With --watch: time between two looks.")] = 5.0,
 ) -> None:
     """Write a self-contained page with the ranking and all figures; it needs no network."""
     from lrbench_pl.analysis.report import write_report
+    from lrbench_pl.analysis.web_page import Live
 
-    runs = _load(folders, target)
-    write_report(runs, output, _keys(by), baseline or None)
-    print(f"{counted(runs.table.height, 'run')} in {output}")
+    def write(live: Live | None = None) -> int:
+        runs = _load(folders, target)
+        write_report(runs, output, _keys(by), baseline or None, live)
+        return runs.table.height
+
+    if watch:
+        from lrbench_pl.cli.watch import watch as watch_folders
+
+        watch_folders(folders, write, output, every)
+        return
+    print(f"{counted(write(), 'run')} in {output}")
 
 
 def _check_format(form: str) -> None:

@@ -23,6 +23,7 @@ from lrbench_pl.files import CHECKPOINTS
 from lrbench_pl.runs.config import DESCRIBES_DATA, build_data, build_policy, in_sweep, is_shown_by_launcher
 from lrbench_pl.runs.options import UserError, check_milestones
 from lrbench_pl.runs.spec import RunSpec
+from lrbench_pl.runs.tracking import RunLogger, TakeUpHistory
 from lrbench_pl.workloads.classifier import Classifier
 
 
@@ -59,7 +60,8 @@ def build(
     folder = (Path() if output is None else output) / CHECKPOINTS
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoints_kept, cfg.max_time)
     use_history_files(loggers)
-    trainer = _build_trainer(cfg, [verifier], [checkpoints], loggers, output)
+    last = [checkpoints, *([TakeUpHistory()] if any(isinstance(each, RunLogger) for each in loggers) else [])]
+    trainer = _build_trainer(cfg, [verifier], last, loggers, output)
     if cfg.workload is not None:
         trainer.callbacks.append(OptimizerNameCheck(cfg))  # type: ignore[attr-defined]
     return Parts(module, data, verifier, checkpoints, trainer)

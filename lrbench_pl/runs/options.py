@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,6 +70,20 @@ def check_config(cfg: DictConfig) -> None:
     if cfg.workload is None:
         _check_optimizer(cfg)
         _check_model(cfg)
+    _check_loggers(cfg)
+
+
+# Packages that loggers need, by the name of their class; each is the extra of that name too.
+_LOGGER_PACKAGES = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow", "AimLogger": "aim"}
+
+
+def _check_loggers(cfg: DictConfig) -> None:
+    """Refuse a logger whose package is not installed."""
+    for key, logger in cfg.logger.items():
+        target = str(logger.get("_target_")) if isinstance(logger, DictConfig) else ""
+        package = _LOGGER_PACKAGES.get(target.rpartition(".")[2])
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise UserError(f"logger.{key} needs {package}: pip install 'lrbench_pl[{package}]', or leave it out")
 
 
 def _check_numbers(cfg: DictConfig) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -213,8 +212,7 @@ class Training:
         """Build the objects of the run, write its policy, and log what lint finds in it."""
         cfg = self.cfg
         torch.set_num_threads(cfg.threads)
-        self._loggers = [instantiate(logger) for logger in cfg.logger.values()]
-        open_loggers(self._loggers, cfg, self.output)
+        self._loggers = open_loggers(cfg, self.output)
         parts = self._build()
         self.spec, self.setup = specify_parts(cfg, parts, self.spec, self.setup)
         _write_policy(cfg, parts.verifier, self.output)

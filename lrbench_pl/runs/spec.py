@@ -407,20 +407,18 @@ def _resolved(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf, open_dict, read_write
 
-    cfg = copy.deepcopy(cfg)
     without = _NOT_PART + (("model", "optimizer") if cfg.workload is not None else ())
-    kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in without])
-    kept._set_parent(cfg)  # so that references, which are resolved in `cfg`, also find the parts left out
 
-    def resolve() -> dict[str, Any]:
-        return {str(key): value for key, value in OmegaConf.to_container(kept, resolve=True).items()}  # type: ignore[union-attr]
+    def resolve(cfg: DictConfig) -> dict[str, Any]:
+        return {str(key): _value_of(cfg, key) for key in cfg if key not in without}
 
     def resolve_at(lr: float, seed: int) -> dict[str, Any]:
-        with read_write(cfg), open_dict(cfg):
-            cfg.lr, cfg.seed = lr, seed
-        return resolve()
+        other = copy.deepcopy(cfg)
+        with read_write(other), open_dict(other):
+            other.lr, other.seed = lr, seed
+        return resolve(other)
 
-    plain = resolve()
+    plain = resolve(cfg)
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else None  # references may name them
     others = {str(key): value for key, value in OmegaConf.to_container(cfg).items() if key not in ("lr", "seed")}  # type: ignore[union-attr]
     key = repr((others, choices, without))
@@ -429,6 +427,16 @@ def _resolved(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
             _symbols.clear()
         _symbols[key] = _symbolic(resolve_at(1.0, 0), resolve_at(2.0, 1))
     return plain, copy.deepcopy(_symbols[key])
+
+
+def _value_of(cfg: DictConfig, key: Any) -> Any:
+    """Return the value of a key without references."""
+    from omegaconf import OmegaConf
+
+    if OmegaConf.is_missing(cfg, key):
+        return "???"
+    value = cfg[key]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 _symbols: dict[str, Any] = {}  # of configurations that differ in rate and seed only

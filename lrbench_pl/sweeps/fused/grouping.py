@@ -15,6 +15,7 @@ from lrbench_pl.policies import AdaptivePolicy
 from lrbench_pl.runs.config import build_policy
 from lrbench_pl.runs.options import is_callback
 from lrbench_pl.runs.spec import canonical
+from lrbench_pl.sweeps.composer import set_hydra_config
 from lrbench_pl.sweeps.fused.checkpoint import GroupFolder
 from lrbench_pl.sweeps.launch import Job, JobCall
 
@@ -81,7 +82,7 @@ def plan(calls: Sequence[Call], workers: int, most: int | None = None, folders: 
     try:
         for call in calls:
             job = call[0]
-            HydraConfig.instance().set_config(job.config)  # names and loggers may refer to it
+            set_hydra_config(job.config)  # names and loggers may refer to it
             try:
                 reason = None if job.spec is None else why_alone(job)
                 key = None if job.spec is None or reason is not None else group_key(job)
@@ -173,11 +174,11 @@ def _of_trainer(trainer: DictConfig) -> str | None:
 
 def _of_loggers(cfg: DictConfig) -> str | None:
     for name, logger in cfg.logger.items():
-        target = str(logger.get("_target_"))
+        target = _LOGGER if logger is None else str(logger.get("_target_"))
         if target == _WANDB:
             return "logger=wandb: a process has one W&B run at a time"
         if target != _LOGGER:
-            return f"logger.{name} ({target}) may need a Trainer"
+            return f"logger.{name} ({target.rpartition('.')[2]}): fused jobs write metrics.csv alone"
     return None
 
 

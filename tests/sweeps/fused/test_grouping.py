@@ -101,9 +101,11 @@ def test_jobs_that_differ_otherwise_are_two_groups(tmp_path, other):
             "trainer.callbacks are called in the loop of a Trainer",
         ),
         (["logger=wandb"], "logger=wandb: a process has one W&B run at a time"),
+        (["logger=tensorboard"], "logger.tensorboard (TensorBoardLogger): fused jobs write metrics.csv alone"),
+        (["logger=mlflow"], "logger.mlflow (MLFlowLogger): fused jobs write metrics.csv alone"),
         (
             ["+logger.tb={_target_: pytorch_lightning.loggers.TensorBoardLogger}"],
-            "logger.tb (pytorch_lightning.loggers.TensorBoardLogger) may need a Trainer",
+            "logger.tb (TensorBoardLogger): fused jobs write metrics.csv alone",
         ),
         (["hydra.job.chdir=true"], "hydra.job.chdir=true: a process has one working directory"),
         (["+hydra.job.env_set.A=1"], "hydra.job.env_set: a process has one environment"),

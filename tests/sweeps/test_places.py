@@ -101,7 +101,7 @@ print([outcome for _, outcome in in_workers([(job, lock)] * 4, n_jobs=2)])
 def test_idle_workers_exit_silently_and_release_their_semaphores():
     """A killed worker would leak its semaphores, of which Python warns at exit."""
     command = [sys.executable, "-c", IDLE]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[None, None, None, None]\n", "")
 
 

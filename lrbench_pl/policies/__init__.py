@@ -54,6 +54,14 @@ from lrbench_pl.policies._fields import (
 )
 from lrbench_pl.policies._lrbench import LRBENCH_POLICIES, from_lrbench
 from lrbench_pl.policies._plateau import PlateauPolicy
+from lrbench_pl.policies._settings import (
+    GroupPolicy,
+    OptimizerPolicy,
+    PerOptimizer,
+    check_values,
+    combined,
+    settings_of,
+)
 from lrbench_pl.policies._stretch import cut, stretched
 
 __all__ = [
@@ -65,6 +73,7 @@ __all__ = [
     "Exponential",
     "Factor",
     "FactorPerStep",
+    "GroupPolicy",
     "Horizon",
     "Interval",
     "InverseTime",
@@ -75,6 +84,8 @@ __all__ = [
     "Nested",
     "NonNegative",
     "Number",
+    "OptimizerPolicy",
+    "PerOptimizer",
     "PerStep",
     "Period",
     "PlateauPolicy",
@@ -89,6 +100,8 @@ __all__ = [
     "Stages",
     "Step",
     "Steps",
+    "check_values",
+    "combined",
     "cut",
     "fields_of",
     "from_config",
@@ -101,6 +114,7 @@ __all__ = [
     "registered",
     "sampled",
     "segments",
+    "settings_of",
     "stages",
     "stretched",
     "table",

@@ -55,6 +55,8 @@ from lrbench_pl.policies._fields import (
 from lrbench_pl.policies._lrbench import LRBENCH_POLICIES, from_lrbench
 from lrbench_pl.policies._plateau import PlateauPolicy
 from lrbench_pl.policies._settings import (
+    RANGES,
+    AdaptiveOptimizerPolicy,
     GroupPolicy,
     OptimizerPolicy,
     PerOptimizer,
@@ -67,6 +69,8 @@ from lrbench_pl.policies._stretch import cut, stretched
 __all__ = [
     "EXACT_STEPS",
     "LRBENCH_POLICIES",
+    "RANGES",
+    "AdaptiveOptimizerPolicy",
     "AdaptivePolicy",
     "Constant",
     "Cyclic",

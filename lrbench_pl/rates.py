@@ -32,7 +32,7 @@ class RateDriver:
         policy: Maps a step to a learning rate.
         step: The step whose rate is due.
         advances: Whether each step of the optimizer advances ``step``.
-        on_write: Called with the step and its rate after it was written.
+        on_write: Called with the driver after it has written the values of a step.
 
     Attributes:
         step: The step whose rate is due.
@@ -49,7 +49,7 @@ class RateDriver:
         policy: Callable[[int], float],
         step: int = 0,
         advances: bool = True,
-        on_write: Callable[[int, float], None] | None = None,
+        on_write: Callable[[RateDriver], None] | None = None,
     ) -> None:
         if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
             raise LRPolicyError(
@@ -70,7 +70,7 @@ class RateDriver:
         self.forget()
         driver, optimizer_fields = weakref.ref(self), optimizer.__dict__
 
-        # Both run at every step: the usual case, one group as it was written, takes no further call.
+        # Both run at every step: the usual case, one group with its rate as it was written, takes no further call.
         def before(*_: Any) -> None:
             if (alive := driver()) is None:
                 return
@@ -116,11 +116,11 @@ class RateDriver:
             for setting in self._settings:
                 setting.admit(groups[known:], groups[:known], self.optimizer.defaults, step)
         self._written_for, self._groups = step, [*groups]
-        lr = self._lr.write(groups, step)
+        self._lr.write(groups, step)
         for setting in self._others:
             setting.write(groups, step)
         if self._on_write is not None:
-            self._on_write(step, lr)
+            self._on_write(self)
 
     def values(self) -> dict[str, float]:
         """Return the values of :attr:`step` by the names of ``settings_of``, without the scales of groups."""
@@ -266,8 +266,8 @@ class _Setting:
 
     # -- writing and verifying ------------------------------------------------------------------------------------
 
-    def write(self, groups: Sequence[dict[str, Any]], step: int) -> float:
-        """Write the value of a step into every group; return the policy's value."""
+    def write(self, groups: Sequence[dict[str, Any]], step: int) -> None:
+        """Write the value of a step into every group."""
         key, scale, value = self.key, self._scale, self._values.at(step)
         self.written = written = []
         for group, of_group in zip(groups, self._of_groups(value, step)):  # noqa: B905  (it has no end)
@@ -277,7 +277,6 @@ class _Setting:
                 written.append(scaled)
             else:
                 written.append(self._fill(group, scaled))
-        return value
 
     def _of_groups(self, value: float, step: int) -> Iterable[float]:
         """Return the value of each group before its scale."""

@@ -132,7 +132,8 @@ def save_history(
     """Write ``metrics.csv``: the checks, and the values of the policy over the steps."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    parts = {} if policy is None or isinstance(policy, AdaptivePolicy) else settings_of(policy)
+    known = {} if policy is None or isinstance(policy, AdaptivePolicy) else settings_of(policy)
+    parts = {name: part for name, part in known.items() if not name.startswith("optimizer_")}  # on other clocks
     others = list(parts)[1:]
     writer.writerow(["step", "lr", *others, "check/step", "check/seconds", monitor])
     if parts:

@@ -139,13 +139,12 @@ class LRPolicyCallback(Callback):
         momentum_policy: Callable[[int], float] | None = None,
         weight_decay_policy: Callable[[int], float] | None = None,
     ) -> None:
-        if isinstance(policy, (list, tuple)):
-            policy = PerOptimizer(tuple(policy))
-        if not callable(policy):
+        given: Any = PerOptimizer(tuple(policy)) if isinstance(policy, (list, tuple)) else policy
+        if not callable(given):
             raise ValueError(f"policy must be callable: t -> learning rate, got {policy!r}")
-        policy = combined(policy, momentum_policy, weight_decay_policy, groups)
+        combination: Any = combined(given, momentum_policy, weight_decay_policy, groups)
         self.target_check = TargetCheck(target, monitor, mode, confirmations)
-        self.policy: Callable[[int], float] = policy
+        self.policy: Callable[[int], float] = combination
         self.target = target
         self.monitor = monitor
         self.mode: Mode = mode
@@ -154,7 +153,7 @@ class LRPolicyCallback(Callback):
         self.optimizer_index = optimizer_index
         self.save_to = save_to
         self.save_as = check_names(save_as or {})
-        self._adaptive = policy if isinstance(policy, AdaptivePolicy) else None
+        self._adaptive = combination if isinstance(combination, AdaptivePolicy) else None
         self._initial_state = None if self._adaptive is None else copy.deepcopy(self._adaptive.state_dict())
         self._found: Any = None  # the driven optimizer as the Trainer lists it
         self._driver: RateDriver | None = None

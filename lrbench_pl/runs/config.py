@@ -12,18 +12,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lrbench_pl.policies import AdaptivePolicy, GroupPolicy, Policy, combined, from_config
 from lrbench_pl.reading import read_yaml
 from lrbench_pl.runs.options import UserError, check_other_policies, one_line
 from lrbench_pl.runs.spec import OTHER_POLICIES
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
 
 DESCRIBES_DATA = ("num_classes", "input_shape")
 _GRID = "hydra_plugins.lrbench_sweeper.GridSweeper"
@@ -242,11 +238,10 @@ def _built(name: str, node: Any) -> Any:
     """Build a policy beside that of the rate, which must be a plain one."""
     from hydra.utils import instantiate
 
-    policy = instantiate(node, _convert_="all")
+    policy = instantiate(node, _convert_="all") if isinstance(node, DictConfig) else node
     if not callable(policy) or isinstance(policy, AdaptivePolicy):
-        shown = repr(policy) if len(repr(policy)) <= 60 else f"{repr(policy)[:57]}..."
         raise UserError(
-            f"{name}: expected the _target_ of a plain policy, such as lrbench_pl.policies.Constant, got {shown}"
+            f"{name} must have the _target_ of a plain policy, such as lrbench_pl.policies.Constant, got {node!r}"
         )
     return policy
 

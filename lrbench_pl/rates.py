@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -269,8 +268,10 @@ class _Setting:
     def write(self, groups: Sequence[dict[str, Any]], step: int) -> None:
         """Write the value of a step into every group."""
         key, scale, value = self.key, self._scale, self._values.at(step)
+        own = self._own
         self.written = written = []
-        for group, of_group in zip(groups, self._of_groups(value, step)):  # noqa: B905  (it has no end)
+        for group in groups:
+            of_group = own[len(written)].at(step) if own and len(written) in own else value
             scaled = of_group * group[scale] if scale in group else of_group
             if type(group[key]) is float:
                 group[key] = scaled
@@ -278,16 +279,10 @@ class _Setting:
             else:
                 written.append(self._fill(group, scaled))
 
-    def _of_groups(self, value: float, step: int) -> Iterable[float]:
-        """Return the value of each group before its scale."""
-        if not self._own:
-            return itertools.repeat(value)
-        return (value if (own := self._own.get(index)) is None else own.at(step) for index in itertools.count())
-
     def scaled(self, groups: Sequence[Mapping[str, Any]], step: int) -> list[float]:
         """Return the value of each group."""
-        values = zip(groups, self._of_groups(self._values.at(step), step))  # noqa: B905  (it has no end)
-        return [value * group.get(self._scale, 1.0) for group, value in values]
+        values = (self._own.get(index, self._values).at(step) for index in range(len(groups)))
+        return [value * group.get(self._scale, 1.0) for value, group in zip(values, groups, strict=True)]
 
     def _fill(self, group: dict[str, Any], scaled: float) -> Any:
         """Set a value in place if it is a tensor: capturable and compiled optimizers read it there."""

@@ -269,7 +269,8 @@ class _Setting:
         """Write the value of a step into every group."""
         key, scale, value = self.key, self._scale, self._values.at(step)
         own = self._own
-        self.written = written = []
+        written: list[Any] = []
+        self.written = written
         for group in groups:
             of_group = own[len(written)].at(step) if own and len(written) in own else value
             scaled = of_group * group[scale] if scale in group else of_group

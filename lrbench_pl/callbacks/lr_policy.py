@@ -448,6 +448,16 @@ class LRPolicyCallback(Callback):
 
     # -- resuming -------------------------------------------------------------------------------------------
 
+    @property
+    def state_key(self) -> str:
+        """Key of the state in checkpoints; that of another optimizer differs, so that the fit can refuse it."""
+        key = super().state_key
+        return key if self.optimizer_index is None else f"{key}{{'optimizer_index': {self.optimizer_index}}}"
+
+    @property
+    def _legacy_state_key(self) -> Any:  # where Lightning looks if there is no state under the key
+        return super().state_key
+
     def state_dict(self) -> dict[str, Any]:
         """Return what cannot be computed again: steps, checks, seconds and the state of an adaptive policy."""
         self.target_check.steps_run = self._steps_run

@@ -153,12 +153,12 @@ def _values(plan: TrainingPlan) -> Iterator[Finding]:
 
 
 def _of_other(name: str, plan: TrainingPlan) -> Iterator[Finding]:
-    """Apply the rules to a policy beside that of the rate: all to the rate of a group, else those of its parts."""
+    """Apply the rules to a policy beside that of the rate: all to the rate of a group, else that of parts."""
     if plan.max_steps > MOST_STEPS:
         return
     values, parts = table(plan.policy, plan.max_steps), list(_parts(plan.policy, 0, plan.max_steps))
     of_rate = re.fullmatch(r"(optimizer_\d+/)?lr(/.*)?", name, re.DOTALL) is not None
-    rules = _RULES if of_rate else (_never_runs, _short)
+    rules = _RULES if of_rate else (_never_runs,)
     for finding in (finding for rule in rules if rule is not _batches for finding in rule(plan, values, parts)):
         yield replace(finding, message=f"{name}: {finding.message}")
     if not of_rate and not any(values):

@@ -139,7 +139,8 @@ class LRPolicyCallback(Callback):
         momentum_policy: Callable[[int], float] | None = None,
         weight_decay_policy: Callable[[int], float] | None = None,
     ) -> None:
-        given: Any = PerOptimizer(tuple(policy)) if isinstance(policy, (list, tuple)) else policy
+        is_list = isinstance(policy, Sequence) and not isinstance(policy, str)
+        given: Any = PerOptimizer(tuple(policy)) if is_list else policy  # type: ignore[arg-type]
         if not callable(given):
             raise ValueError(f"policy must be callable: t -> learning rate, got {policy!r}")
         combination: Any = combined(given, momentum_policy, weight_decay_policy, groups)
@@ -447,16 +448,6 @@ class LRPolicyCallback(Callback):
             save(self.save_to, self._result_fields(trainer), self.policy, self.checks, records)
 
     # -- resuming -------------------------------------------------------------------------------------------
-
-    @property
-    def state_key(self) -> str:
-        """Key of the state in checkpoints; that of another optimizer differs, so that the fit can refuse it."""
-        key = super().state_key
-        return key if self.optimizer_index is None else f"{key}{{'optimizer_index': {self.optimizer_index}}}"
-
-    @property
-    def _legacy_state_key(self) -> Any:  # where Lightning looks if there is no state under the key
-        return super().state_key
 
     def state_dict(self) -> dict[str, Any]:
         """Return what cannot be computed again: steps, checks, seconds and the state of an adaptive policy."""

@@ -55,6 +55,7 @@ from lrbench_pl.policies._fields import (
 from lrbench_pl.policies._lrbench import LRBENCH_POLICIES, from_lrbench
 from lrbench_pl.policies._plateau import PlateauPolicy
 from lrbench_pl.policies._settings import (
+    OTHER_POLICIES,
     RANGES,
     AdaptiveOptimizerPolicy,
     GroupPolicy,
@@ -69,6 +70,7 @@ from lrbench_pl.policies._stretch import cut, stretched
 __all__ = [
     "EXACT_STEPS",
     "LRBENCH_POLICIES",
+    "OTHER_POLICIES",
     "RANGES",
     "AdaptiveOptimizerPolicy",
     "AdaptivePolicy",

@@ -13,6 +13,8 @@ from lrbench_pl.policies._protocols import AdaptivePolicy, Policy
 
 # Settings beside the rate: the upper bound that they must not reach, and the rule in words.
 RANGES = {"momentum": (1.0, "numbers in [0, 1)"), "weight_decay": (math.inf, "finite numbers of at least 0")}
+# Their keys in the configuration.
+OTHER_POLICIES = {f"{name}_policy": name for name in RANGES}
 _OTHERS = (*RANGES, "groups")
 _POINTS = 10_000  # values of a budget that are checked before training
 

@@ -16,10 +16,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lrbench_pl.policies import AdaptivePolicy, GroupPolicy, Policy, combined, from_config
+from lrbench_pl.policies import OTHER_POLICIES, AdaptivePolicy, GroupPolicy, Policy, combined, from_config
 from lrbench_pl.reading import read_yaml
 from lrbench_pl.runs.options import UserError, check_other_policies, one_line
-from lrbench_pl.runs.spec import OTHER_POLICIES
 
 DESCRIBES_DATA = ("num_classes", "input_shape")
 _GRID = "hydra_plugins.lrbench_sweeper.GridSweeper"

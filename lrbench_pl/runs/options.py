@@ -11,9 +11,8 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from lrbench_pl.policies import fields_of, settings_of
+from lrbench_pl.policies import OTHER_POLICIES, fields_of, settings_of
 from lrbench_pl.policies._checks import LARGEST_RATE
-from lrbench_pl.runs.spec import OTHER_POLICIES
 from lrbench_pl.verdict import check_target
 from lrbench_pl.words import clean
 

@@ -36,8 +36,8 @@ def policy_callback(policy: Callable[[int], float] | LRPolicyCallback, **argumen
         return LRPolicyCallback(policy, **arguments)
     if further := [name for name in ("momentum_policy", "weight_decay_policy", "groups") if arguments.get(name)]:
         raise ValueError(
-            f"{further[0]} needs a policy of fixed steps, but lr_policy is {type(policy).__name__}, which sets the rate "
-            "alone; leave one out"
+            f"{further[0]} needs a policy of fixed steps, but lr_policy is {type(policy).__name__}, which sets the "
+            "rate alone; leave one out"
         )
     return policy
 

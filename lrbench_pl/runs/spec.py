@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from lrbench_pl.policies import OTHER_POLICIES
 from lrbench_pl.words import masked, policy_file_name
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-OTHER_POLICIES = {"momentum_policy": "momentum", "weight_decay_policy": "weight_decay"}  # keys, and what they set
 UNSET = "unset"  # shown for a setting that only the other run has
 PARTS = {"model.": "model", "dataset.": "dataset", "optimizer.": "optimizer", "lr_policy.": "policy"}
 

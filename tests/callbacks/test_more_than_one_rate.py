@@ -258,10 +258,6 @@ def test_the_verdict_counts_the_steps_of_the_optimizer_that_is_named():
         ),
         (lambda: [LRPolicyCallback([LINE] * 2, optimizer_index=2)], r"optimizer_index must lie in \[0, 1\], got 2"),
         (lambda: [LRPolicyCallback(LINE)], "2 optimizers; say which one .* optimizer_index=, or give a list"),
-        (
-            lambda: [LRPolicyCallback(LINE, optimizer_index=index) for index in (0, 1)],
-            "got several; keep one of them .for several optimizers, give it a list with a policy for each",
-        ),
     ],
 )
 def test_which_policy_drives_which_optimizer_must_be_clear(callbacks, message):

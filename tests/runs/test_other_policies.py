@@ -5,6 +5,8 @@ import csv
 import polars as pl
 import pytest
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import open_dict
 
 from lrbench_pl.analysis.load import load_runs
@@ -12,6 +14,7 @@ from lrbench_pl.analysis.ranking import rank
 from lrbench_pl.cli.preview import curve, draw, panels, planned_runs
 from lrbench_pl.cli.rebuild import overrides_of
 from lrbench_pl.policies import Constant, GroupPolicy, OptimizerPolicy, PerOptimizer, Polynomial, policy_id, table
+from lrbench_pl.reading import read_yaml
 from lrbench_pl.runs import lint
 from lrbench_pl.runs import run as experiment
 from lrbench_pl.runs.build import build
@@ -112,6 +115,26 @@ def test_a_run_applies_logs_and_stores_them_and_its_file_trains_the_same_again(t
 
     ranked = rank(load_runs([tmp_path / "runs"]).table.filter(pl.col("policy") != "first"))
     assert set(ranked["policy"]) == {result.policy, "cosine"}
+
+
+class Unregistered:
+    def __init__(self, lr):
+        self.lr = lr
+
+    def __call__(self, t):
+        return self.lr
+
+
+def test_the_file_of_a_policy_of_ones_own_type_has_all_settings(tmp_path):
+    own = f"_target_: {__name__}.Unregistered\nlr: ${{lr}}\n"
+    (tmp_path / "mine" / "lr_policy").mkdir(parents=True)
+    (tmp_path / "mine" / "lr_policy" / "own.yaml").write_text(own)
+    search = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
+    result = run(tmp_path / "run", search, "lr_policy=own", "momentum_policy=rising", "max_steps=2", "check_every=2")
+    assert result.status == "missed"
+    stored = read_yaml(tmp_path / "run" / "policy.yaml")
+    assert stored["lr"] == {"_target_": f"{__name__}.Unregistered", "lr": 0.05}
+    assert stored["momentum"]["end_lr"] == 0.95
 
 
 def test_a_group_that_only_the_policy_names_is_made(tmp_path):
@@ -304,3 +327,13 @@ def test_a_file_and_a_key_with_the_same_setting_are_refused(tmp_path):
     )
     with pytest.raises(UserError, match="momentum must be given once, but the policy has it already"):
         build_policy(compose([f"lr_policy_file={tmp_path}/policy.yaml", "momentum_policy=rising"]))
+
+
+def test_the_callback_of_another_project_takes_them_or_refuses(tmp_path):
+    cfg = compose(["lr_policy=onecycle", "+callbacks=lr_policy", "momentum_policy=onecycle"])
+    assert instantiate(cfg.callbacks)["lr_policy"].policy == build_policy(cfg)
+    cfg = compose(["lr_policy=auto", "+callbacks=lr_policy", "momentum_policy=onecycle"])
+    with pytest.raises(
+        InstantiationException, match="momentum_policy needs a policy of fixed steps, but lr_policy is LRP"
+    ):
+        instantiate(cfg.callbacks)

@@ -253,7 +253,11 @@ class _Setting:
     ) -> None:
         """Refuse groups that were added with a value of their own, which the policy would overwrite."""
         usual = [self._number(defaults) if self.key in defaults else math.nan]
-        usual += [self._number(group) for group in known if self._scale not in group]
+        usual += [
+            self._number(group)
+            for index, group in enumerate(known)
+            if self._scale not in group and index not in self._own
+        ]
         for group in added:
             value = self._number(group)
             if self._scale not in group and not any(_is_same(value, each) for each in usual):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrbench_pl.policies import PerOptimizer
+from lrbench_pl.policies import RANGES, PerOptimizer, settings_of
 from lrbench_pl.rates import LRPolicyError
 from lrbench_pl.reading import read_json
 from lrbench_pl.saving import RESULT_FILE, outcome_fields, policy_fields
@@ -145,7 +145,7 @@ def result_fields(trainer: Trainer, callback: Any, folder: str | Path) -> dict[s
         "model": type(trainer.lightning_module).__name__,
         "dataset": _name_of(getattr(trainer, "datamodule", None)),
         "optimizer": "+".join(type(each).__name__ for each in driven) or None,
-        "policy": _choice("lr_policy") or ("auto" if is_composed(callback) else policy["policy"]),
+        "policy": _chosen_name(callback.policy) or ("auto" if is_composed(callback) else policy["policy"]),
         "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
         "tuning_steps": getattr(callback, "tuning_steps", 0),
         "precision": str(trainer.precision),
@@ -176,6 +176,16 @@ def refuse_other_result(folder: str | Path, fields: Mapping[str, Any], callback:
 
 def _name_of(part: object | None) -> str | None:
     return None if part is None else type(part).__name__
+
+
+def _chosen_name(policy: object) -> str | None:
+    """Return the name of a policy from Hydra's choices, as ``lrbench run`` would name it."""
+    if (name := _choice("lr_policy")) is None:
+        return None
+    for setting in list(settings_of(policy))[1:]:
+        if setting in RANGES:
+            name += f" + {setting.replace('_', ' ')} {_choice(f'{setting}_policy') or 'policy'}"
+    return name
 
 
 def _choice(group: str) -> str | None:

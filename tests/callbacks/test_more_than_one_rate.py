@@ -2,10 +2,12 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
 from pytorch_lightning.loggers import CSVLogger
 
 from lrbench_pl import LRPolicyCallback
@@ -186,7 +188,7 @@ def test_what_is_no_policy_is_refused(name):
 
 
 def test_a_composer_takes_no_other_policies():
-    with pytest.raises(TypeError, match="momentum_policy"):
+    with pytest.raises(ValueError, match=r"composing sets the rate alone, .* got momentum_policy; leave it out"):
         LRPolicyComposer(0.9, 100, momentum_policy=MOMENTUM)
 
 
@@ -282,3 +284,14 @@ def test_a_checkpoint_without_the_clocks_is_refused(tmp_path):
     trainer.save_checkpoint(tmp_path / "other.ckpt")
     with pytest.raises(LRPolicyError, match="does not tell how many steps each optimizer took"):
         tiny_trainer(LRPolicyCallback([MATRICES, REST])).fit(MuonAndAdamW(), ckpt_path=tmp_path / "other.ckpt")
+
+
+def test_in_a_job_of_hydra_the_result_names_the_policies_of_all_settings(tmp_path, monkeypatch):
+    choices = {"lr_policy": "linear", "momentum_policy": "rising", "weight_decay_policy": "none"}
+    chosen = SimpleNamespace(runtime=SimpleNamespace(choices=choices))
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(HydraConfig, "get", lambda: chosen)
+    for name, policies in (("plain", {}), ("both", {"momentum_policy": MOMENTUM})):
+        tiny_trainer(LRPolicyCallback(LINE, save_to=tmp_path / name, **policies), max_steps=2).fit(Watched())
+    names = [json.loads((tmp_path / name / "result.json").read_text())["policy"] for name in ("plain", "both")]
+    assert names == ["linear", "linear + momentum rising"]

@@ -127,6 +127,8 @@ FOREIGN = [
     Stairs(0.1, 0.5, 250),
     Saw(0.1, 500),
     Sequential((Constant(0.05), Scaled(MultiStep(0.1, 0.5, (100, 200)))), (300,)),
+    OptimizerPolicy(Rex(0.1, 1000), Saw(0.9, 500), None, (GroupPolicy("head", Stairs(0.1, 0.5, 250)),)),
+    PerOptimizer((Rex(0.1, 1000), OptimizerPolicy(Constant(0.1), weight_decay=Rex(0.01, 1000)))),
 ]
 TYPES = list(registered().values())
 

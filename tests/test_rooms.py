@@ -19,7 +19,7 @@ ALLOWED = {
     "files": {"reading"},
     "reading": set(),
     "stopwatch": set(),
-    "rates": set(),
+    "rates": {"policies"},
     "saving": BOTTOM,
     "scheduler": BOTTOM | {"rates"},
     "huggingface": BOTTOM | {"saving", "scheduler"},

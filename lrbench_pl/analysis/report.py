@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,11 +148,16 @@ def _compositions(runs: pl.DataFrame) -> list[tuple[str, go.Figure]]:
     return drawn
 
 
-def write_preview(shown: Sequence[Any], path: str | Path) -> Path:
-    """Write the curves of :mod:`lrbench_pl.cli.preview` as a page."""
-    figure = plots.rates_figure([each.name for each in shown], [each.rates for each in shown])
-    names = ", ".join(each.name for each in shown)
-    return write_atomically(path, page("Learning rates", names, [Section("Over the budget", figures=(("", figure),))]))
+def write_preview(shown: Mapping[str, Sequence[tuple[str, Sequence[float]]]], path: str | Path) -> Path:
+    """Write the curves of :func:`lrbench_pl.cli.preview.panels` as a page."""
+    figures = [
+        (title, plots.rates_figure([name for name, _ in curves], [values for _, values in curves], title))
+        for title, curves in shown.items()
+    ]
+    rates, *others = figures
+    names = ", ".join(name for name, _ in shown["learning rate"])
+    section = Section("Over the budget", figures=(("", rates[1]), *others))
+    return write_atomically(path, page("Learning rates", names, [section]))
 
 
 # -- the table ----------------------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def preview_command(
     ] = None,
     config_dir: _ConfigDir = None,
 ) -> None:
-    """Show the learning rate over the budget, without training."""
+    """Show the learning rate over the budget, and momentum and weight decay if they have a policy, without training."""
     from lrbench_pl.cli import preview
 
     suffix = output.suffix.lower() if output is not None else ""
@@ -180,7 +180,7 @@ def preview_command(
     else:
         from lrbench_pl.analysis.report import write_preview
 
-        write_preview(curves, output)
+        write_preview(preview.panels(curves), output)
     if output is not None:
         print(f"{counted(len(curves), 'curve')} in {output}")
     for names in preview.equal_curves(curves):

@@ -205,7 +205,7 @@ class Training:
         if outcome is None:
             self._fit(self.parts)
             outcome = self.evaluate(self.parts.checkpoints.seconds)
-        _write_policy(self.cfg, self.parts.verifier, self.output)
+        _write_policy(self.cfg, self.spec, self.parts.verifier, self.output)
         return outcome
 
     def prepare(self) -> None:
@@ -215,7 +215,7 @@ class Training:
         self._loggers = open_loggers(cfg, self.output)
         parts = self._build()
         self.spec, self.setup = specify_parts(cfg, parts, self.spec, self.setup)
-        _write_policy(cfg, parts.verifier, self.output)
+        _write_policy(cfg, self.spec, parts.verifier, self.output)
         _warn_of_lint(cfg, parts.verifier)
 
     def shared_outcome(self, engine: str) -> Outcome | None:
@@ -378,7 +378,7 @@ def _write(result: RunResult, output: Path) -> RunResult:
     return result
 
 
-def _write_policy(cfg: DictConfig, verifier: LRPolicyCallback, output: Path) -> None:
+def _write_policy(cfg: DictConfig, spec: RunSpec, verifier: LRPolicyCallback, output: Path) -> None:
     """Write ``policy.yaml``; of an adaptive policy the schedule that was applied."""
     policy = verifier.policy
     if isinstance(policy, AdaptivePolicy):
@@ -386,7 +386,7 @@ def _write_policy(cfg: DictConfig, verifier: LRPolicyCallback, output: Path) -> 
     try:
         stored: Any = to_config(policy)
     except (TypeError, ValueError):  # a policy type of the user's own
-        stored = OmegaConf.to_container(cfg.lr_policy, resolve=True)
+        stored = dict(spec.policy)
     if is_first_process():
         write_atomically(output / "policy.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
         if (records := getattr(verifier, "records", None)) is not None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from lrbench_pl.policies import AdaptivePolicy
+from lrbench_pl.policies import AdaptivePolicy, settings_of
 from lrbench_pl.runs.config import build_policy
 from lrbench_pl.runs.options import is_callback
 from lrbench_pl.runs.spec import canonical
@@ -141,8 +141,11 @@ def why_alone(job: Job) -> str | None:
 def _of_policy(cfg: DictConfig) -> str | None:
     if cfg.lr_policy_file is None and is_callback(cfg.lr_policy):
         return f"lr_policy={cfg.names.policy} decides on its rates while it trains"
-    if isinstance(build_policy(cfg), AdaptivePolicy):
+    policy = build_policy(cfg)
+    if isinstance(policy, AdaptivePolicy):
         return f"lr_policy={cfg.names.policy} is adaptive: its rates depend on the checks"
+    if others := list(settings_of(policy))[1:]:
+        return f"the policy sets {', '.join(others)} too, and a fused program changes one rate for all groups alone"
     return None
 
 

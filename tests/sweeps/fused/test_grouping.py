@@ -86,6 +86,11 @@ def test_jobs_that_differ_otherwise_are_two_groups(tmp_path, other):
         (["lr_policy=best"], "lr_policy=best decides on its rates while it trains"),
         (["lr_policy=range"], "lr_policy=range decides on its rates while it trains"),
         (["lr_policy=plateau"], "lr_policy=plateau is adaptive: its rates depend on the checks"),
+        (["momentum_policy=onecycle"], "the policy sets momentum too, and a fused program changes one rate for all"),
+        (
+            ["param_groups=[{params: '*.bias', lr_policy: {_target_: lrbench_pl.policies.Constant, lr: 0.1}}]"],
+            "the policy sets lr/*.bias too, and a fused program changes one rate for all groups alone",
+        ),
         (["workload={_target_: a.B}"], "workload is a LightningModule of your own, whose steps are unknown"),
         (["dataset=image_folder"], "dataset._target_=lrbench_pl.workloads.data.ImageFolderDataModule does not hold"),
         (["compile=true"], "compile=true compiles one network"),

@@ -20,7 +20,8 @@ from lrbench_pl.callbacks.history_file import use_history_files
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
 from lrbench_pl.callbacks.progress import progress
 from lrbench_pl.files import CHECKPOINTS
-from lrbench_pl.runs.config import DESCRIBES_DATA, build_data, build_policy, in_sweep, is_shown_by_launcher
+from lrbench_pl.runs.config import build_policy, in_sweep, is_shown_by_launcher
+from lrbench_pl.runs.data import DESCRIBES_DATA, build_data
 from lrbench_pl.runs.options import UserError, check_milestones
 from lrbench_pl.runs.spec import RunSpec
 from lrbench_pl.workloads.classifier import Classifier

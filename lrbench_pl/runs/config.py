@@ -6,7 +6,6 @@ Every policy in ``conf/lr_policy`` is written in fractions of the budget and of 
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
 import re
@@ -18,13 +17,13 @@ from omegaconf import OmegaConf
 
 from lrbench_pl.policies import Policy, from_config
 from lrbench_pl.reading import read_yaml
+from lrbench_pl.runs.budget import convert_budget
 from lrbench_pl.runs.options import UserError, one_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-DESCRIBES_DATA = ("num_classes", "input_shape")
 _GRID = "hydra_plugins.lrbench_sweeper.GridSweeper"
 _LOOK_UP = "lrbench_pl.selection.best.best"
 
@@ -120,6 +119,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)  # `names` refers to the choices in it
     OmegaConf.resolve(cfg.names)
+    convert_budget(cfg)
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])  # as a job receives it
 
 
@@ -210,34 +210,6 @@ def build_policy(cfg: DictConfig, kept_in: Path | None = None, settings: Mapping
     if kept_in is not None and cfg.lr_policy.get("_target_") == _LOOK_UP:
         more = {"kept_in": kept_in, "settings": settings}
     return instantiate(cfg.lr_policy, _convert_="all", **more)  # parts of a composite are policies too
-
-
-def build_data(cfg: DictConfig) -> Any:
-    """Build the data module of a configuration.
-
-    ``dataset.num_classes`` and ``dataset.input_shape`` describe the data to other parts, such as the model. They are
-    passed to the data module only if its constructor has these arguments.
-
-    Args:
-        cfg: The group ``dataset`` of a configuration.
-
-    Example:
-        >>> build_data(OmegaConf.create({"_target_": "fractions.Fraction", "numerator": 2, "num_classes": 10}))
-        Fraction(2, 1)
-    """
-    from hydra.utils import get_object, instantiate
-
-    try:
-        takes = inspect.signature(get_object(str(cfg.get("_target_")))).parameters
-    except Exception:  # a failing import, or no signature: instantiate has the message
-        return instantiate(cfg)
-    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes.values()):
-        return instantiate(cfg)
-    left_out = [name for name in DESCRIBES_DATA if name in cfg and name not in takes]
-    if not left_out:
-        return instantiate(cfg)
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)  # while the nodes that it refers to are there
-    return instantiate({name: value for name, value in resolved.items() if name not in left_out})
 
 
 def read_policy(path: str | Path) -> Policy:

@@ -51,7 +51,13 @@ def specify(cfg: DictConfig) -> tuple[RunSpec, Setup]:
         UserError: If a value cannot be stored in a result.
     """
     spec = RunSpec.from_config(cfg)
-    setup = Setup(study=as_text("study", cfg.study), versions=_versions(), git_sha=_git_sha())
+    setup = Setup(
+        study=as_text("study", cfg.study),
+        versions=_versions(),
+        git_sha=_git_sha(),
+        max_epochs=cfg.get("max_epochs"),
+        max_tokens=cfg.get("max_tokens"),
+    )
     return _checked(spec, setup)
 
 

@@ -85,19 +85,32 @@ def training_plan(cfg: Any, policy: Policy | AdaptivePolicy) -> TrainingPlan:
         cfg: A configuration, such as :func:`lrbench_pl.runs.config.compose` returns.
         policy: Its policy, from :func:`lrbench_pl.runs.config.build_policy`.
     """
-    devices = cfg.trainer.get("devices", 1)
-    if isinstance(devices, str):  # "auto" is resolved only where it runs; "0,1" are two
-        devices = max(1, devices.count(",") + 1)
-    elif not isinstance(devices, int):
-        devices = len(devices)
     return TrainingPlan(
         policy=policy,
         max_steps=cfg.max_steps,
         check_every=cfg.check_every,
         batch_size=cfg.batch_size,
         accumulate=cfg.trainer.get("accumulate_grad_batches", 1),
-        processes=max(1, devices) * cfg.trainer.get("num_nodes", 1),
+        processes=processes_of(cfg.trainer) or 1,
     )
+
+
+def processes_of(trainer: Any) -> int | None:
+    """Return the number of processes of a training; None if only the machine that trains knows it.
+
+    Example:
+        >>> [processes_of({"devices": devices}) for devices in (2, "2", "0,1", [0, 1, 2], "auto", -1)]
+        [2, 2, 2, 3, None, None]
+    """
+    devices = trainer.get("devices", 1)
+    if isinstance(devices, str):
+        listed = [each for each in devices.split(",") if each.strip()]
+        if not all(each.strip().isdigit() for each in listed):
+            return None
+        devices = int(listed[0]) if listed == [devices] else len(listed)
+    elif not isinstance(devices, int):
+        devices = len(devices)
+    return int(devices * trainer.get("num_nodes", 1)) if devices > 0 else None
 
 
 MOST_STEPS = 1_000_000  # of a budget, whose rates are all looked at

@@ -89,6 +89,8 @@ class Setup:
     engine: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     git_sha: str | None = None
+    max_epochs: float | None = None
+    max_tokens: float | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ class RunResult:
             if the run was trained.
         settings: Every other setting that can change the numbers, by dotted key, as in
             :class:`lrbench_pl.runs.spec.Task`; those of the policy as ``lr_policy.*``. None if unknown.
+        max_epochs: The budget in epochs, if it was given so; ``max_steps`` is its number of steps.
+        max_tokens: The budget in tokens, if it was given so.
         format: Number of the file format.
 
     Example:
@@ -202,6 +206,8 @@ class RunResult:
     git_sha: str | None = None
     shared_with: str | None = None
     settings: dict[str, Any] | None = None
+    max_epochs: float | None = None
+    max_tokens: float | None = None
     format: int = FORMAT
 
     @classmethod
@@ -342,7 +348,7 @@ def check_fields(stored: Mapping[str, Any]) -> None:
 _LEAST = {
     **dict.fromkeys(("max_steps", "batch_size", "confirmations"), 1),
     **dict.fromkeys(("seed", "steps_to_target", "best_step", "steps_run", "tuning_steps"), 0),
-    **dict.fromkeys(("seconds_to_target", "wall_time_s"), 0),
+    **dict.fromkeys(("seconds_to_target", "wall_time_s", "max_epochs", "max_tokens"), 0),
 }
 
 

@@ -28,6 +28,7 @@ from lrbench_pl.callbacks.lr_range_test import LRRangeTest
 from lrbench_pl.files import write_atomically
 from lrbench_pl.policies import AdaptivePolicy, cut, to_config
 from lrbench_pl.runs import lint
+from lrbench_pl.runs.budget import convert_budget
 from lrbench_pl.runs.build import Parts, build
 from lrbench_pl.runs.config import in_sweep, is_shown_by_launcher, register_resolvers
 from lrbench_pl.runs.describe import headline, peak_found, specify, specify_parts
@@ -105,6 +106,7 @@ def opened(cfg: DictConfig, output: Path, interrupts: Sequence[int] = ()) -> Ite
         The training; the result if there is nothing to train: it is finished already, or its configuration was refused.
     """
     try:
+        convert_budget(cfg)
         check_config(cfg)
         spec, setup = specify(cfg)
     except Exception as error:  # every mistake in a configuration gives a result too

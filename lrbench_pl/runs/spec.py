@@ -26,6 +26,7 @@ PARTS = {"model.": "model", "dataset.": "dataset", "optimizer.": "optimizer", "l
 _NOT_PART = (
     *("hydra", "logger", "study", "require_target", "threads", "share_equal"),
     *("checkpoint_every", "checkpoints_kept", "max_time"),
+    *("max_epochs", "max_tokens"),  # converted to max_steps
 )
 # Keys with a field of their own.
 _FIELDS = (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from lrbench_pl.policies import AdaptivePolicy, PlateauPolicy, Policy, fields_of, stages, table
+from lrbench_pl.policies import AdaptivePolicy, PlateauPolicy, Policy, fields_of, sampled, stages, table
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.policies._fields import Kind
 from lrbench_pl.words import counted
@@ -141,6 +142,48 @@ def lint(plan: TrainingPlan) -> list[Finding]:
         parts = list(_parts(plan.policy, 0, plan.max_steps))
         found = [finding for rule in _RULES for finding in rule(plan, rates, parts)]
     return sorted(found, key=lambda finding: finding.level != "error")
+
+
+def resumed(plan: TrainingPlan, step: int, made_for: TrainingPlan | None, last_rate: float | None) -> list[Finding]:
+    """Find what a training would change that resumes from a checkpoint of another one.
+
+    Args:
+        plan: The training.
+        step: Steps taken at the checkpoint.
+        made_for: The policy and the budget that the checkpoint was made for; None if it does not tell.
+        last_rate: Rate of the last step before the checkpoint, if it is known.
+
+    Example:
+        >>> from lrbench_pl.policies import Polynomial
+        >>> short, long = (TrainingPlan(Polynomial(0.1, steps), steps) for steps in (1000, 2000))
+        >>> print(*resumed(long, 400, short, 0.06))
+        the checkpoint of step 400 was made for max_steps=1000, under which step 1 had a rate of 0.0999, not 0.09995; \
+resume with max_steps=1000, or continue its stable phase with lrbench extend
+    """
+    if isinstance(plan.policy, AdaptivePolicy):
+        return []
+    if step > plan.max_steps:
+        words = f"the checkpoint of step {step} lies after the budget of {counted(plan.max_steps, 'step')}"
+        return [Finding("horizon", "error", words, "raise max_steps")]
+    if made_for is None or isinstance(made_for.policy, AdaptivePolicy):
+        rates = {} if last_rate is None or step < 1 else {step - 1: last_rate}
+        horizon = "another policy"
+    else:
+        rates = {t: made_for.policy(t) for t in sampled(plan.policy, step)}
+        horizon = f"max_steps={made_for.max_steps}" if made_for.max_steps != plan.max_steps else "another policy"
+    other = next((t for t, rate in rates.items() if not math.isclose(rate, plan.policy(t), rel_tol=1e-6)), None)
+    if other is None:
+        return []
+    fix = "resume with that policy" if horizon == "another policy" else f"resume with {horizon}"
+    return [
+        Finding(
+            "horizon",
+            "warning",
+            f"the checkpoint of step {step} was made for {horizon}, under which step {other} had a rate of "
+            f"{rates[other]:.4g}, not {plan.policy(other):.4g}",
+            f"{fix}, or continue its stable phase with lrbench extend",
+        )
+    ]
 
 
 def summary(findings: Sequence[Finding]) -> str | None:

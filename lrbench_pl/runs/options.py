@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from lrbench_pl.policies import fields_of
@@ -21,7 +21,8 @@ _READ = frozenset(
     (
         *("names", "dataset", "trainer", "logger", "max_steps", "seed", "threads", "share_equal", "study", "workload"),
         *("target", "monitor", "mode", "check_every", "confirmations", "require_target", "lr_policy_file"),
-        *("checkpoint_every", "max_time", "hydra", "experiment", "max_epochs", "max_tokens"),
+        *("checkpoint_every", "max_time", "hydra", "experiment"),
+        *("max_epochs", "max_tokens", "extendable"),
     )
 )
 _OF_CLASSIFIER = frozenset(("model", "optimizer", "param_groups", "channels_last", "compile"))
@@ -61,6 +62,7 @@ def check_config(cfg: DictConfig) -> None:
             raise UserError(f"{former} is called {name} now; rename it in your configuration")
     _check_numbers(cfg)
     _check_target(cfg)
+    _check_extendable(cfg.get("extendable"))
     if cfg.check_every > cfg.max_steps:
         raise UserError(
             f"check_every must not exceed max_steps ({cfg.max_steps}), got {cfg.check_every}: "
@@ -119,6 +121,16 @@ def _is_whole(value: object, least: int) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_extendable(value: Any) -> None:
+    """Require true, false or a list of steps."""
+    if isinstance(value, bool) or value is None:
+        return
+    if not isinstance(value, ListConfig) or not value:
+        raise UserError(f"extendable must be true, false or a list of steps, got {_brief(value)}")
+    for step in value:
+        check_whole("extendable", step)
 
 
 def _check_target(cfg: DictConfig) -> None:

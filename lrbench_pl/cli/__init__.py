@@ -181,7 +181,9 @@ def lint_command(
     config_dir: _ConfigDir = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="CHECKPOINT", help="A checkpoint from which the training would resume."),
+        typer.Option(
+            "--resume", metavar="CHECKPOINT", help="A checkpoint, or a run, from which the training would resume."
+        ),
     ] = None,
 ) -> None:
     """Check policies for mistakes within their budget, without training. Exit code 1 for errors."""

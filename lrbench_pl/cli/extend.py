@@ -115,8 +115,7 @@ def extend(
         check_folder(each.folder, each.extension, each.original.spec)
     for each in itertools.chain(*planned):
         _write_policy(each.extension, each.policy_file)
-    results = [result for branches in planned for result in _train_all(branches, train or run_here)]
-    return results
+    return [result for branches in planned for result in _train_all(branches, train or run_here)]
 
 
 def summary(results: Sequence[RunResult], output: Path) -> str:
@@ -176,8 +175,13 @@ def _branches(
 ) -> Iterator[Branch]:
     """Yield the branches of a run, the one that decays last first."""
     available = min(original.checkpoints) if max_steps is not None else max(original.checkpoints)
+    interval = int(original.spec.task.settings.get("check_every", 1))
     try:
-        found = [extended(original.phase, decay, shape, available, max_steps) for decay in decays for shape in shapes]
+        found = [
+            extended(original.phase, decay, shape, available, max_steps, interval)
+            for decay in decays
+            for shape in shapes
+        ]
     except ExtendError as error:
         raise ExtendError(f"{original.folder}: {error}") from error
     for each in sorted(found, key=lambda extension: -extension.decay_start):

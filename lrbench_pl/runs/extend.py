@@ -14,6 +14,7 @@ from lrbench_pl.composing.settings import BRANCH_DECAYS
 from lrbench_pl.files import CHECKPOINTS, EXTENDABLE, checkpoint_path, checkpoints_in, step_of, written_checkpoints
 from lrbench_pl.policies import (
     AdaptivePolicy,
+    Constant,
     Policy,
     Sequential,
     fields_of,
@@ -39,7 +40,6 @@ SHAPES: dict[str, Callable[[float, int], Policy]] = {
     "1-sqrt": BRANCH_DECAYS["sqrt"],
 }
 _LOW = 0.1  # a constant rate of at most this share of the peak ends a decay; it is no stable phase
-_FALLS = 0.5  # a part that ends below this share of its first rate is a decay
 
 _HOW = "train it with extendable=true, which keeps the checkpoint at the end of the stable phase"
 
@@ -65,7 +65,7 @@ class StablePhase:
     end: int
 
 
-def stable_phase(policy: Policy, max_steps: int) -> StablePhase:
+def stable_phase(policy: Policy, max_steps: int, may_be_empty: bool = False) -> StablePhase:
     """Return the stable phase of a policy, which is followed by a decay or by the end of the budget.
 
     It is the last part with a constant rate, or the part before a final decay unless that part has a horizon of its
@@ -74,6 +74,8 @@ def stable_phase(policy: Policy, max_steps: int) -> StablePhase:
     Args:
         policy: The policy.
         max_steps: The budget, in optimizer steps.
+        may_be_empty: Whether the final decay may follow another one or a warm-up, as in a policy that was composed
+            during training. The stable phase then has the first rate of the decay, and no steps yet.
 
     Raises:
         ExtendError: If the policy has none.
@@ -98,8 +100,11 @@ def stable_phase(policy: Policy, max_steps: int) -> StablePhase:
     start, part = parts[last]
     if _constant_rate(part, ends[last] - start) is not None:
         return StablePhase(tuple(parts[:last]), part, start, ends[last])
-    if last > 0 and _decays(part, ends[last] - start) and not fields_of(parts[last - 1][1], "horizon"):
-        return StablePhase(tuple(parts[: last - 1]), parts[last - 1][1], parts[last - 1][0], start)
+    if last > 0 and _decays(part, ends[last] - start):
+        if not fields_of(parts[last - 1][1], "horizon"):
+            return StablePhase(tuple(parts[: last - 1]), parts[last - 1][1], parts[last - 1][0], start)
+        if may_be_empty:
+            return StablePhase(tuple(parts[:last]), Constant(part(0)), start, start)
     raise ExtendError(
         "the policy has no stable phase: expected a constant rate up to the end of the budget or up to a final decay, "
         "as fix, wsd and auto have; train such a policy"
@@ -115,7 +120,7 @@ def _constant_rate(part: Policy, steps: int) -> float | None:
 def _decays(part: Policy, steps: int) -> bool:
     rates = [part(t) for t in sampled(part, steps)]
     falls = all(after <= before for before, after in itertools.pairwise(rates))
-    return falls and rates[-1] < _FALLS * rates[0]
+    return falls and rates[-1] < rates[0]
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,9 @@ class Extension:
         return f"{self.max_steps}-{self.shape}-{self.share:g}"
 
 
-def extended(phase: StablePhase, share: float, shape: str, available: int, max_steps: int | None = None) -> Extension:
+def extended(
+    phase: StablePhase, share: float, shape: str, available: int, max_steps: int | None = None, interval: int = 1
+) -> Extension:
     """Continue a stable phase to a longer horizon, with a decay to zero at its end.
 
     Args:
@@ -150,7 +157,9 @@ def extended(phase: StablePhase, share: float, shape: str, available: int, max_s
         share: The decay as a share of the new budget, in (0, 1).
         shape: Shape of the decay.
         available: Step of the first checkpoint that the extension may continue from.
-        max_steps: The new budget; None for the shortest, in which the decay begins at that checkpoint.
+        max_steps: The new budget; None for the shortest multiple of ``interval`` in which the decay begins at that
+            checkpoint.
+        interval: Steps between two checks.
 
     Raises:
         ExtendError: If an argument is out of range, or the decay would begin before the checkpoint.
@@ -165,7 +174,8 @@ milestones=(1600,))
         raise ExtendError(f"--shape must be one of {', '.join(SHAPES)}, got {shape!r}")
     try:
         check.number("--decay", share, "be a share of the new budget in (0, 1)", lambda value: 0 < value < 1)
-        budget = math.ceil(available / (1 - share)) if max_steps is None else max_steps
+        shortest = interval * math.ceil(available / (1 - share) / interval)
+        budget = shortest if max_steps is None else max_steps
         check_whole("--max-steps", budget)
     except ValueError as error:
         raise ExtendError(str(error)) from error
@@ -180,8 +190,8 @@ milestones=(1600,))
             f"of step {available}; {lower}raise --max-steps to {least}"
         )
     decay = SHAPES[shape](phase.policy(start - phase.start), decay_steps)
-    parts = (*(part for _, part in phase.before), phase.policy, decay)
-    starts = (*(begin for begin, _ in phase.before), phase.start, start)
+    stable = [(phase.start, phase.policy)] if phase.start < start else []  # one without steps is no part
+    starts, parts = zip(*phase.before, *stable, (start, decay), strict=True)
     return Extension(budget, shape, share, Sequential(parts, starts[1:]), start)
 
 
@@ -194,6 +204,7 @@ class Original:
 
     Args:
         folder: Its folder, which is only read.
+        run_id: Its id.
         spec: Its specification.
         result: Its result; None while it has none.
         phase: The stable phase of its policy.
@@ -202,6 +213,7 @@ class Original:
     """
 
     folder: Path
+    run_id: str
     spec: RunSpec
     result: RunResult | None
     phase: StablePhase
@@ -240,11 +252,11 @@ def _read_original(folder: Path) -> Original:
         horizon = result.steps_run - (result.tuning_steps or 0)
     elif result is not None and result.policy_id not in (None, policy_id(policy, horizon)):
         raise ExtendError("policy.yaml is not the policy of result.json; restore it")
-    phase = stable_phase(policy, horizon)
-    found = _checkpoints(folder, spec, policy, phase)
+    phase = stable_phase(policy, horizon, may_be_empty=is_composed or bool(checkpoints_in(folder / EXTENDABLE)))
+    found = _checkpoints(folder, record.run_id, policy, phase)
     if not found:
         raise ExtendError(_why_none(spec, result, phase))
-    return Original(folder, spec, result, phase, horizon, found)
+    return Original(folder, record.run_id, spec, result, phase, horizon, found)
 
 
 def _has_policies(settings: Any) -> bool:
@@ -269,7 +281,7 @@ def _why_none(spec: RunSpec, result: RunResult | None, phase: StablePhase) -> st
     return f"it has no checkpoint before its decay, which begins at step {phase.end}; {_HOW}"
 
 
-def _checkpoints(folder: Path, spec: RunSpec, policy: Policy, phase: StablePhase) -> dict[int, Path]:
+def _checkpoints(folder: Path, run_id: str, policy: Policy, phase: StablePhase) -> dict[int, Path]:
     """Return the checkpoints of a run in the stable phase of a policy, by their step of that policy."""
     from lrbench_pl.callbacks.checkpoints import CheckpointError, own_state, read_checkpoint
 
@@ -279,10 +291,10 @@ def _checkpoints(folder: Path, spec: RunSpec, policy: Policy, phase: StablePhase
             run = own_state(read_checkpoint(path)).get("run")
         except (CheckpointError, OSError) as error:
             raise ExtendError(f"{path.relative_to(folder)} cannot be read ({error}); {_HOW}") from error
-        if run is None or run["run_id"] != spec.run_id or run["policy"] is None:
+        if run is None or run["run_id"] != run_id or run["policy"] is None:
             continue
         step = run.get("policy_step", step_of(path))
-        if phase.start < step <= phase.end and _same_rates(run["policy"], policy, step):
+        if phase.start <= step <= phase.end and _same_rates(run["policy"], policy, step):
             found[step] = path
     return found
 
@@ -297,15 +309,25 @@ def resumed_findings(plan: TrainingPlan, path: Path, run_id: str | None = None) 
 
     Args:
         plan: The training.
-        path: The checkpoint, also one of a Lightning Trainer without this package.
+        path: The checkpoint, also one of a Lightning Trainer without this package; or the folder of a run, whose
+            latest checkpoint is meant.
         run_id: Hash of the training's specification; a checkpoint of the same run has no finding.
 
     Raises:
-        CheckpointError: If the checkpoint cannot be read.
+        CheckpointError: If the checkpoint cannot be read, or there is none.
     """
-    from lrbench_pl.callbacks.checkpoints import own_state, read_checkpoint
+    from lrbench_pl.callbacks.checkpoints import CheckpointError, own_state, read_checkpoint
 
-    checkpoint = read_checkpoint(path)
+    if path.is_dir():
+        kept = [*checkpoints_in(path), *checkpoints_in(path / CHECKPOINTS), *checkpoints_in(path / EXTENDABLE)]
+        if not kept:
+            raise CheckpointError(f"{path}: there is no checkpoint; give a file, or a run with extendable=true")
+        path = max(kept, key=step_of)
+    try:
+        checkpoint = read_checkpoint(path)
+        step = int(checkpoint["global_step"])
+    except (CheckpointError, OSError, KeyError) as error:
+        raise CheckpointError(f"{path}: expected a checkpoint of a Lightning Trainer ({error})") from error
     run = own_state(checkpoint).get("run") or {}
     if run_id is not None and run.get("run_id") == run_id:
         return []
@@ -314,7 +336,7 @@ def resumed_findings(plan: TrainingPlan, path: Path, run_id: str | None = None) 
     if optimizers := checkpoint.get("optimizer_states"):
         group = optimizers[0]["param_groups"][0]
         rate = float(group["lr"]) / float(group.get("lr_scale", 1.0))
-    return resumed(plan, int(run.get("policy_step", checkpoint["global_step"])), made_for, rate)
+    return resumed(plan, int(run.get("policy_step", step)), made_for, rate)
 
 
 # -- the folder of an extension --------------------------------------------------------------------------------
@@ -367,7 +389,7 @@ def begin(folder: Path, source: Path, original: Original, extension: Extension) 
         checkpoint = plain(read_checkpoint(source))
         state = own_state(checkpoint)
         state["inherited"] = None
-        state["run"] = {**(state.get("run") or {}), "run_id": original.spec.run_id}
+        state["run"] = {**(state.get("run") or {}), "run_id": original.run_id}
         step = checkpoint["global_step"]
         if step == extension.decay_start:  # the run begins where the stable phase ends
             write(checkpoint, checkpoint_path(folder / EXTENDABLE, step), written_checkpoints(folder / EXTENDABLE))
@@ -403,14 +425,14 @@ def branch_points(value: Any, policy: Any, max_steps: int) -> Callable[[int], bo
     if value is False or value is None:
         return None
     try:
-        phase = stable_phase(policy, max_steps)
+        phase = stable_phase(policy, max_steps, may_be_empty=value is not True)
     except ExtendError as error:
         raise UserError(f"extendable={str(value).lower()}: {error}") from error
     steps: Sequence[int] = [phase.end] if value is True else list(value)
     for step in steps:
-        if not phase.start < step <= phase.end:
+        if not max(1, phase.start) <= step <= phase.end:
             raise UserError(
-                f"extendable must be steps of the stable phase, {phase.start + 1} to {phase.end}, got {step}"
+                f"extendable must be steps of the stable phase, {max(1, phase.start)} to {phase.end}, got {step}"
             )
     kept = frozenset(steps)
     return lambda step: step in kept

@@ -9,14 +9,18 @@ import sys
 import pytest
 import torch
 from omegaconf import OmegaConf
+from typer.testing import CliRunner
 
 from lrbench_pl.analysis.ranking import rank
+from lrbench_pl.callbacks.checkpoints import CheckpointError
+from lrbench_pl.cli import app
 from lrbench_pl.cli.extend import extend, run_here
 from lrbench_pl.files import checkpoints_in
 from lrbench_pl.policies import Constant, Cyclic, MultiStep, Polynomial, Sequential, from_config, segments, table
 from lrbench_pl.runs import run as experiment
 from lrbench_pl.runs.config import compose
-from lrbench_pl.runs.extend import ExtendError, extended, stable_phase
+from lrbench_pl.runs.extend import ExtendError, extended, resumed_findings, stable_phase
+from lrbench_pl.runs.lint import TrainingPlan, resumed
 from lrbench_pl.runs.result import RunResult
 from tests import forks
 from tests.helpers import explode, script
@@ -24,7 +28,7 @@ from tests.helpers import explode, script
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 WSD = Sequential((Polynomial(0.01, 5, end_lr=0.1), Constant(0.1), Polynomial(0.1, 30)), (5, 70))
-SHORT = ("max_steps=100", "check_every=10", "trainer=cpu", "target=null", "batch_size=32")
+SHORT = ("max_steps=100", "check_every=20", "trainer=cpu", "target=null", "batch_size=32")
 TIMES = ("seconds_to_target", "wall_time_s", "git_sha")
 
 
@@ -111,6 +115,14 @@ def test_a_policy_without_a_stable_phase_is_refused(policy):
         stable_phase(policy, 100)
 
 
+def test_a_composed_policy_may_decay_twice():
+    policy = Sequential((Constant(0.05), Polynomial(0.1, 20), Polynomial(0.1, 40)), (40, 60))
+    phase = stable_phase(policy, 100, may_be_empty=True)
+    assert (phase.policy, phase.start, phase.end) == (Constant(0.1), 60, 60)
+    assert extended(phase, 0.4, "linear", available=60).policy == policy
+    assert table(extended(phase, 0.2, "linear", 60, 200).policy, 200)[60:160] == [0.1] * 100
+
+
 @pytest.mark.parametrize("shape", ["linear", "cosine", "1-sqrt"])
 def test_the_composite_repeats_the_past_and_decays_to_zero(shape):
     found = extended(stable_phase(WSD, 100), 0.25, shape, available=70, max_steps=200)
@@ -136,6 +148,8 @@ def test_without_a_budget_the_decay_begins_at_the_checkpoint():
     assert found.policy == WSD
     found = extended(stable_phase(Constant(0.1), 100), 0.3, "linear", available=100)
     assert (found.decay_start, found.max_steps) == (100, 143)
+    found = extended(stable_phase(Constant(0.1), 100), 0.3, "linear", available=100, interval=20)
+    assert (found.decay_start, found.max_steps) == (100, 160)
 
 
 def test_a_wave_continues_with_its_own_clock():
@@ -155,7 +169,7 @@ def test_a_wave_continues_with_its_own_clock():
         (
             (0.2, "linear", 70, 80),
             "a decay over 0.2 of 80 steps would begin at step 64, before the checkpoint of step 70; lower --decay to "
-            "0.125, or raise --max-steps to 88",
+            "at most 0.125, or raise --max-steps to 88",
         ),
         (
             (0.2, "linear", 70, 60),
@@ -262,14 +276,14 @@ def test_an_extension_is_extended_and_resumed(tmp_path, monkeypatch):
 # -- a composition ---------------------------------------------------------------------------------------------
 
 COMPOSED = (
-    *("lr_policy=auto", "max_steps=400", "check_every=10", "trainer=cpu", "batch_size=32", "monitor=val/given"),
+    *("lr_policy=auto", "max_steps=700", "check_every=10", "trainer=cpu", "batch_size=32", "monitor=val/given"),
     *("target=0.85", "lr_policy.growth=1.5", "+lr_policy.span=5", "lr_policy.repeats=2", "optimizer=adam"),
 )
 
 
 def test_a_composition_is_extended_from_its_last_branch(tmp_path, weights, monkeypatch):
     """Two passes of a range test and a branch that misses: the steps of the training are not those of the policy."""
-    script(monkeypatch, lambda step: 0.9 if step > 300 else 0.8 + 0.01 * (step // 10 % 2))
+    script(monkeypatch, lambda step: 0.9 if step > 550 else 0.8 + 0.01 * (step // 10 % 2))
     explode(monkeypatch, above=1.0)
     original = run(tmp_path / "run", "extendable=true", short=COMPOSED)
     assert original.status == "reached"
@@ -376,11 +390,26 @@ def test_code_of_others_is_not_run(original, tmp_path):
         go(tmp_path, max_steps=200)
 
 
+def test_a_network_of_ones_own_is_extended_by_its_stored_command(tmp_path):
+    overrides = ["model._target_=tests.callbacks.test_composer.Net", "~model.hidden", "~model.input_shape"]
+    overrides += ["lr_policy=fix", "extendable=true", *SHORT]
+    run(tmp_path / "run", *overrides, short=())
+    stored = {"overrides.yaml": overrides, "hydra.yaml": {"hydra": {"runtime": {"cwd": os.getcwd()}}}}
+    stored["hydra.yaml"]["hydra"]["runtime"]["config_sources"] = []
+    for name, content in stored.items():
+        (tmp_path / "run" / ".hydra").mkdir(exist_ok=True)
+        (tmp_path / "run" / ".hydra" / name).write_text(OmegaConf.to_yaml(OmegaConf.create(content)))
+    with pytest.raises(ValueError, match=r"its extension would execute tests\.callbacks\.test_composer\.Net, which"):
+        go(tmp_path)
+    (result,) = go(tmp_path, trust=True)
+    assert (result.inherited_steps, result.steps_run, result.max_steps) == (100, 140, 140)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["lr_policy=cosine", "extendable=true"], "extendable=true: the policy has no stable phase"),
-        (["lr_policy=wsd", "extendable=[50,90]"], "extendable must be steps of the stable phase, 6 to 70, got 90"),
+        (["lr_policy=wsd", "extendable=[50,90]"], "extendable must be steps of the stable phase, 5 to 70, got 90"),
         (["lr_policy=wsd", "extendable=[x]"], "extendable must be an integer of at least 1, got 'x'"),
         (["lr_policy=wsd", "extendable=yes please"], "extendable must be true, false or a list of steps, got"),
         (["lr_policy=auto", "extendable=[50]"], "extendable must be true or false for a policy that is composed"),
@@ -412,30 +441,61 @@ def test_a_checkpoint_resumed_under_another_horizon_is_reported(original, tmp_pa
     result = run(other, "lr_policy=cosine", "max_steps=150")
     assert (result.inherited_steps, result.steps_run) == (70, 150)
     assert (
-        "lint: the checkpoint of step 70 was made for max_steps=100, under which step 0 had a rate of 0.0005, not 0.05; "
-        "resume with max_steps=100, or continue its stable phase with lrbench extend"
+        "lint: the checkpoint of step 70 was made for max_steps=100, under which step 0 had a rate of 0.0005, not "
+        "0.05; resume with max_steps=100, or continue its stable phase with lrbench extend"
     ) in caplog.text
 
 
-def test_the_commands_of_the_program(original, tmp_path):
-    def lrbench(*words):
-        return forks.run([sys.executable, "-m", "lrbench_pl", *words], tmp_path, dict(os.environ), timeout=120)
-
+def test_lint_compares_with_a_checkpoint(original):
     checkpoint = str(checkpoints_in(original / "extendable")[0])
-    lint = lrbench("lint", "lr_policy=cosine", "max_steps=200", "--resume", checkpoint)
-    assert "cosine: warning [horizon] the checkpoint of step 70 was made for max_steps=100" in lint.stdout
-    done = lrbench("extend", "run", "--decay", "0.1,0.3", "--max-steps", "200", "-o", "longer", "threads=1")
+    lint = ["lint", "--resume", checkpoint]
+    other = CliRunner().invoke(app, [*lint, "lr_policy=cosine", "max_steps=200"])
+    assert "cosine: warning [horizon] the checkpoint of step 70 was made for max_steps=100, under which" in other.output
+    same = CliRunner().invoke(app, [*lint, "lr_policy=wsd", "max_steps=100"])
+    assert same.output.startswith("1 checked: 0 errors, 0 warnings")
+    short = CliRunner().invoke(app, [*lint, "lr_policy=wsd", "max_steps=60"])
+    assert (
+        "error [horizon] the checkpoint of step 70 lies after the budget of 60 steps; raise max_steps" in short.output
+    )
+    assert short.exit_code == 1
+    folder = CliRunner().invoke(app, ["lint", "lr_policy=cosine", "max_steps=200", "--resume", str(original)])
+    assert folder.output == other.output
+
+
+def test_lint_needs_a_checkpoint(original, tmp_path):
+    plan = TrainingPlan(Constant(0.1), 100)
+    shutil.rmtree(original / "extendable")
+    with pytest.raises(
+        CheckpointError, match=r"run: there is no checkpoint; give a file, or a run with extendable=true"
+    ):
+        resumed_findings(plan, original)
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
+    for name in ("nowhere.ckpt", "other.pt", "run/result.json"):
+        with pytest.raises(CheckpointError, match=rf"{name}: expected a checkpoint of a Lightning Trainer \("):
+            resumed_findings(plan, tmp_path / name)
+
+
+def test_lint_takes_the_last_rate_of_a_checkpoint_of_another_program():
+    plan = TrainingPlan(Constant(0.1), 100)
+    assert resumed(plan, 50, None, 0.1) == resumed(plan, 50, None, None) == []
+    (finding,) = resumed(plan, 50, None, 0.05)
+    assert str(finding) == (
+        "the checkpoint of step 50 was made for another policy, under which step 49 had a rate of 0.05, not 0.1; "
+        "resume with that policy, or continue its stable phase with lrbench extend"
+    )
+
+
+def test_the_command_of_the_program(original, tmp_path):
+    words = ["extend", "run", "--decay", "0.1,0.3", "--max-steps", "200", "-o", "longer", "threads=1"]
+    done = forks.run([sys.executable, "-m", "lrbench_pl", *words], tmp_path, dict(os.environ), timeout=120)
     assert done.returncode == 0, done.stderr
     assert "wsd-200-linear-0.3 (momentum, lr 0.05): ran 200 steps without a target, 140 steps inherited" in done.stdout
     assert "2 extensions in longer: 190 steps trained, 210 inherited; lrbench rank longer" in done.stderr
     assert (tmp_path / "longer" / "wsd-200-linear-0.1" / "run" / ".hydra" / "overrides.yaml").is_file()
-    refused = lrbench("extend", "longer")
-    assert refused.returncode == 2
-    assert refused.stderr == ("error: longer: expected the folder of a run, with run.json and policy.yaml in it\n")
 
 
 def test_a_training_in_this_process_leaves_it_as_it_was(original, tmp_path, monkeypatch):
     argv, folder = list(sys.argv), os.getcwd()
-    with pytest.raises(ValueError):
+    with pytest.raises(ExtendError, match="failed: threads must be an integer of at least 1, got 0"):
         go(tmp_path, max_steps=200, overrides=("threads=0",), train=run_here)
     assert (sys.argv, os.getcwd()) == (argv, folder)

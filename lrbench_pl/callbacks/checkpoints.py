@@ -220,7 +220,7 @@ class Checkpoints(Callback):
             self._save(trainer, self._branch_folder)
         if trainer.should_stop or step >= trainer.max_steps > 0 or not (due or reason):
             return
-        self._save(trainer, self.folder)
+        self._save(trainer)
         if reason is not None:
             raise TrainingPaused(f"{reason} at step {step}; the same command continues from there")
 
@@ -236,7 +236,8 @@ class Checkpoints(Callback):
         agreed = trainer.strategy.reduce_boolean_decision(reason is not None, all=False)
         return (reason or "stopped by another process") if agreed else None
 
-    def _save(self, trainer: Trainer, folder: Path) -> None:
+    def _save(self, trainer: Trainer, folder: Path | None = None) -> None:
+        folder = folder or self.folder
         path, unfinished = checkpoint_path(folder, trainer.global_step), folder / UNFINISHED
         written = self._written if folder == self.folder else written_checkpoints(folder)
         if self._cannot_be_loaded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,8 @@ from lrbench_pl.runs.extend import (
 )
 from lrbench_pl.runs.folder import read_result
 from lrbench_pl.runs.result import RunResult
-from lrbench_pl.words import counted
+from lrbench_pl.runs.spec import differing, named, of_task
+from lrbench_pl.words import clean, counted
 
 OUTPUT = Path("outputs/extended")
 _POLICIES = ".policies"  # folder of the composites, below the output
@@ -216,6 +218,7 @@ def _with_command(
     ]
     if trust:
         command, directory = stored_command(original.folder)
+        command = [each for each in command if not re.match(r"[+~]*lr_policy[.=@]", each)]  # the file replaces it
         given = {each.lstrip("+").partition("=")[0] for each in command}
         settings: Mapping[str, Any] = task.settings
         command += [f"seed={original.spec.seed}", f"max_steps={extension.max_steps}"]
@@ -243,6 +246,14 @@ def _log_every(original: Original) -> int:
     return int(compose([f"max_steps={original.spec.task.max_steps}"]).trainer.log_every_n_steps)
 
 
+def _differences(original: Original, result: RunResult) -> Iterator[str]:
+    """Yield in what an extension differs from its original, which a stored command may let depend on the budget."""
+    found = differing([original.spec.task.settings, of_task(result.settings or {})])
+    if found:
+        which = named(list(found.items()))
+        yield f"it differs from {original.folder} in {which}, so that it continues another training"
+
+
 def _train_all(branches: Sequence[Branch], train: Train) -> Iterator[RunResult]:
     """Train the branches of one run."""
     for branch in branches:
@@ -259,6 +270,8 @@ def _train_all(branches: Sequence[Branch], train: Train) -> Iterator[RunResult]:
         if result is None or result.status in ("failed", "stopped"):
             why = "it wrote no result" if result is None else f"{result.status}: {result.message}"
             raise ExtendError(f"{branch.name}: {why} (in {branch.folder}); the same command continues")
+        for line in _differences(branch.original, result):
+            print(clean(f"{branch.name}: {line}"), file=sys.stderr)
         yield result
     with contextlib.suppress(OSError):
         drop_branch_points(branches[0].folder, but=branches[0].extension.decay_start)

@@ -253,9 +253,10 @@ def _read_original(folder: Path) -> Original:
     elif result is not None and result.policy_id not in (None, policy_id(policy, horizon)):
         raise ExtendError("policy.yaml is not the policy of result.json; restore it")
     phase = stable_phase(policy, horizon, may_be_empty=is_composed or bool(checkpoints_in(folder / EXTENDABLE)))
+    _check_not_stopped(spec, result, phase)
     found = _checkpoints(folder, record.run_id, policy, phase)
     if not found:
-        raise ExtendError(_why_none(spec, result, phase))
+        raise ExtendError(_why_none(result, phase))
     return Original(folder, record.run_id, spec, result, phase, horizon, found)
 
 
@@ -268,16 +269,22 @@ def _has_policies(settings: Any) -> bool:
     return isinstance(settings, str) and settings.startswith("lrbench_pl.policies.")
 
 
-def _why_none(spec: RunSpec, result: RunResult | None, phase: StablePhase) -> str:
+def _check_not_stopped(spec: RunSpec, result: RunResult | None, phase: StablePhase) -> None:
+    """Refuse a run that stopped at its target in the stable phase: so would the extension."""
+    if result is None or result.status != "reached" or not spec.stop_at_target:
+        return
+    length = (result.steps_run or 0) - (result.tuning_steps or 0)
+    if length <= phase.end:
+        raise ExtendError(
+            f"it reached its target in the stable phase and stopped at step {length}, as any extension of it would; "
+            "train it with stop_at_target=false and extendable=true"
+        )
+
+
+def _why_none(result: RunResult | None, phase: StablePhase) -> str:
     """Return why a run has no checkpoint in its stable phase, and what to do."""
     if result is not None and result.shared_with is not None:
         return f"it was not trained, but shares the outcome of run {result.shared_with}; extend that one"
-    stopped_at = None if result is None or result.steps_to_target is None else result.steps_run
-    if spec.stop_at_target and stopped_at is not None and stopped_at < phase.end:
-        return (
-            f"it reached its target in the stable phase and stopped at step {stopped_at}, as any extension of it "
-            "would; train it with stop_at_target=false and extendable=true"
-        )
     return f"it has no checkpoint before its decay, which begins at step {phase.end}; {_HOW}"
 
 

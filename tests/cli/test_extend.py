@@ -390,9 +390,9 @@ def test_code_of_others_is_not_run(original, tmp_path):
         go(tmp_path, max_steps=200)
 
 
-def test_a_network_of_ones_own_is_extended_by_its_stored_command(tmp_path):
+def test_a_network_of_ones_own_is_extended_by_its_stored_command(tmp_path, capsys):
     overrides = ["model._target_=tests.callbacks.test_composer.Net", "~model.hidden", "~model.input_shape"]
-    overrides += ["lr_policy=fix", "extendable=true", *SHORT]
+    overrides += ["lr_policy=fix", "extendable=true", "optimizer.weight_decay='${per_budget:7}'", *SHORT]
     run(tmp_path / "run", *overrides, short=())
     stored = {"overrides.yaml": overrides, "hydra.yaml": {"hydra": {"runtime": {"cwd": os.getcwd()}}}}
     stored["hydra.yaml"]["hydra"]["runtime"]["config_sources"] = []
@@ -403,6 +403,7 @@ def test_a_network_of_ones_own_is_extended_by_its_stored_command(tmp_path):
         go(tmp_path)
     (result,) = go(tmp_path, trust=True)
     assert (result.inherited_steps, result.steps_run, result.max_steps) == (100, 140, 140)
+    assert "run in optimizer.weight_decay (0.05, 0.07), so that it continues another" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def _of_parts(cfg: DictConfig) -> str | None:
     if cfg.compile:
         return "compile=true compiles one network"
     if cfg.extendable:
-        return f"extendable={cfg.extendable} keeps a checkpoint of a run of its own"
+        return "extendable keeps a checkpoint of a run of its own"
     if cfg.max_time is not None:
         return f"max_time={cfg.max_time} limits a run of its own"
     return None

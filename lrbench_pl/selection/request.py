@@ -56,10 +56,10 @@ class Request:
         overrides: Overrides of every trial, by key.
         has_optimizers: Whether the optimizers were given as a list to select from.
         checkpoint_every: Value of ``checkpoint_every``, which horizons would change.
-        steps_only: Overrides with which ``max_steps`` gives the budget of a trial.
         policies: Policies of the files of the task, by path.
         target: The target.
         asked: The request as plain data, for comparison with that of an interrupted selection.
+        steps_only: Overrides with which ``max_steps`` gives the budget of a trial.
     """
 
     options: SelectionOptions
@@ -67,10 +67,10 @@ class Request:
     overrides: Mapping[str, str]
     has_optimizers: bool
     checkpoint_every: str
-    steps_only: Sequence[str]
     policies: Mapping[str, Policy]
     target: float
     asked: Mapping[str, Any]
+    steps_only: Sequence[str] = ()
 
 
 def read_request(

@@ -1,10 +1,12 @@
 """Extensions of runs: composites, checkpoints, equality with the unbroken run, and refusals."""
 
+import contextlib
 import csv
 import json
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +18,17 @@ from lrbench_pl.callbacks.checkpoints import CheckpointError
 from lrbench_pl.cli import app
 from lrbench_pl.cli.extend import extend, run_here
 from lrbench_pl.files import checkpoints_in
-from lrbench_pl.policies import Constant, Cyclic, MultiStep, Polynomial, Sequential, from_config, segments, table
+from lrbench_pl.policies import (
+    Constant,
+    Cyclic,
+    MultiStep,
+    Polynomial,
+    Sequential,
+    from_config,
+    segments,
+    table,
+    to_config,
+)
 from lrbench_pl.runs import run as experiment
 from lrbench_pl.runs.config import compose
 from lrbench_pl.runs.extend import ExtendError, extended, resumed_findings, stable_phase
@@ -55,7 +67,7 @@ def in_process(arguments, directory):
     name = next(each for each in arguments if each.startswith("hydra.run.dir="))
     folder = name.partition("=")[2].strip("'")
     cfg = compose([*arguments, f"logger.csv.save_dir={folder}"])
-    experiment.run(cfg, __import__("pathlib").Path(folder))
+    experiment.run(cfg, Path(folder))
 
 
 def go(tmp_path, *names, decays=(0.2,), shapes=("linear",), **arguments):
@@ -137,7 +149,6 @@ def test_the_composite_repeats_the_past_and_decays_to_zero(shape):
 
 
 def _stored(policy):
-    from lrbench_pl.policies import to_config
 
     return to_config(policy)
 
@@ -246,26 +257,43 @@ def test_several_decays_share_the_stable_phase(tmp_path, weights):
     assert set(rank(tmp_path / "out", metric="utility")["policy"]) == {name for name, _ in trained}
 
 
+class Killed(BaseException):
+    """Ends a run at once, like a power failure."""
+
+
+@contextlib.contextmanager
+def killed_at(at, monkeypatch):
+    """Kill what trains in this context at a step."""
+    step = experiment.LRPolicyCallback.on_train_batch_end
+
+    def die(self, trainer, *arguments):
+        if trainer.global_step == at:
+            raise Killed
+        step(self, trainer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment.LRPolicyCallback, "on_train_batch_end", die)
+        with pytest.raises(Killed):
+            yield
+
+
+def test_a_killed_run_is_extended_from_its_latest_checkpoint(tmp_path, monkeypatch):
+    with killed_at(50, monkeypatch):
+        run(tmp_path / "run", "lr_policy=fix", "checkpoint_every=20")
+    (tmp_path / "run" / "result.json").unlink(missing_ok=True)
+    (result,) = go(tmp_path, decays=(0.5,))
+    assert (result.inherited_steps, result.max_steps, result.status) == (40, 80, "missed")
+    assert [path.name for path in checkpoints_in(tmp_path / "run" / "checkpoints")] == ["step=000000040.ckpt"]
+
+
 def test_an_extension_is_extended_and_resumed(tmp_path, monkeypatch):
     run(tmp_path / "run", "lr_policy=fix", "extendable=true", "seed=3")
     (first,) = go(tmp_path, max_steps=150)
     (tmp_path / "out" / "fix-150-linear-0.2" / "run").rename(tmp_path / "longer")
-    step = experiment.LRPolicyCallback.on_train_batch_end
-
-    class Killed(BaseException):
-        pass
-
-    def die(self, trainer, *arguments):
-        if trainer.global_step == 170:
-            raise Killed
-        step(self, trainer, *arguments)
-
-    monkeypatch.setattr(experiment.LRPolicyCallback, "on_train_batch_end", die)
-    with pytest.raises(Killed):
+    with killed_at(170, monkeypatch):
         go(tmp_path, "longer", max_steps=200)
     folder = tmp_path / "out" / "fix-150-linear-0.2-200-linear-0.2" / "longer"
     (folder / "result.json").unlink(missing_ok=True)
-    monkeypatch.setattr(experiment.LRPolicyCallback, "on_train_batch_end", step)
     assert [path.name for path in checkpoints_in(folder / "checkpoints")] == ["step=000000160.ckpt"]
     (second,) = go(tmp_path, "longer", max_steps=200)
     assert (second.extends, second.inherited_steps, second.seed) == (first.run_id, 120, 3)

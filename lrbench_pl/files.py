@@ -125,12 +125,28 @@ class WrittenFiles:
 
 CHECKPOINTS = "checkpoints"  # folder in that of the run
 CONFIGURATION = ".hydra"  # folder in that of the run
+EXTENDABLE = "extendable"  # folder of the checkpoints from which a run can be extended
 UNFINISHED = ".unfinished.ckpt"  # a checkpoint that is being written
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """Return the checkpoints in their folder, the newest first."""
     return sorted((path for path in folder.glob("step=*.ckpt") if _CHECKPOINT.fullmatch(path.name)), reverse=True)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the path of the checkpoint of a step."""
+    return folder / f"step={step:09d}.ckpt"
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step of a checkpoint from its name.
+
+    Example:
+        >>> step_of(checkpoint_path(Path("checkpoints"), 120))
+        120
+    """
+    return int(checkpoint.stem.removeprefix("step="))
 
 
 _CHECKPOINT = re.compile(r"step=\d{9,}\.ckpt")

@@ -27,6 +27,7 @@ from lrbench_pl.files import (
     UNFINISHED,
     NewerFormatError,
     check_format,
+    checkpoint_path,
     checkpoints_in,
     discard_checkpoints,
     replacing,
@@ -37,7 +38,7 @@ from lrbench_pl.files import (
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
-_KEY = "lrbench_pl"
+STATE_KEY = "lrbench_pl"  # of what a checkpoint has beside Lightning's state
 _REFUSED = ".refused"  # suffix of a checkpoint that was set aside
 _STEPS_BETWEEN_AGREEMENTS = 32  # several processes agree on whether to stop every so many steps
 
@@ -74,9 +75,16 @@ class Checkpoints(Callback):
         kept: Number of checkpoints to keep.
         max_time: Wall-clock limit of each start of the training in seconds, validation included, or None. At the limit
             a checkpoint is written and :class:`TrainingPaused` is raised.
+        is_branch_point: Called with the steps taken; returns whether to write a checkpoint from which the run can be
+            extended. Such checkpoints stay after the end of the training.
+        branch_folder: Folder of those checkpoints, needed with ``is_branch_point``.
+        made_for: Returns what the training is made for as plain data, with the key ``run_id``. Every checkpoint
+            contains it.
 
     Attributes:
         has_started: Whether a batch or a check has started. An error before that is an error of restoring.
+        inherited: ``run_id`` and ``step`` of the checkpoint of another run that the training continues from; None if it
+            began at its start.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -88,7 +96,14 @@ class Checkpoints(Callback):
     """
 
     def __init__(
-        self, folder: str | Path, every: int | None = None, kept: int = 1, max_time: float | None = None
+        self,
+        folder: str | Path,
+        every: int | None = None,
+        kept: int = 1,
+        max_time: float | None = None,
+        is_branch_point: Callable[[int], bool] | None = None,
+        branch_folder: str | Path | None = None,
+        made_for: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         if every is not None and every < 1:
             raise ValueError(f"every must be at least 1 step or None, got {every}")
@@ -99,6 +114,10 @@ class Checkpoints(Callback):
         self.folder = Path(folder)
         self._written = written_checkpoints(self.folder)
         self.every, self.kept, self.max_time = every, kept, max_time
+        self._is_branch_point = is_branch_point
+        self._branch_folder = None if branch_folder is None else Path(branch_folder)
+        self._made_for = made_for
+        self.inherited: dict[str, Any] | None = None
         self.has_started = False
         self._step = 0
         self._began: float | None = None
@@ -197,6 +216,8 @@ class Checkpoints(Callback):
         due, reason = self._due, self._reason
         self._due, self._reason = False, None
         step = trainer.global_step
+        if self._is_branch_point is not None and self._branch_folder is not None and self._is_branch_point(step):
+            self._save(trainer, self._branch_folder)
         if trainer.should_stop or step >= trainer.max_steps > 0 or not (due or reason):
             return
         self._save(trainer)
@@ -215,15 +236,16 @@ class Checkpoints(Callback):
         agreed = trainer.strategy.reduce_boolean_decision(reason is not None, all=False)
         return (reason or "stopped by another process") if agreed else None
 
-    def _save(self, trainer: Trainer) -> None:
-        path = self.folder / f"step={trainer.global_step:09d}.ckpt"
-        unfinished = self.folder / UNFINISHED
+    def _save(self, trainer: Trainer, folder: Path | None = None) -> None:
+        folder = folder or self.folder
+        path, unfinished = checkpoint_path(folder, trainer.global_step), folder / UNFINISHED
+        written = self._written if folder == self.folder else written_checkpoints(folder)
         if self._cannot_be_loaded:
             return
         try:
             for logger in trainer.loggers:
                 logger.save()
-            if path.exists() and not self._written.has(path):
+            if path.exists() and not written.has(path):
                 raise OSError(f"{path} was not written by this run")
             self._is_saving = True
             trainer.save_checkpoint(unfinished)
@@ -237,10 +259,11 @@ class Checkpoints(Callback):
                 )
                 return
             if trainer.is_global_zero:
-                self._written.add(path.name, unfinished.stat())
+                written.add(path.name, unfinished.stat())
                 unfinished.replace(path)
-                for old in [each for each in self.found() if self._written.has(each)][self.kept :]:
-                    old.unlink(missing_ok=True)
+                if folder == self.folder:
+                    for old in [each for each in self.found() if written.has(each)][self.kept :]:
+                        old.unlink(missing_ok=True)
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
             unfinished.unlink(missing_ok=True)
             log.warning("no checkpoint at step %d (%s); the training continues without it", trainer.global_step, error)
@@ -257,18 +280,20 @@ class Checkpoints(Callback):
         if self._is_saving:  # a ModelCheckpoint of the user's keeps them
             for name in [name for name in checkpoint if "hyper_parameters" in name or name.startswith("hparams_")]:
                 del checkpoint[name]
-        checkpoint[_KEY] = {
+        checkpoint[STATE_KEY] = {
             "format": FORMAT,
             "version": version(),
             "random": _plain_random_state(),
             "seconds": self.seconds,
             "history": [file.text() for file in history_files(trainer.loggers)],
             "unlogged": _unlogged(trainer),
+            "run": None if self._made_for is None else dict(self._made_for()),
+            "inherited": self.inherited,
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Load the added state, and continue the history from the checkpoint."""
-        state = checkpoint.get(_KEY)
+        state = checkpoint.get(STATE_KEY)
         if state is None:
             raise CheckpointError("the checkpoint was not written by a run of lrbench_pl; train from the beginning")
         try:
@@ -276,6 +301,9 @@ class Checkpoints(Callback):
         except NewerFormatError as error:
             raise NewerCheckpointError(f"the checkpoint in {self.folder} is {error}") from None
         self._random, self._seconds_before = state["random"], state["seconds"]
+        self.inherited, run = state.get("inherited"), state.get("run")
+        if run is not None and self._made_for is not None and run["run_id"] != self._made_for()["run_id"]:
+            self.inherited = {"run_id": run["run_id"], "step": checkpoint["global_step"]}
         for file, text in zip(history_files(trainer.loggers), state["history"], strict=False):
             file.continue_from(text)
             if state["unlogged"]:
@@ -295,7 +323,7 @@ def history_in(checkpoint: Mapping[str, Any]) -> tuple[int, list[dict[str, float
         >>> history_in({"global_step": 2, "lrbench_pl": state})
         (0, [{'loss': 0.5, 'step': 0.0}, {'loss': 0.25, 'step': 1.0}])
     """
-    state, step = checkpoint.get(_KEY, {}), checkpoint["global_step"]
+    state, step = checkpoint.get(KEY, {}), checkpoint["global_step"]
     rows = [{name: float(value) for name, value in row.items()} for row in parse("".join(state.get("history", ())[:1]))]
     first = 0 if rows else step
     if unlogged := state.get("unlogged"):
@@ -316,6 +344,23 @@ class _InPlace(TorchCheckpointIO):
             return
         with replacing(Path(path)) as file:
             torch.save(checkpoint, file)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint as tensors and plain data; nothing in it is executed. Tensors are read when they are used.
+
+    Raises:
+        CheckpointError: If it cannot be read, or contains more than that.
+    """
+    check_intact(path)
+    with plain_data():
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return found
+
+
+def own_state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what :class:`Checkpoints` has added to a checkpoint; nothing for one of another program."""
+    return checkpoint.get(STATE_KEY) or {}
 
 
 _running: list[Checkpoints] = []

@@ -17,11 +17,12 @@ from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, LRPolicyError, _in_
 from lrbench_pl.composing import former_names
 from lrbench_pl.composing.average import WeightAverage
 from lrbench_pl.composing.composed_policy import ComposedPolicy
+from lrbench_pl.composing.records import SegmentRecords
 from lrbench_pl.composing.segments import Journal, RunningSegment, Segment, SegmentResult
 from lrbench_pl.composing.settings import Settings
 from lrbench_pl.composing.snapshot import ChangedModuleError, Snapshot, why_not_restorable
 from lrbench_pl.composing.state import Composition
-from lrbench_pl.policies import Policy
+from lrbench_pl.policies import Policy, segments
 from lrbench_pl.verdict import Check, Mode, Status, meets
 from lrbench_pl.words import counted
 
@@ -138,6 +139,32 @@ class LRPolicyComposer(LRPolicyCallback):
     def tuning_steps(self) -> int:
         """Steps of the training that are not part of the composed policy."""
         return self._steps_run - self.policy_step
+
+    @property
+    def begins_decay(self) -> bool:
+        """Whether the policy of the running segment begins to decay at this step."""
+        running = self._state.running
+        segment = running.segment
+        if segment.kind != "branch" or running.steps_at(self._steps_run):
+            return False
+        begins = segment.start in {start for start, _ in segments(segment.policy)}
+        return begins and segment.policy(segment.start + segment.steps) < segment.policy(segment.start)
+
+    @property
+    def path(self) -> tuple[Policy, int, list[dict[str, int]]]:
+        """The policy of the running segment, its step, and the segments that led there.
+
+        A segment is given by the steps of the policy and of the training at its start, and by its length.
+        """
+        running, account = self._state.running, SegmentRecords()
+        segment, done = running.segment, running.steps_at(self._steps_run)
+        account.load_state_dict(self._state.account.state_dict())
+        account.keep_path(segment.policy, segment.start)
+        kept = [record for record in account.records if record["kept"] and record["steps"]]
+        if done:
+            kept.append({"policy_step": segment.start, "spent": running.spent, "steps": done})
+        names = ("policy_step", "spent", "steps")
+        return segment.policy, segment.start + done, [{name: int(each[name]) for name in names} for each in kept]
 
     def realised(self) -> Policy:
         """Return the policy that reached the target, otherwise the best so far."""

@@ -99,6 +99,17 @@ def parse(text: str) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name and value} for row in csv.DictReader(complete)]
 
 
+def to_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    r"""Return rows as a history.
+
+    Example:
+        >>> to_text([{"step": "0", "lr": "0.1"}, {"step": "1", "val": "0.9"}])
+        'step,lr,val\r\n0,0.1,\r\n1,,0.9\r\n'
+    """
+    rows = list(rows)
+    return _lines(dict.fromkeys(name for row in rows for name in row), rows, header=True)
+
+
 def _lines(keys: Iterable[str], rows: Iterable[Mapping[str, Any]], header: bool = False) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(keys))

@@ -192,15 +192,22 @@ def lint_command(
     overrides: _Overrides = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 for warnings too.")] = False,
     config_dir: _ConfigDir = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume", metavar="CHECKPOINT", help="A checkpoint, or a run, from which the training would resume."
+        ),
+    ] = None,
 ) -> None:
     """Check policies for mistakes within their budget, without training. Exit code 1 for errors."""
     from lrbench_pl.cli import preview
     from lrbench_pl.runs import lint
+    from lrbench_pl.runs.extend import resumed_findings
 
     runs = preview.planned_runs(_with_config_dir(config_dir, overrides))
     levels: list[str] = []
     for run in runs:
-        for finding in lint.lint(run.plan):
+        for finding in [*lint.lint(run.plan), *([] if resume is None else resumed_findings(run.plan, resume))]:
             levels.append(finding.level)
             print(f"{run.name}: {finding.level} [{finding.rule}] {finding}")
     for names in preview.equal_curves([preview.curve(run) for run in runs]):
@@ -273,6 +280,55 @@ def verify_command(
         print(f"{decision.verdict} at confidence {confidence:g}: {claim}: {evidence}{left}")
     if decision.verdict != "confirmed":
         raise typer.Exit(3)
+
+
+@app.command("extend")
+def extend_command(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DIR... [KEY=VALUE...]",
+            help="Folders of runs trained with extendable=true, and where and how to train: dataset.root=/data "
+            "trainer=gpu.",
+        ),
+    ],
+    decay: Annotated[
+        str, typer.Option(help="Decay as a share of the new budget; several give a branch each: 0.1,0.2.")
+    ] = "0.2",
+    shape: Annotated[str, typer.Option(help="Shape of the decay: linear, cosine, 1-sqrt, or several of them.")] = (
+        "linear"
+    ),
+    max_steps: Annotated[
+        int | None,
+        typer.Option("--max-steps", metavar="N", help="The new budget; by default the decay begins at once."),
+    ] = None,
+    by: Annotated[int | None, typer.Option("--by", metavar="N", help="Steps to add to the budget.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder of the extensions.")] = Path(
+        "outputs/extended"
+    ),
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Train by the command in the folder, which may execute anything."),
+    ] = False,
+) -> None:
+    """Continue runs from a checkpoint of their stable phase to a longer horizon, and decay there.
+
+    The runs themselves are not changed.
+    """
+    from lrbench_pl.cli.extend import extend, summary
+    from lrbench_pl.runs.extend import ExtendError
+
+    overrides = [each for each in arguments if "=" in each and not Path(each).is_dir()]
+    folders = [Path(each) for each in arguments if each not in overrides]
+    try:
+        decays = [float(each) for each in decay.split(",")]
+    except ValueError:
+        raise ExtendError(
+            f"--decay must be a share of the new budget, such as 0.2, or several, got {decay!r}"
+        ) from None
+    shapes = [each.strip() for each in shape.split(",")]
+    results = extend(folders, decays, shapes, max_steps, by, output, overrides, trust)
+    print(summary(results, output), file=sys.stderr)
 
 
 app.add_typer(cli_db.app)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,35 @@ def rebuilt_command(result: RunResult, folder: Path) -> list[str]:
     record = Record.read(folder)
     if record is None:
         raise AnalysisError(f"{folder}: further seeds need the specification in run.json, which cannot be read{_TRUST}")
+    return command_of(record.configuration, folder, on_cpu=result.device == "cpu")
+
+
+def command_of(
+    stored: Mapping[str, Any],
+    folder: Path,
+    on_cpu: bool,
+    policy_file: Path | None = None,
+    who: str = "further seeds",
+) -> list[str]:
+    """Return the overrides that train a stored specification.
+
+    Args:
+        stored: The specification as plain data.
+        folder: Folder of the run that it comes from, for messages.
+        on_cpu: Whether to train on the CPU.
+        policy_file: As in :func:`overrides_of`.
+        who: What is trained, for messages.
+
+    Raises:
+        AnalysisError: As :func:`rebuilt_command` does.
+    """
     try:
-        spec = RunSpec.from_dict(record.configuration)
+        spec = RunSpec.from_dict(stored)
         if foreign := sorted({name for name in _targets(spec.to_dict()) if not _is_vouched(name)}):
             raise AnalysisError(
-                f"{folder}: further seeds would execute {', '.join(foreign)}, which is not of this package{_TRUST}"
+                f"{folder}: {who} would execute {', '.join(foreign)}, which is not of this package{_TRUST}"
             )
-        overrides = overrides_of(spec)
+        overrides = overrides_of(spec, policy_file)
     except (ValueError, TypeError, AttributeError, KeyError, ArithmeticError) as error:
         if isinstance(error, AnalysisError):
             raise
@@ -60,21 +82,28 @@ def rebuilt_command(result: RunResult, folder: Path) -> list[str]:
         if (message := explain(error)) is None:
             raise
         raise AnalysisError(f"{folder}: its configuration cannot be composed again ({message}){_TRUST}") from error
-    return [*overrides, *(["trainer.accelerator=cpu"] if result.device == "cpu" else [])]
+    return [*overrides, *(["trainer.accelerator=cpu"] if on_cpu else [])]
 
 
 _TRUST = "; --trust starts the command that is stored in .hydra, which may execute anything"
 
 
-def overrides_of(spec: RunSpec) -> list[str]:
+def overrides_of(spec: RunSpec, policy_file: Path | None = None) -> list[str]:
     """Return overrides whose configuration has a specification.
+
+    Args:
+        spec: The specification.
+        policy_file: File of its policy, named as the policy; None if the policy is one of the group ``lr_policy``.
 
     Raises:
         AnalysisError: If none have.
     """
-    overrides = list(_of_fields(spec))
+    overrides = list(_of_fields(spec, policy_file))
+    if policy_file is not None and compose(without := _but(overrides, "lr=")).lr == spec.lr:
+        overrides = without  # a run says of the rate that it has no effect beside a file
     before = RunSpec.from_config(compose(overrides))
-    overrides += _of_settings(before.settings, spec.settings)
+    both = (before, spec) if policy_file is None else (before.task, spec.task)
+    overrides += _of_settings(both[0].settings, both[1].settings)
     found = replace(RunSpec.from_config(compose(overrides)), policy_settings=spec.policy_settings)
     if canonical(found.to_dict()) != canonical(spec.to_dict()):
         changed = "; ".join(differences(readable(spec.to_dict()), readable(found.to_dict()))[:3])
@@ -82,10 +111,18 @@ def overrides_of(spec: RunSpec) -> list[str]:
     return overrides
 
 
-def _of_fields(spec: RunSpec) -> Iterator[str]:
+def _but(overrides: Sequence[str], start: str) -> list[str]:
+    return [each for each in overrides if not each.startswith(start)]
+
+
+def _of_fields(spec: RunSpec, policy_file: Path | None) -> Iterator[str]:
     """Yield the overrides of the fields of a specification, and of the groups of its names."""
     task = spec.task
-    names = {"lr_policy": spec.policy_name, "model": task.model, "dataset": task.dataset, "optimizer": task.optimizer}
+    names = {"model": task.model, "dataset": task.dataset, "optimizer": task.optimizer}
+    if policy_file is None:
+        names = {"lr_policy": spec.policy_name, **names}
+    else:
+        yield f"lr_policy_file={_value(str(policy_file))}"
     for group, name in names.items():
         if re.fullmatch(r"\w+", name or "") and (conf_dir() / group / f"{name}.yaml").is_file():
             yield f"{group}={name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pytorch_lightning.loggers import Logger
 
 from lrbench_pl.callbacks.checkpoints import Checkpoints
+from lrbench_pl.callbacks.composer import LRPolicyComposer
 from lrbench_pl.callbacks.history_file import use_history_files
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
 from lrbench_pl.callbacks.progress import progress
-from lrbench_pl.files import CHECKPOINTS
-from lrbench_pl.policies import AdaptiveOptimizerPolicy, OptimizerPolicy, check_values
-from lrbench_pl.runs.config import DESCRIBES_DATA, build_data, build_policy, in_sweep, is_shown_by_launcher
+from lrbench_pl.files import CHECKPOINTS, EXTENDABLE
+from lrbench_pl.policies import AdaptiveOptimizerPolicy, OptimizerPolicy, check_values, cut, to_config
+from lrbench_pl.runs.config import build_policy, in_sweep, is_shown_by_launcher
+from lrbench_pl.runs.data import DESCRIBES_DATA, build_data
+from lrbench_pl.runs.extend import branch_points
 from lrbench_pl.runs.options import UserError, check_milestones
 from lrbench_pl.runs.spec import RunSpec
 from lrbench_pl.runs.tracking import RunLogger, TakeUpHistory
@@ -55,17 +58,57 @@ def build(
     """
     _check_trainer_keys(cfg)
     data = build_data(cfg.dataset)
+    spec = spec or RunSpec.from_config(cfg)
     verifier = build_verifier(cfg, output, spec)
     module = _build_module(cfg, data, verifier.policy)
     loggers = list(loggers)
-    folder = (Path() if output is None else output) / CHECKPOINTS
-    checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoints_kept, cfg.max_time)
+    checkpoints = _build_checkpoints(cfg, Path() if output is None else output, spec, verifier)
     use_history_files(loggers)
     last = [checkpoints, *([TakeUpHistory()] if any(isinstance(each, RunLogger) for each in loggers) else [])]
     trainer = _build_trainer(cfg, [verifier], last, loggers, output)
     if cfg.workload is not None:
         trainer.callbacks.append(OptimizerNameCheck(cfg))  # type: ignore[attr-defined]
     return Parts(module, data, verifier, checkpoints, trainer)
+
+
+def _build_checkpoints(cfg: DictConfig, output: Path, spec: RunSpec, verifier: LRPolicyCallback) -> Checkpoints:
+    """Build the callback that writes checkpoints, also those from which the run can be extended."""
+    run = {"run_id": spec.run_id, "max_steps": cfg.max_steps}
+    is_branch_point: Callable[[int], bool] | None
+    if isinstance(verifier, LRPolicyComposer):
+        composer = verifier
+        if not isinstance(cfg.extendable, bool):
+            raise UserError(
+                "extendable must be true or false for a policy that is composed; steps are not known before"
+            )
+        is_branch_point = (lambda step: composer.begins_decay) if cfg.extendable else None
+
+        def made_for() -> dict[str, Any]:
+            policy, step, path = composer.path
+            return {**run, "policy": _stored(cut(policy, max(1, step))), "policy_step": step, "path": path}
+    else:
+        is_branch_point = branch_points(cfg.extendable, verifier.policy, cfg.max_steps)
+
+        def made_for() -> dict[str, Any]:
+            return {**run, "policy": _stored(verifier.policy)}
+
+    return Checkpoints(
+        output / CHECKPOINTS,
+        cfg.checkpoint_every,
+        cfg.checkpoints_kept,
+        cfg.max_time,
+        is_branch_point,
+        output / EXTENDABLE,
+        made_for,
+    )
+
+
+def _stored(policy: Any) -> dict[str, Any] | None:
+    """Return a policy as plain data; None if it is of a type of the user's own."""
+    try:
+        return to_config(policy)
+    except (TypeError, ValueError):
+        return None
 
 
 def _build_module(cfg: DictConfig, data: pl.LightningDataModule, policy: object) -> pl.LightningModule:

@@ -6,7 +6,6 @@ Every policy in ``conf/lr_policy`` is written in fractions of the budget and of 
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
 import re
@@ -18,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrbench_pl.policies import OTHER_POLICIES, AdaptivePolicy, GroupPolicy, Policy, combined, from_config
 from lrbench_pl.reading import read_yaml
+from lrbench_pl.runs.budget import convert_budget
 from lrbench_pl.runs.options import UserError, check_other_policies, one_line
 
-DESCRIBES_DATA = ("num_classes", "input_shape")
 _GRID = "hydra_plugins.lrbench_sweeper.GridSweeper"
 _LOOK_UP = "lrbench_pl.selection.best.best"
 
@@ -124,6 +123,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)  # `names` refers to the choices in it
     OmegaConf.resolve(cfg.names)
+    convert_budget(cfg)
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])  # as a job receives it
 
 
@@ -243,34 +243,6 @@ def _built(name: str, node: Any) -> Any:
             f"{name} must have the _target_ of a plain policy, such as lrbench_pl.policies.Constant, got {node!r}"
         )
     return policy
-
-
-def build_data(cfg: DictConfig) -> Any:
-    """Build the data module of a configuration.
-
-    ``dataset.num_classes`` and ``dataset.input_shape`` describe the data to other parts, such as the model. They are
-    passed to the data module only if its constructor has these arguments.
-
-    Args:
-        cfg: The group ``dataset`` of a configuration.
-
-    Example:
-        >>> build_data(OmegaConf.create({"_target_": "fractions.Fraction", "numerator": 2, "num_classes": 10}))
-        Fraction(2, 1)
-    """
-    from hydra.utils import get_object, instantiate
-
-    try:
-        takes = inspect.signature(get_object(str(cfg.get("_target_")))).parameters
-    except Exception:  # a failing import, or no signature: instantiate has the message
-        return instantiate(cfg)
-    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes.values()):
-        return instantiate(cfg)
-    left_out = [name for name in DESCRIBES_DATA if name in cfg and name not in takes]
-    if not left_out:
-        return instantiate(cfg)
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)  # while the nodes that it refers to are there
-    return instantiate({name: value for name, value in resolved.items() if name not in left_out})
 
 
 def read_policy(path: str | Path) -> Policy:

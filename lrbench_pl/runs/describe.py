@@ -51,7 +51,13 @@ def specify(cfg: DictConfig) -> tuple[RunSpec, Setup]:
         UserError: If a value cannot be stored in a result.
     """
     spec = RunSpec.from_config(cfg)
-    setup = Setup(study=as_text("study", cfg.study), versions=_versions(), git_sha=_git_sha())
+    setup = Setup(
+        study=as_text("study", cfg.study),
+        versions=_versions(),
+        git_sha=_git_sha(),
+        max_epochs=cfg.get("max_epochs"),
+        max_tokens=cfg.get("max_tokens"),
+    )
     return _checked(spec, setup)
 
 
@@ -103,6 +109,9 @@ def headline(result: RunResult, with_seed: bool = False) -> str:
         >>> print(headline(RunResult(run_id="a", policy="tri", status="reached", monitor="val/rmse", mode="min",
         ...     target=3.0, steps_to_target=80, max_steps=100, best_value=2.81, test_value=2.954)))
         tri: reached rmse 3 at step 80 of 100, best rmse 2.81, test rmse 2.954
+        >>> print(headline(RunResult(run_id="a", policy="wsd-2000-linear-0.2", status="reached", target=0.97,
+        ...     steps_to_target=1900, max_steps=2000, extends="b", inherited_steps=700)))
+        wsd-2000-linear-0.2: reached 0.970 at step 1900 of 2000, 700 steps inherited
     """
     name = label(result, with_seed)
     monitor = result.monitor or _MONITOR
@@ -118,6 +127,8 @@ def headline(result: RunResult, with_seed: bool = False) -> str:
         words = f"missed {target} within {counted(result.max_steps or 0, 'step')}{search}"
     else:
         words = f"{result.status}: {result.message}"
+    if result.inherited_steps:
+        words += f", {counted(result.inherited_steps, 'step')} inherited"
     if result.best_value is not None:
         words += f", best {metric}{metric_value(monitor, result.best_value)}"
     if metric and result.test_value is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -14,6 +15,7 @@ from lrbench_pl.policies import (
     Policy,
     check_values,
     fields_of,
+    sampled,
     settings_of,
     stages,
     table,
@@ -95,19 +97,32 @@ def training_plan(cfg: Any, policy: Policy | AdaptivePolicy) -> TrainingPlan:
         cfg: A configuration, such as :func:`lrbench_pl.runs.config.compose` returns.
         policy: Its policy, from :func:`lrbench_pl.runs.config.build_policy`.
     """
-    devices = cfg.trainer.get("devices", 1)
-    if isinstance(devices, str):  # "auto" is resolved only where it runs; "0,1" are two
-        devices = max(1, devices.count(",") + 1)
-    elif not isinstance(devices, int):
-        devices = len(devices)
     return TrainingPlan(
         policy=policy,
         max_steps=cfg.max_steps,
         check_every=cfg.check_every,
         batch_size=cfg.batch_size,
         accumulate=cfg.trainer.get("accumulate_grad_batches", 1),
-        processes=max(1, devices) * cfg.trainer.get("num_nodes", 1),
+        processes=processes_of(cfg.trainer) or 1,
     )
+
+
+def processes_of(trainer: Any) -> int | None:
+    """Return the number of processes of a training; None if only the machine that trains knows it.
+
+    Example:
+        >>> [processes_of({"devices": devices}) for devices in (2, "2", "0,1", [0, 1, 2], "auto", -1)]
+        [2, 2, 2, 3, None, None]
+    """
+    devices = trainer.get("devices", 1)
+    if isinstance(devices, str):
+        listed = [each for each in devices.split(",") if each.strip()]
+        if not all(each.strip().isdigit() for each in listed):
+            return None
+        devices = int(listed[0]) if listed == [devices] else len(listed)
+    elif not isinstance(devices, int):
+        devices = len(devices)
+    return int(devices * trainer.get("num_nodes", 1)) if devices > 0 else None
 
 
 MOST_STEPS = 1_000_000  # of a budget, whose rates are all looked at
@@ -165,6 +180,48 @@ def _of_other(name: str, plan: TrainingPlan) -> Iterator[Finding]:
         yield Finding(
             "never-runs", "error", f"{name} is 0 at every step", f"give optimizer.{name}, or leave {name}_policy out"
         )
+
+
+def resumed(plan: TrainingPlan, step: int, made_for: TrainingPlan | None, last_rate: float | None) -> list[Finding]:
+    """Find what a training would change that resumes from a checkpoint of another one.
+
+    Args:
+        plan: The training.
+        step: Steps taken at the checkpoint.
+        made_for: The policy and the budget that the checkpoint was made for; None if it does not tell.
+        last_rate: Rate of the last step before the checkpoint, if it is known.
+
+    Example:
+        >>> from lrbench_pl.policies import Polynomial
+        >>> short, long = (TrainingPlan(Polynomial(0.1, steps), steps) for steps in (1000, 2000))
+        >>> print(*resumed(long, 400, short, 0.06))
+        the checkpoint of step 400 was made for max_steps=1000, under which step 1 had a rate of 0.0999, not 0.09995; \
+resume with max_steps=1000, or continue its stable phase with lrbench extend
+    """
+    if isinstance(plan.policy, AdaptivePolicy):
+        return []
+    if step > plan.max_steps:
+        words = f"the checkpoint of step {step} lies after the budget of {counted(plan.max_steps, 'step')}"
+        return [Finding("horizon", "error", words, "raise max_steps")]
+    if made_for is None or isinstance(made_for.policy, AdaptivePolicy):
+        rates = {} if last_rate is None or step < 1 else {step - 1: last_rate}
+        horizon = "another policy"
+    else:
+        rates = {t: made_for.policy(t) for t in sampled(plan.policy, step)}
+        horizon = f"max_steps={made_for.max_steps}" if made_for.max_steps != plan.max_steps else "another policy"
+    other = next((t for t, rate in rates.items() if not math.isclose(rate, plan.policy(t), rel_tol=1e-6)), None)
+    if other is None:
+        return []
+    fix = "resume with that policy" if horizon == "another policy" else f"resume with {horizon}"
+    return [
+        Finding(
+            "horizon",
+            "warning",
+            f"the checkpoint of step {step} was made for {horizon}, under which step {other} had a rate of "
+            f"{rates[other]:.4g}, not {plan.policy(other):.4g}",
+            f"{fix}, or continue its stable phase with lrbench extend",
+        )
+    ]
 
 
 def summary(findings: Sequence[Finding]) -> str | None:

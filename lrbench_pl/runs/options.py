@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from lrbench_pl.policies import OTHER_POLICIES, fields_of, settings_of
@@ -23,6 +23,7 @@ _READ = frozenset(
         *("names", "dataset", "trainer", "logger", "max_steps", "seed", "threads", "share_equal", "study", "workload"),
         *("target", "monitor", "mode", "check_every", "confirmations", "require_target", "lr_policy_file"),
         *("checkpoint_every", "max_time", "hydra", "experiment", *OTHER_POLICIES),
+        *("max_epochs", "max_tokens", "extendable"),
     )
 )
 _OF_CLASSIFIER = frozenset(("model", "optimizer", "param_groups", "channels_last", "compile"))
@@ -40,15 +41,15 @@ class UserError(ValueError):
     """Raised for invalid input of the user; the message is one line."""
 
 
-_LARGEST = 2**53  # whole numbers up to here are exact in every program that reads a result
+LARGEST = 2**53  # whole numbers up to here are exact in every program that reads a result
 # Smallest and largest values of keys that are whole numbers.
 _BOUNDS = {
-    "max_steps": (1, _LARGEST),
-    "batch_size": (1, _LARGEST),
-    "check_every": (1, _LARGEST),
-    "confirmations": (1, _LARGEST),
+    "max_steps": (1, LARGEST),
+    "batch_size": (1, LARGEST),
+    "check_every": (1, LARGEST),
+    "confirmations": (1, LARGEST),
     "threads": (1, 4096),
-    "checkpoints_kept": (1, _LARGEST),
+    "checkpoints_kept": (1, LARGEST),
     "seed": (0, 2**32 - 1),
 }
 _LONGEST_S = 1e9  # 30 years
@@ -66,6 +67,7 @@ def check_config(cfg: DictConfig) -> None:
     _check_numbers(cfg)
     _check_target(cfg)
     check_other_policies(cfg)
+    _check_extendable(cfg.get("extendable"))
     if cfg.check_every > cfg.max_steps:
         raise UserError(
             f"check_every must not exceed max_steps ({cfg.max_steps}), got {cfg.check_every}: "
@@ -92,22 +94,34 @@ def _check_loggers(cfg: DictConfig) -> None:
 
 def _check_numbers(cfg: DictConfig) -> None:
     for name, (least, most) in _BOUNDS.items():
-        _check_whole(name, cfg[name], least, most)
+        check_whole(name, cfg[name], least, most)
     if not (_is_number(cfg.lr) and 0 < cfg.lr < math.inf):
         raise UserError(f"lr must be a finite number above 0, got {_brief(cfg.lr)}")
     if cfg.lr > LARGEST_RATE:
         raise UserError(f"lr must be at most {LARGEST_RATE:g}, since weights would overflow, got {_brief(cfg.lr)}")
     if cfg.checkpoint_every is not None:
-        _check_whole("checkpoint_every", cfg.checkpoint_every, 1, _LARGEST, " or null")
+        check_whole("checkpoint_every", cfg.checkpoint_every, 1, LARGEST, " or null")
     if cfg.max_time is not None and not (_is_number(cfg.max_time) and cfg.max_time > 0):
         raise UserError(f"max_time must be a number of seconds above 0 or null, got {_brief(cfg.max_time)}")
     if cfg.max_time is not None and cfg.max_time > _LONGEST_S:
         raise UserError(f"max_time must be at most {_LONGEST_S:g} seconds or null, got {_brief(cfg.max_time)}")
     batches = OmegaConf.select(cfg, "trainer.accumulate_grad_batches", default=1)
-    _check_whole("trainer.accumulate_grad_batches", batches, 1, _LARGEST)
+    check_whole("trainer.accumulate_grad_batches", batches)
 
 
-def _check_whole(name: str, value: object, least: int, most: int, otherwise: str = "") -> None:
+def check_whole(name: str, value: object, least: int = 1, most: int = LARGEST, otherwise: str = "") -> None:
+    """Require an integer within bounds.
+
+    Args:
+        name: Name of the key, for the message.
+        value: Its value.
+        least: Smallest allowed value.
+        most: Largest allowed value.
+        otherwise: Another allowed value, for the message.
+
+    Raises:
+        UserError: If it is none.
+    """
     if not _is_whole(value, least):
         raise UserError(f"{name} must be an integer of at least {least}{otherwise}, got {_brief(value)}")
     if value > most:  # type: ignore[operator]
@@ -126,6 +140,16 @@ def _is_whole(value: object, least: int) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_extendable(value: Any) -> None:
+    """Require true, false or a list of steps."""
+    if isinstance(value, bool) or value is None:
+        return
+    if not isinstance(value, ListConfig) or not value:
+        raise UserError(f"extendable must be true, false or a list of steps, got {_brief(value)}")
+    for step in value:
+        check_whole("extendable", step)
 
 
 def _check_target(cfg: DictConfig) -> None:
@@ -238,9 +262,11 @@ def _unchecked(cfg: DictConfig) -> Iterator[str]:
     composed = is_callback(cfg.lr_policy) and cfg.lr_policy_file is None
     if rest and cfg.target is not None and not composed:
         last = cfg.max_steps - rest
+        instead = "".join(f" instead of {unit}" for unit in ("max_epochs", "max_tokens") if cfg.get(unit) is not None)
         yield (
             f"the last check is at step {last} of {cfg.max_steps}, so the last {rest} are never checked: "
-            f"check_every={cfg.check_every} does not divide max_steps; give max_steps={last}, or another check_every"
+            f"check_every={cfg.check_every} does not divide max_steps; give max_steps={last}{instead}, or another "
+            "check_every"
         )
 
 

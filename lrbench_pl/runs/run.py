@@ -21,16 +21,18 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from lrbench_pl.callbacks.checkpoints import NewerCheckpointError, TrainingPaused, check_intact, plain_data
+from lrbench_pl.callbacks.checkpoints import NewerCheckpointError, TrainingPaused, plain_data
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, plain_number
 from lrbench_pl.callbacks.lr_range_test import LRRangeTest
 from lrbench_pl.files import write_atomically
 from lrbench_pl.policies import AdaptivePolicy, cut, to_config
 from lrbench_pl.runs import lint
+from lrbench_pl.runs.budget import convert_budget
 from lrbench_pl.runs.build import Parts, build
 from lrbench_pl.runs.config import in_sweep, is_shown_by_launcher, register_resolvers
 from lrbench_pl.runs.describe import headline, peak_found, specify, specify_parts
 from lrbench_pl.runs.exits import EXIT_FAILED, EXIT_STOPPED, exit_code
+from lrbench_pl.runs.extend import prune_composed, resumed_findings
 from lrbench_pl.runs.folder import FINISHED, ChangedConfigurationError, add_note, hold_folder
 from lrbench_pl.runs.loggers import close_logger, open_loggers, quiet_lightning
 from lrbench_pl.runs.options import check_config, one_line, remarks
@@ -104,6 +106,7 @@ def opened(cfg: DictConfig, output: Path, interrupts: Sequence[int] = ()) -> Ite
         The training; the result if there is nothing to train: it is finished already, or its configuration was refused.
     """
     try:
+        convert_budget(cfg)
         check_config(cfg)
         spec, setup = specify(cfg)
     except Exception as error:  # every mistake in a configuration gives a result too
@@ -257,6 +260,8 @@ class Training:
                 self._pool.offer(result, self.output)
             if self._parts is not None and result.status in FINISHED:
                 self._parts.checkpoints.discard()
+                if self.cfg.extendable and hasattr(self._parts.verifier, "records"):
+                    prune_composed(self.output)
         for logger in self._loggers:
             close_logger(logger, result)
         return result
@@ -271,7 +276,10 @@ class Training:
         checkpoints = list(parts.checkpoints.found())
         for checkpoint in checkpoints:
             try:
-                check_intact(checkpoint)
+                for finding in resumed_findings(
+                    lint.training_plan(self.cfg, parts.verifier.policy), checkpoint, self._given.run_id
+                ):
+                    self._note(f"lint: {finding}")
                 self._note(f"resuming from {checkpoint.name}")
                 with plain_data():
                     parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
@@ -295,8 +303,11 @@ class Training:
 
     def _fitted(self, parts: Parts, seconds: float) -> Outcome:
         """Return the outcome of the fit, so far as it got."""
+        inherited = parts.checkpoints.inherited or {}
         return Outcome.from_verdict(
             parts.verifier.verdict,
+            extends=inherited.get("run_id"),
+            inherited_steps=inherited.get("step"),
             tuning_steps=getattr(parts.verifier, "tuning_steps", 0),
             peak_found=peak_found(parts.verifier, float(self.cfg.lr), parts.trainer.global_step),
             wall_time_s=seconds,

@@ -16,7 +16,8 @@ from lrbench_pl.runs.result import RESULT_FILE, Outcome, RunResult, Setup
 
 _HISTORY = "metrics.csv"
 _LARGEST_MARKER = 4096  # bytes of a path
-_OWN = ("study", "check_on", "policy_repr")  # of a setup: what does not change the numbers, or follows from the task
+# of a setup: what does not change the numbers, or follows from the task
+_OWN = ("study", "check_on", "policy_repr", "max_epochs", "max_tokens")
 
 
 @dataclass(frozen=True)

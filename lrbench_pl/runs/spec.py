@@ -26,7 +26,8 @@ PARTS = {"model.": "model", "dataset.": "dataset", "optimizer.": "optimizer", "l
 # Keys of the configuration that change none of the numbers of a run: where, how and for how long it is executed.
 _NOT_PART = (
     *("hydra", "logger", "study", "require_target", "threads", "share_equal"),
-    *("checkpoint_every", "checkpoints_kept", "max_time"),
+    *("checkpoint_every", "checkpoints_kept", "max_time", "extendable"),
+    *("max_epochs", "max_tokens"),  # converted to max_steps
 )
 # Keys with a field of their own.
 _FIELDS = (

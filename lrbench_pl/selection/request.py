@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from lrbench_pl.files import write_atomically
 from lrbench_pl.policies import Policy, to_config
 from lrbench_pl.policies import _checks as check
+from lrbench_pl.runs.budget import UNITS, convert_budget, without_units
 from lrbench_pl.runs.config import read_policy
 from lrbench_pl.runs.describe import identity
 from lrbench_pl.runs.options import is_callback
@@ -29,7 +30,13 @@ from lrbench_pl.selection.trials import SelectionOptions, SelectionTask
 from lrbench_pl.words import clean
 
 _POOL = ("lr_policy", "lr", "optimizer", "lr_policy_file", "seed")  # keys that may have several values
-_SET_BY_PLAN = ("max_steps", "check_every", "checkpoint_every", "stop_at_target")  # further keys that the plan sets
+_SET_BY_PLAN = (
+    "max_steps",
+    *UNITS,
+    "check_every",
+    "checkpoint_every",
+    "stop_at_target",
+)  # further keys that the plan sets
 _OTHER_OPTIONS = ("db", "known", "params")  # options that are not in SelectionOptions
 
 _Compose = Callable[[Sequence[str]], DictConfig]
@@ -52,6 +59,7 @@ class Request:
         policies: Policies of the files of the task, by path.
         target: The target.
         asked: The request as plain data, for comparison with that of an interrupted selection.
+        steps_only: Overrides with which ``max_steps`` gives the budget of a trial.
     """
 
     options: SelectionOptions
@@ -62,6 +70,7 @@ class Request:
     policies: Mapping[str, Policy]
     target: float
     asked: Mapping[str, Any]
+    steps_only: Sequence[str] = ()
 
 
 def read_request(
@@ -105,6 +114,7 @@ def read_request(
         overrides={key: line for key, line in overrides.items() if key not in _SET_BY_PLAN},
         has_optimizers="optimizer" in pool,
         checkpoint_every="null" if base.checkpoint_every is None else str(base.checkpoint_every),
+        steps_only=without_units(base),
         policies=policies,
         target=float(base.target),
         asked={
@@ -119,6 +129,7 @@ def compose_trial(loader: ConfigLoader, config: DictConfig, overrides: Sequence[
     """Compose the configuration of a trial."""
     cfg = copy.deepcopy(loader.load_sweep_config(config, list(overrides)))  # the launcher gets the same one
     HydraConfig.instance().set_config(cfg)
+    convert_budget(cfg)
     OmegaConf.resolve(cfg.names)  # reads the choices from the singleton, which the next composition replaces
     return cfg
 

@@ -154,7 +154,13 @@ class Race:
         if trial.kind == "range":
             lines["target"] = "target=null"
         interval = trial.horizon if trial.kind == "range" else request.task.interval
-        own = [f"max_steps={trial.horizon}", f"check_every={interval}", "stop_at_target=true", f"seed={trial.seed}"]
+        own = [
+            *request.steps_only,
+            f"max_steps={trial.horizon}",
+            f"check_every={interval}",
+            "stop_at_target=true",
+            f"seed={trial.seed}",
+        ]
         own += [f"checkpoint_every={request.checkpoint_every}", "require_target=false"]  # meant for the whole selection
         return [*lines.values(), *own, f"hydra.sweep.subdir={quoted(self._subdir(trial))}"]
 
@@ -191,7 +197,12 @@ class Race:
             ]
             path = str(policy) if _PLAIN_PATH.fullmatch(str(policy)) else quoted(str(policy))
             interval = self.request.task.interval
-            lines += [f"lr_policy_file={path}", f"max_steps={found.horizon}", f"check_every={interval}"]
+            lines += [
+                f"lr_policy_file={path}",
+                *self.request.steps_only,
+                f"max_steps={found.horizon}",
+                f"check_every={interval}",
+            ]
             print("\nrun it: lrbench run " + shlex.join(lines), flush=True)
 
 

@@ -25,6 +25,7 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from lrbench_pl.files import CHECKPOINTS, discard_checkpoints, open_to_append
+from lrbench_pl.runs.budget import convert_budget
 from lrbench_pl.runs.config import register_resolvers
 from lrbench_pl.runs.describe import identity, specify
 from lrbench_pl.runs.exits import record_status
@@ -277,6 +278,7 @@ class SweepLauncher:
         set_hydra_config(config)
         job = Job(number, overrides, config, job_folder(config), None)
         with contextlib.suppress(OmegaConfBaseException, ValueError):
+            convert_budget(config)
             spec = RunSpec.from_config(job.task_config)
             job = _changed(job, run_id=spec.run_id, spec=spec)
         return job

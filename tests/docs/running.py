@@ -46,7 +46,9 @@ _INSTEAD = (  # of what is not on this machine; the launchers have tests of thei
     (r"/shared/multirun", "multirun"),
     (r"PATH/policy\.yaml", "multirun/first/0/policy.yaml"),
     (r"--run \d+", "--run 4"),
+    (r"wsd-10000-", f"wsd-{2 * STEPS}-"),
 )
+_EXTENDED = ((r"--max-steps \d+", f"--max-steps {2 * STEPS}"), (r"--by \d+", f"--by {STEPS}"))
 
 
 def of_document(document: Path) -> list[tuple[int, str, int]]:
@@ -80,6 +82,10 @@ def shortened(command: str) -> str:
     """
     if command.startswith("lrbench db best"):
         return re.sub(r"max_steps=\d+", f"max_steps={STEPS} target={EASY}", command)
+    if command.startswith("lrbench extend"):
+        for old, new in _EXTENDED:
+            command = re.sub(old, new, command)
+        return command
     if not _trains(command) and not command.startswith("lrbench verify"):
         return command
     if "--cfg" in command or "--help" in command:  # which train nothing

@@ -85,6 +85,7 @@ def test_what_make_demo_runs(command, swept):
 # each command of the program in its default form, on README.md's sweep; those that change the database first
 EACH = {
     "run": f"lrbench run max_steps={STEPS} target={EASY} check_every=20",
+    "extend": "lrbench extend outputs/fix",
     "rank": "lrbench rank multirun/first",
     "report": "lrbench report multirun/first",
     "preview": "lrbench preview",
@@ -110,6 +111,8 @@ def test_no_command_of_the_program_is_forgotten():
 
 
 def test_every_command_of_the_program_runs_in_its_default_form(swept):
+    longer = f"lrbench run lr_policy=fix extendable=true target=null max_steps={STEPS} hydra.run.dir=outputs/fix"
+    assert _wrong(longer, 0, swept) is None
     wrong = [found for each in EACH.values() if (found := _wrong(each, 0, swept)) is not None]
     assert not wrong, "\n\n".join(wrong)
 

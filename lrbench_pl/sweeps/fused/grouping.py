@@ -157,6 +157,8 @@ def _of_parts(cfg: DictConfig) -> str | None:
         return f"dataset._target_={target} does not hold its samples as tensors on the device"
     if cfg.compile:
         return "compile=true compiles one network"
+    if cfg.extendable:
+        return "extendable keeps a checkpoint of a run of its own"
     if cfg.max_time is not None:
         return f"max_time={cfg.max_time} limits a run of its own"
     return None

@@ -202,6 +202,11 @@ class ImageFolderDataModule(pl.LightningDataModule):
         self._fixed = Subset(plain, kept[sample_order(len(kept), self.seed, 0)[: self.train_eval]].tolist())
         self._test = ImageFolder(str(self.root / "val"), checking)
 
+    @property
+    def train_samples(self) -> int:
+        """Number of training samples, after :meth:`setup`."""
+        return len(self._train)
+
     def train_dataloader(self) -> WorkerLoader:
         """Return the endless stream of training batches."""
         sampler = StreamSampler(len(self._train), self.batch_size, self.seed, *self._world)

@@ -133,6 +133,12 @@ class TensorDataModule(DeviceDataModule):
         self.eval_batch_size, self.train_eval = eval_batch_size, train_eval
         self._splits: Splits | None = None
 
+    @property
+    def train_samples(self) -> int:
+        """Number of training samples."""
+        self.setup()
+        return len(self._index)
+
     def prepare_data(self) -> None:
         """Download the files, if the source may, in one process."""
         if self.download:

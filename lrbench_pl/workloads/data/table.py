@@ -150,6 +150,11 @@ class TableDataModule(DeviceDataModule):
         return (self.encoded.features.shape[1],)
 
     @property
+    def train_samples(self) -> int:
+        """Number of training rows."""
+        return len(self.encoded.train)
+
+    @property
     def target_std(self) -> float:
         """Standard deviation of the target over the training part, in its own unit; 1 for classification."""
         return self.encoded.target_std

@@ -189,6 +189,16 @@ class TextDataModule(DeviceDataModule):
         """Number of distinct characters."""
         return len(self.symbols)
 
+    @property
+    def train_samples(self) -> int:
+        """Number of training windows."""
+        return WindowStream(len(self._ready[0]), self.context, self.seed).samples
+
+    @property
+    def tokens_per_sample(self) -> int:
+        """Characters per window."""
+        return self.context
+
     def setup(self, stage: str | None = None) -> None:
         """Read the text, cut it and place it on the device."""
         if self._parts is not None:

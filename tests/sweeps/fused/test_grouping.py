@@ -94,6 +94,7 @@ def test_jobs_that_differ_otherwise_are_two_groups(tmp_path, other):
         (["workload={_target_: a.B}"], "workload is a LightningModule of your own, whose steps are unknown"),
         (["dataset=image_folder"], "dataset._target_=lrbench_pl.workloads.data.ImageFolderDataModule does not hold"),
         (["compile=true"], "compile=true compiles one network"),
+        (["extendable=true"], "extendable keeps a checkpoint of a run of its own"),
         (["max_time=60"], "max_time=60 limits a run of its own"),
         (["trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches=2 needs the loop of a Trainer"),
         (["+trainer.gradient_clip_val=1.0"], "trainer.gradient_clip_val=1.0 needs the loop of a Trainer"),

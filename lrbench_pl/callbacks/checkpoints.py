@@ -323,7 +323,7 @@ def history_in(checkpoint: Mapping[str, Any]) -> tuple[int, list[dict[str, float
         >>> history_in({"global_step": 2, "lrbench_pl": state})
         (0, [{'loss': 0.5, 'step': 0.0}, {'loss': 0.25, 'step': 1.0}])
     """
-    state, step = checkpoint.get(KEY, {}), checkpoint["global_step"]
+    state, step = checkpoint.get(STATE_KEY, {}), checkpoint["global_step"]
     rows = [{name: float(value) for name, value in row.items()} for row in parse("".join(state.get("history", ())[:1]))]
     first = 0 if rows else step
     if unlogged := state.get("unlogged"):

@@ -14,6 +14,7 @@ from lrbench_pl.analysis.baseline import add_speed_ups
 from lrbench_pl.analysis.comparable import TASK_COLUMNS, check_comparable, with_settings
 from lrbench_pl.analysis.groups import METRICS, TESTED, UNCOUNTED, UTILITY, Group, Metric, utility_column, with_interval
 from lrbench_pl.analysis.load import AnalysisError, Source, as_table
+from lrbench_pl.runs.result import FIELD_TYPES
 
 _MOST_GROUPS = 2000  # all pairs of groups are compared
 
@@ -99,18 +100,32 @@ def rank(
     keys = list(by) if by is not None else default_keys(table)
     if repeated := sorted({key for key in keys if keys.count(key) > 1}):
         raise AnalysisError(f"--by must name each column once, got {repeated[0]!r} twice")
-    settings = [key for key in keys if key not in table.columns]
     table = with_settings(table, keys).with_columns(pl.col("status").cast(pl.String))
     counted = table.filter(~pl.col("status").is_in(UNCOUNTED))
     check_comparable(counted, keys)
-    of_task = {*TASK_COLUMNS, "settings"}
-    of_task |= {key for key in settings if not key.startswith(("optimizer.", "lr_policy."))}  # these are compared
-    tasks = [key for key in keys if key in of_task and counted[key].n_unique() > 1]
+    tasks = task_keys(counted, keys)
     parts = table.sort(tasks, maintain_order=True).partition_by(tasks, maintain_order=True) if tasks else [table]
     ranked = pl.concat(
         [_rank_task(part, keys, tasks, metric, baseline, seed) for part in parts], how="vertical_relaxed"
     )
     return _with_profile(ranked, keys) if metric == "cost" else ranked
+
+
+def task_keys(counted: pl.DataFrame, keys: Sequence[str]) -> list[str]:
+    """Return the columns that separate tasks, each of which has its own ranks.
+
+    Args:
+        counted: The runs that give evidence.
+        keys: Columns that group the runs; settings of optimizer and policy are compared within a task.
+
+    Example:
+        >>> task_keys(pl.DataFrame({"policy": ["a", "b"], "dataset": ["x", "y"]}), ["policy", "dataset"])
+        ['dataset']
+    """
+    compared = ("optimizer.", "lr_policy.")
+    of_task = {key for key in keys if key not in FIELD_TYPES and not key.startswith(compared)}
+    of_task |= {*TASK_COLUMNS, "settings"}
+    return [key for key in keys if key in of_task and counted[key].n_unique() > 1]
 
 
 def _rank_task(

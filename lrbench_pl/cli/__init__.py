@@ -78,17 +78,26 @@ def rank_command(
 ) -> None:
     """Rank policies, with 95 % intervals and tiers.
 
+    Begins with the answer in one sentence, and the command that would decide what is open.
+
     Ordered by the share of runs that reached the target, then median steps to it, then best value.
 
     No policy in a tier is significantly worse than the tier's first.
     """
+    from lrbench_pl.analysis.answer import answer_lines, answers
+    from lrbench_pl.analysis.comparable import with_settings
     from lrbench_pl.analysis.notes import notes
-    from lrbench_pl.analysis.ranking import rank
+    from lrbench_pl.analysis.ranking import default_keys, rank
     from lrbench_pl.analysis.show import render, the_monitor
 
     _check_format(form)
     runs, keys = _load(folders, target), _keys(by)
     ranking = rank(runs.table, keys, metric, baseline or None)  # type: ignore[arg-type]
+    table = with_settings(runs.table, keys or default_keys(runs.table))
+    width = shutil.get_terminal_size().columns
+    lines = [line for each in answers(table, ranking, baseline or None) for line in answer_lines(each, table, width)]
+    out = sys.stdout if form == "table" else sys.stderr  # the other formats are for programs
+    print(*map(clean, lines), "", sep="\n", file=out)
     print(render(ranking, form, monitor=the_monitor(runs.table)))  # type: ignore[arg-type]
     print("", *map(clean, notes(ranking, runs)), sep="\n", file=sys.stderr)
     if wandb:

@@ -217,8 +217,9 @@ def _decision(
     more = max(row["more_seeds"] for row in apart)
     if len(apart) == len(rivals):
         return f"{words}; to decide, add {_each(more)}", more, (first, *apart)
-    others = "the other takes" if len(rivals) == len(apart) + 1 else "the others take"
-    words += f"; to decide on {_join([_name(row, keys) for row in apart], _NAMED)} ({others} more than {MOST_SEEDS})"
+    other = "the other" if len(rivals) == len(apart) + 1 else "the others"
+    names = _join([_name(row, keys) for row in apart], _NAMED)
+    words += f"; to decide on {names} ({MOST_SEEDS} are too few for {other})"
     return f"{words}, add {_each(more)}", more, (first, *apart)
 
 

@@ -29,13 +29,14 @@ class Section:
     body: str = ""
 
 
-def page(title: str, lead: str, sections: Sequence[Section]) -> str:
+def page(title: str, lead: str, sections: Sequence[Section], answer: str = "") -> str:
     """Return a self-contained page as HTML.
 
     Args:
         title: Its heading, as text.
         lead: First paragraph, as text.
         sections: Its sections.
+        answer: What stands above them, as HTML.
     """
     from plotly.offline import get_plotlyjs
 
@@ -59,7 +60,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>{as_html(title)}</title><style>{css}</style></head>\n<body><main><h1>{as_html(title)}</h1>"
-        f'<p class="lead">{as_html(lead)}</p><nav>{links}</nav>\n{chr(10).join(blocks)}</main>\n'
+        f'<p class="lead">{as_html(lead)}</p>{answer}<nav>{links}</nav>\n{chr(10).join(blocks)}</main>\n'
         f"{chr(10).join(specs)}\n<script>{get_plotlyjs()}</script>\n<script>{script}</script></body></html>\n"
     )
 
@@ -67,6 +68,11 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
 def as_html(text: str) -> str:
     """Return text as HTML; whoever wrote it, it is shown and neither obeyed nor executed."""
     return html.escape("\n".join(map(clean, text.split("\n"))))
+
+
+def command(text: str) -> str:
+    """Return a command as HTML, with a button that copies it."""
+    return f'<div class="command"><pre>{as_html(text)}</pre><button type="button">Copy</button></div>'
 
 
 def _json(figure: go.Figure) -> str:

@@ -14,11 +14,12 @@ import plotly.graph_objects as go
 import polars as pl
 
 from lrbench_pl.analysis import curves, plots
-from lrbench_pl.analysis.answer import Answer, answers
+from lrbench_pl.analysis.answer import CONSTANT, Answer, answers
+from lrbench_pl.analysis.by_target import by_target, columns_by_target
 from lrbench_pl.analysis.columns import Column, columns
 from lrbench_pl.analysis.comparable import with_settings
 from lrbench_pl.analysis.further import commands
-from lrbench_pl.analysis.load import Folders, Runs, load_runs
+from lrbench_pl.analysis.load import AnalysisError, Folders, Runs, load_runs
 from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank
 from lrbench_pl.analysis.show import the_monitor
 from lrbench_pl.analysis.web_page import Section, as_html, command, page
@@ -47,7 +48,7 @@ def report(runs: Runs | Folders, by: Sequence[str] | None = None, baseline: str 
     ranking = rank(table, keys, baseline=baseline)
     runs = replace(runs, table=with_settings(table, keys))
     found = answers(runs.table, ranking, baseline)
-    return page(_title(table), _lead(table), sections(runs, ranking, keys), _answer(found, runs.table))
+    return page(_title(table), _lead(table), sections(runs, ranking, keys, baseline), _answer(found, runs.table))
 
 
 def _answer(found: Sequence[Answer], runs: pl.DataFrame) -> str:
@@ -127,7 +128,7 @@ _WORDS = {
 }
 
 
-def sections(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str]) -> list[Section]:
+def sections(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str], baseline: str | None = None) -> list[Section]:
     """Return the sections of the report for which there is data."""
     made = figures(runs.table, ranking, keys)
     metric = metric_name(the_monitor(runs.table))
@@ -141,6 +142,8 @@ def sections(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str]) -> list[Sec
         body=_table(ranking, keys, the_monitor(runs.table)),
     )
     found.insert(1 if "ranking" in made else 0, table)
+    if (section := _by_target(runs, ranking, keys, baseline)) is not None:
+        found.append(section)
     if drawn := _compositions(runs.table):
         more = runs.table.filter(pl.col("policy") == "auto").height - len(drawn)
         note = (
@@ -150,6 +153,27 @@ def sections(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str]) -> list[Sec
         found.append(Section("Composed while training", note, tuple(drawn)))
     found.append(Section("Runs", body=_provenance(runs)))
     return found
+
+
+def _by_target(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str], baseline: str | None) -> Section | None:
+    """Return the section of speed-ups by target; None without a baseline, its histories, or another policy."""
+    try:
+        found = by_target(runs, ranking, keys, baseline or CONSTANT)
+    except AnalysisError:
+        return None
+    if (info := plots.targets_info(found)) is None:
+        return None
+    note = (
+        f"Above, the speed-up: the steps of {info.baseline} to a target divided by those of the policy, median over "
+        f"seeds with 95 % intervals; △: at least, since {info.baseline} missed the target on some seeds. Below, the "
+        f"whole budget of {info.baseline} divided by the steps of the policy: a ratio that is often called a speed-up "
+        f"too, although {info.baseline} itself has one above 1."
+    )
+    tables = "".join(
+        f"<details><summary>{title}</summary>{_html_table(columns_by_target(found, name))}</details>"
+        for name, title in (("speed_up", "Table of speed-ups"), ("budget_ratio", "Table of budget ratios"))
+    )
+    return Section("Speed-up by target", note, (("", plots.targets_figure(info)),), tables)
 
 
 def _compositions(runs: pl.DataFrame) -> list[tuple[str, go.Figure]]:
@@ -173,17 +197,23 @@ def write_preview(shown: Sequence[Any], path: str | Path) -> Path:
 
 
 def _table(ranking: pl.DataFrame, keys: Sequence[str], monitor: str | None) -> str:
-    """Return the table of :func:`lrbench_pl.analysis.columns.columns` as HTML that sorts."""
+    """Return the table of :func:`lrbench_pl.analysis.columns.columns` as HTML."""
     found = [column for column in columns(ranking, monitor) if any(column.cells)]
+    return _html_table(found, [plots.name_of(row) for row in ranking.select(keys).rows()])
+
+
+def _html_table(found: Sequence[Column], groups: Sequence[str] = ()) -> str:
+    """Return columns as a table in HTML that sorts; a row with a group highlights it in the figures."""
     heads = "".join(
         f'<th scope="col"{" class=text" if column.is_name else ""}>'
         f'<button type="button">{as_html(column.title)}</button></th>'
         for column in found
     )
     rows = []
-    for number, row in enumerate(ranking.select(keys).rows()):
+    for number in range(len(found[0].cells)):
         cells = "".join(_cell(column, number) for column in found)
-        rows.append(f'<tr data-group="{as_html(html.escape(plots.name_of(row), quote=False))}">{cells}</tr>')
+        group = f' data-group="{as_html(html.escape(groups[number], quote=False))}"' if groups else ""
+        rows.append(f"<tr{group}>{cells}</tr>")
     inner = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<div class="wide"><div class="scroll"><table class="sorts">{inner}</table></div></div>'
 

@@ -91,6 +91,7 @@
     }
   };
   addEventListener("resize", measured);
+  for (const each of document.querySelectorAll("details")) each.addEventListener("toggle", measured);
   for (const box of document.querySelectorAll(".scroll")) box.addEventListener("scroll", measured);
   measured();
 

@@ -117,6 +117,7 @@ def add_lines(
     stairs: bool = False,
     markers: bool = False,
     highlighted: int = HIGHLIGHTED,
+    axis: str = "steps",
 ) -> None:
     """Add curves in order of rank: the first in colour, the others in grey behind them with one legend entry."""
     place = {"row": row, "col": 1} if row is not None else {}
@@ -142,7 +143,11 @@ def add_lines(
             legendrank=1000 + number,
             showlegend=legend and (is_coloured or others == 1),
             meta={"group": number, "name": plain_text(line.name), "grey": not is_coloured},
-            hovertemplate="%{meta.name}<br>%{x} steps: %{y:.4g} " + quantity.replace("%", "") + "<extra></extra>",
+            hovertemplate="%{meta.name}<br>%{x} "
+            + axis
+            + ": %{y:.4g} "
+            + quantity.replace("%", "")
+            + "<extra></extra>",
             **place,
         )
 

@@ -19,6 +19,7 @@ from lrbench_pl.analysis.statistics import FEWEST_FOR_INTERVAL
 from lrbench_pl.words import clean, counted, is_accuracy, metric_name, metric_value
 
 CONSTANT = "fix"  # the policy that others are compared with if no baseline is given
+_FASTER = 1.05  # a smaller speed-up rounds to 1, or is below it although the median is the smallest
 _NAMED = 3  # policies that a sentence names; the others are counted
 
 _Row = Mapping[str, Any]
@@ -142,18 +143,26 @@ def _reached(
     steps, share = first["median_steps"], f"{first['reached']} of {counted(first['runs'], 'seed')}"
     medians = [row["median_steps"] for row in rows if row["median_steps"] is not None]
     is_soonest = steps is not None and math.isfinite(steps) and steps == min(medians)
-    is_whole = first["reached"] == first["runs"]
+    equals = [row for row in rows if row["share"] == first["share"]]
+    each = " each" if len(leaders) > 1 else ""
     if len(leaders) > 1:
-        how = " equally soon" if is_soonest else " equally often"
+        how = " equally soon" if is_soonest else f" equally often ({share}{each})"
+    elif len(rows) == 1 or is_soonest:
+        how = "" if len(rows) == 1 else " soonest"
+    elif len(equals) > 1 and steps is not None and math.isfinite(steps):
+        how = f" on {share}, soonest of {len(equals)} that did"
     else:
-        how = "" if len(rows) == 1 else " soonest" if is_soonest else " most often"
-    how += "" if is_whole and is_soonest else f" ({share}{' each' if len(leaders) > 1 else ''})"
+        how = f" most often ({share})"
+    if (is_soonest or len(rows) == 1) and first["reached"] < first["runs"]:
+        how += f" ({share}{each})"
     sentence = f"{names} reached {task.words}{how}"
     if gain is not None and len(leaders) == 1:
         name, other, times = gain
         value = times["speed_up"]
         if math.isfinite(value) and value > 0:
             interval = _interval(value, times["speed_up_low"], times["speed_up_high"], ".2g")
+            if value < _FASTER:
+                return f"{sentence}, about as fast as {name} ({interval} times)"
             return f"{sentence}, {interval} times as fast as {name}"
         if math.isinf(value):
             return f"{sentence}, {name} on {other['reached']} of {other['runs']}"
@@ -185,7 +194,7 @@ def _separation(rows: Sequence[_Row], leaders: Sequence[_Row], keys: Sequence[st
     if len(rows) == 1:
         return "there is no other policy to compare it with", 0, ()
     first = leaders[0]
-    rivals = [row for row in rows[1:] if row["tier"] == first["tier"]]
+    rivals = [row for row in rows[1:] if not row["separated"]]  # some may be in a later tier
     numbers = [row["runs"] for row in (first, *rivals)]
     least, most = min(numbers), max(numbers)
     seeds = counted(least, "seed") if least == most else f"{least} to {most} seeds"
@@ -208,19 +217,17 @@ def _decision(
     words: str, first: _Row, rivals: Sequence[_Row], keys: Sequence[str], least: int
 ) -> tuple[str, int, Sequence[_Row]]:
     """Add what would decide between the first and its rivals."""
-    apart = [row for row in rivals if row["more_seeds"] is not None and row["more_seeds"] <= MOST_SEEDS]
+    in_tier = [row for row in rivals if row["tier"] == first["tier"] and row["more_seeds"] is not None]
+    apart = [row for row in in_tier if row["more_seeds"] <= MOST_SEEDS]
     if not apart and least < FEWEST_FOR_INTERVAL:
         more = FEWEST_FOR_INTERVAL - least
         return f"{words}; to see more, add {_each(more)}", more, (first, *rivals)
     if not apart:
         return f"{words}; to decide would take more than {MOST_SEEDS} more", 0, ()
-    more = max(row["more_seeds"] for row in apart)
-    if len(apart) == len(rivals):
-        return f"{words}; to decide, add {_each(more)}", more, (first, *apart)
-    other = "the other" if len(rivals) == len(apart) + 1 else "the others"
-    names = _join([_name(row, keys) for row in apart], _NAMED)
-    words += f"; to decide on {names} ({MOST_SEEDS} are too few for {other})"
-    return f"{words}, add {_each(more)}", more, (first, *apart)
+    first_few = apart[:_NAMED]
+    more = max(row["more_seeds"] for row in first_few)
+    on = "" if len(first_few) == len(rivals) else f" on {_join([_name(row, keys) for row in first_few])}"
+    return f"{words}; to decide{on}, add {_each(more)}", more, (first, *first_few)
 
 
 def _each(seeds: int) -> str:

@@ -67,7 +67,8 @@ def rank(
         One row per group. Columns are ``rank`` (ties share one), ``rank_low`` and ``rank_high`` (95 % interval, null
         below 3 runs), ``tier``, those of ``by``, ``runs``, those of the metric, ``more_seeds`` (runs to add until the
         difference to the tier's first is significant at 80 % power; null for the first, and where the first is not
-        ahead), ``diverged``, ``failed`` and ``stopped``. Columns ``…_low`` and ``…_high`` are intervals, null below 5
+        ahead), ``diverged``, ``failed``, ``stopped`` and ``separated`` (whether it is significantly worse than the
+        first of all). Columns ``…_low`` and ``…_high`` are intervals, null below 5
         runs except for ``share``.
 
         ``cost``: ``reached``, ``open`` (runs that ended before the budget without reaching the target), ``share``,
@@ -177,6 +178,7 @@ def _add_intervals(groups: Sequence[Group], rows: Sequence[dict[str, Any]], metr
     for i, (row, tier) in enumerate(zip(rows, st.tiers(found.better), strict=True)):
         low, high = found.low[i], found.high[i]
         row["tier"] = tier
+        row["separated"] = bool(found.better[0, i])
         if low is not None and high is not None:
             row |= {"rank_low": min(low, row["rank"]), "rank_high": max(high, row["rank"])}
         if i == 0 or tier > rows[i - 1]["tier"]:
@@ -247,7 +249,7 @@ def _schema(
     else:
         names = [*with_interval("loss_difference"), "cdac", "accuracy_spread"]
     columns |= dict.fromkeys(names, pl.Float64)
-    return columns | dict.fromkeys(("more_seeds", "diverged", *UNCOUNTED), pl.Int64)
+    return columns | dict.fromkeys(("more_seeds", "diverged", *UNCOUNTED), pl.Int64) | {"separated": pl.Boolean}
 
 
 def equal_policies(runs: pl.DataFrame) -> list[list[str]]:

@@ -44,6 +44,13 @@ FAST, SLOW = [100, 110, 120, 130, 140], [200, 230, 240, 250, 300]
             id="constant-is-the-baseline",
         ),
         pytest.param(
+            {"tri": [100, 100, 110, 300, 310], "fix": [100, 100, 120, 120, 130]},
+            None,
+            "tri reached 0.97 soonest, about as fast as fix (1 [0.4, 1.1] times); 5 seeds do not separate it from fix; "
+            "to decide would take more than 100 more",
+            id="soonest-but-no-faster",
+        ),
+        pytest.param(
             {"tri": FAST, "cos": SLOW},
             None,
             "tri reached 0.97 soonest, after 120 [100, 140] steps; 5 seeds separate it from all others",
@@ -95,6 +102,13 @@ FAST, SLOW = [100, 110, 120, 130, 140], [200, 230, 240, 250, 300]
             "tri reached 0.97 most often (5 of 5 seeds), after 300 steps; 5 seeds do not separate it from cos; "
             "to decide would take more than 100 more",
             id="most-often-is-not-soonest",
+        ),
+        pytest.param(
+            {"tri": [300] * 5, "sin": [400] * 5, "cos": [100, 110, 120, 130, None]},
+            None,
+            "tri reached 0.97 on 5 of 5 seeds, soonest of 2 that did, after 300 steps; 5 seeds do not separate it from "
+            "cos; to decide would take more than 100 more",
+            id="soonest-of-those-that-always-did",
         ),
         pytest.param(
             {"tri": [100, 110, 120, 130, None], "fix": [None] * 5},

@@ -13,8 +13,9 @@
 ``short``    those whose tuning run reached the target, stretched over that short budget, to the target
 
 Interrupted, the same command resumes it; ``--stages`` runs only some of them, and ``target`` always. At the end the
-results of all stages are frozen in ``results.csv`` (the column ``study`` has the stage), the figure is drawn, and the
-table is written into the study's ``README.md``. Overrides are Hydra's, such as ``dataset.root=PATH``.
+results of all stages are frozen in ``results.csv`` (the column ``study`` has the stage), the checks in ``curves.csv``
+(see ``by_target.py``), the figure is drawn, and the table is written into the study's ``README.md``. Overrides are
+Hydra's, such as ``dataset.root=PATH``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pathlib import Path
 
 import polars as pl
 import yaml
+from by_target import freeze_curves
 from tables import blocks, figure, heat, written
 
 from lrbench_pl.analysis.load import load_runs
@@ -250,7 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--stages must be of {', '.join(STAGES)}, got {unknown.pop()}")
     work = given.work or Path("multirun") / given.name
     study = Study(given.name, protocol, budget, work, given.launcher, tuple(given.overrides), stages)
-    freeze(study.run(), results)
+    found = study.run()
+    freeze(found, results)
+    freeze_curves(found, folder / "curves.csv")
     rows = pl.read_csv(results)
     draw = heat if len(protocol.optimizers) > 1 else figure
     draw(rows, folder / "figure.png")

@@ -285,6 +285,17 @@ def save(picture: Any, path: Path) -> None:
     pyplot.close(picture)
 
 
+def save_lines(picture: Any, path: Path) -> None:
+    """Write a figure of curves, with a minimal frame."""
+    from matplotlib import pyplot
+
+    for axes in picture.axes:
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    picture.savefig(path, dpi=150)
+    pyplot.close(picture)
+
+
 def heat(rows: pl.DataFrame, path: Path) -> None:
     """Draw the median steps to the target by policy and optimizer."""
     import matplotlib
@@ -321,7 +332,7 @@ def blocks(rows: pl.DataFrame) -> str:
     return "\n".join(table(rows))
 
 
-def written(readme: str, text: str) -> str:
+def written(readme: str, text: str, begin: str = BEGIN) -> str:
     r"""Return a README with the text between its marks.
 
     Raises:
@@ -331,7 +342,7 @@ def written(readme: str, text: str) -> str:
         >>> written(f"a\n\n{BEGIN}\n\nold\n\n{END}\n", "new")
         'a\n\n<!-- from results.csv -->\n\nnew\n\n<!-- end -->\n'
     """
-    found, count = re.subn(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n\n{text}\n\n{END}", readme, flags=re.DOTALL)
+    found, count = re.subn(f"{begin}.*?{END}", lambda _: f"{begin}\n\n{text}\n\n{END}", readme, flags=re.DOTALL)
     if count != 1:
-        raise ValueError(f"expected one {BEGIN} … {END}, found {count}")
+        raise ValueError(f"expected one {begin} … {END}, found {count}")
     return found

@@ -11,7 +11,7 @@ import polars as pl
 
 from lrbench_pl.analysis import statistics as st
 from lrbench_pl.analysis.baseline import add_speed_ups
-from lrbench_pl.analysis.comparable import TASK_COLUMNS, check_comparable, with_settings
+from lrbench_pl.analysis.comparable import TASK_COLUMNS, check_comparable, setting_names, with_settings
 from lrbench_pl.analysis.groups import METRICS, TESTED, UNCOUNTED, UTILITY, Group, Metric, utility_column, with_interval
 from lrbench_pl.analysis.load import AnalysisError, Source, as_table
 from lrbench_pl.runs.result import FIELD_TYPES
@@ -124,7 +124,9 @@ def task_keys(counted: pl.DataFrame, keys: Sequence[str]) -> list[str]:
         ['dataset']
     """
     compared = ("optimizer.", "lr_policy.")
-    of_task = {key for key in keys if key not in FIELD_TYPES and not key.startswith(compared)}
+    others = [key for key in keys if key not in FIELD_TYPES]
+    settings = setting_names(counted) if others else set()  # other columns are the caller's
+    of_task = {key for key in others if key in settings and not key.startswith(compared)}
     of_task |= {*TASK_COLUMNS, "settings"}
     return [key for key in keys if key in of_task and counted[key].n_unique() > 1]
 

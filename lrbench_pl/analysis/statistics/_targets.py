@@ -63,6 +63,11 @@ def bounded_speed_up(
     censored = np.zeros(len(t), bool) if is_open is None else np.asarray(is_open, bool) & ~hit
     early = base_hit | hit if paired and len(hit) == len(base_hit) else np.ones(len(base_hit), bool)
     least = speed_up(base_t, early, t, hit, rng, paired=paired)
+    if (
+        paired and (both := ~base_hit & censored).any()
+    ):  # the policy may still reach it, with the baseline's steps or fewer
+        later = speed_up(base_t, early | both, np.where(both, np.maximum(t, base_t), t), hit | both, rng, paired=True)
+        least = min(least, later, key=lambda each: math.inf if each.value is None else each.value)
     most = speed_up(base_t, base_hit, t, hit | censored, rng, paired=paired)
     return _bounded(least, most)
 

@@ -1,7 +1,7 @@
 """A study of policies: from a protocol in YAML to frozen results, a table and a figure.
 
     python experiments/study.py NAME [--budget 0.05] [--stages default,auto] [--work multirun/NAME] [OVERRIDE...]
-    python experiments/study.py NAME --table       # from the frozen results: nothing is trained
+    python experiments/study.py NAME --table [--write]      # from the frozen results: nothing is trained
 
 ``experiments/NAME/study.yaml`` is the protocol (see :class:`Protocol`). Its stages are sweeps in ``--work``:
 
@@ -237,11 +237,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--launcher", default="joblib", help="Hydra's launcher (default joblib)")
     parser.add_argument("--work", type=Path, help="folder of the sweeps (default multirun/NAME)")
     parser.add_argument("--table", action="store_true", help="print the table of the frozen results")
+    parser.add_argument("--write", action="store_true", help="with --table: write it into the README too")
     given = parser.parse_intermixed_args(arguments)
     folder = HERE / given.name
     results = folder / "results.csv"
     if given.table:
-        print(blocks(pl.read_csv(results)))
+        write_table(folder, pl.read_csv(results), given.write)
         return
     protocol = Protocol.read(folder / "study.yaml")
     budget = protocol.budget if given.budget is None else given.budget
@@ -258,9 +259,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = pl.read_csv(results)
     draw = heat if len(protocol.optimizers) > 1 else figure
     draw(rows, folder / "figure.png")
-    readme = folder / "README.md"
-    readme.write_text(written(readme.read_text(encoding="utf-8"), blocks(rows)), encoding="utf-8")
-    print(blocks(rows))
+    write_table(folder, rows)
+
+
+def write_table(folder: Path, rows: pl.DataFrame, into_readme: bool = True) -> None:
+    """Print the table of a study and write it into its README."""
+    text = blocks(rows)
+    print(text)
+    if into_readme:
+        readme = folder / "README.md"
+        readme.write_text(written(readme.read_text(encoding="utf-8"), text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class Row:
         steps: Median steps in all, with its interval.
         speed_up: Speed-up over the default, without tuning.
         counted: The same, with tuning.
+        budget_ratio: The default's whole budget over its steps in all, 0 for a miss.
         tuning: Steps of its tuning, in the median.
         test_accuracy: Median where the training ended.
         each: Steps to the target by seed; infinite for a miss.
@@ -64,6 +65,7 @@ class Row:
     steps: st.Estimate
     speed_up: Gain
     counted: Gain
+    budget_ratio: st.Estimate
     tuning: int
     test_accuracy: float
     each: tuple[float, ...]
@@ -110,6 +112,7 @@ def compared(rows: pl.DataFrame) -> list[Row]:
                 steps=st.Estimate(place["median_steps"], place["median_low"], place["median_high"], len(hit)),
                 speed_up=_gain(base, alone, hit),
                 counted=_gain(base, whole, hit),
+                budget_ratio=st.budget_ratio(float(default["max_steps"][0]), steps, hit).times,
                 tuning=round(statistics.median(given_up)),
                 test_accuracy=statistics.median(mine["test_accuracy"].to_list()),
                 each=tuple(step if ok else math.inf for step, ok in zip(steps, hit, strict=True)),
@@ -156,14 +159,15 @@ def table(rows: pl.DataFrame) -> list[str]:
     lines = aim(rows)
     lines += [
         "",
-        "| tier | policy | rate | reached | steps, median [95 %] | speed-up | with tuning | tuning | test |",
+        "| tier | policy | rate | reached | steps, median [95 %] "
+        "| speed-up | with tuning | budget ratio | tuning | test |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in compared(rows):
         name = f"**{row.name}**: `{first['policy']}`" if row.name == "the default" else f"`{row.name}`"
         lines.append(
             f"| {row.tier} | {name} | {'' if row.lr is None else f'{row.lr:g}'} | {row.reached}/{row.n} "
-            f"| {spread(row.steps, '.0f')} | {row.speed_up} | {row.counted} "
+            f"| {spread(row.steps, '.0f')} | {row.speed_up} | {row.counted} | {spread(row.budget_ratio, '.2f')} "
             f"| {row.tuning} | {row.test_accuracy:.4f} |"
         )
     return lines + best_case(rows)

@@ -175,14 +175,18 @@ def _speed_up(
     rows: Sequence[_Row], runs: pl.DataFrame, keys: Sequence[str], baseline: str | None
 ) -> tuple[str, _Row, _Row] | None:
     """Return the name and the row of the baseline, and the speed-up of the first over it; None without one."""
-    groups = [Group({key: row[key] for key in keys}, _runs_of(runs, row, keys)) for row in rows]
-    if baseline is None and not any(row.get("policy") == CONSTANT for row in rows):
-        return None
-    found = compared_with(baseline or CONSTANT, groups, keys)
+    name = baseline or CONSTANT
+    rivals = [row for row in rows[1:] if name in (",".join(str(row[k]) for k in keys), *(str(row[k]) for k in keys))]
+    if not rivals:
+        return None  # the first is the baseline, or there is none
+    shown = [rows[0], *rivals]
+    found = compared_with(
+        name, [Group({key: row[key] for key in keys}, _runs_of(runs, row, keys)) for row in shown], keys
+    )
     if found is None:
         return None
     other, times = found
-    return _name(rows[other], keys), rows[other], times
+    return _name(shown[other], keys), shown[other], times
 
 
 def _runs_of(runs: pl.DataFrame, row: _Row, keys: Sequence[str]) -> pl.DataFrame:

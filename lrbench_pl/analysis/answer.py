@@ -150,7 +150,7 @@ def _reached(
     elif len(rows) == 1 or is_soonest:
         how = "" if len(rows) == 1 else " soonest"
     elif len(equals) > 1 and steps is not None and math.isfinite(steps):
-        how = f" on {share}, soonest of {len(equals)} that did"
+        how = f" on {share}, soonest of the {len(equals)} that did"
     else:
         how = f" most often ({share})"
     if (is_soonest or len(rows) == 1) and first["reached"] < first["runs"]:

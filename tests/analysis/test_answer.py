@@ -106,8 +106,8 @@ FAST, SLOW = [100, 110, 120, 130, 140], [200, 230, 240, 250, 300]
         pytest.param(
             {"tri": [300] * 5, "sin": [400] * 5, "cos": [100, 110, 120, 130, None]},
             None,
-            "tri reached 0.97 on 5 of 5 seeds, soonest of 2 that did, after 300 steps; 5 seeds do not separate it from "
-            "cos; to decide would take more than 100 more",
+            "tri reached 0.97 on 5 of 5 seeds, soonest of the 2 that did, after 300 steps; 5 seeds do not separate it "
+            "from cos; to decide would take more than 100 more",
             id="soonest-of-those-that-always-did",
         ),
         pytest.param(

@@ -163,3 +163,20 @@ def test_the_figure_has_both_counts_and_the_targets_on_its_axis(tmp_path):
     assert drawn.layout.xaxis.tickvals[-1] == 800
     alone = load_runs([at for at in tmp_path.iterdir() if "fix" in (at / "result.json").read_text()])
     assert plots.targets_info(by_target(alone, rank(alone), ["policy"], "fix")) is None
+
+
+def test_a_policy_has_one_colour_in_both_panels(tmp_path):
+    for number in range(8):
+        values = [0.1 * (step + 1) - 0.001 * number for step in range(8)]
+        checks = [(100 * (index + 1), value) for index, value in enumerate(values)]
+        more = {"max_steps": 800, "steps_run": 800, "target": None, "final_value": checks[-1][1]}
+        run(tmp_path, "fix" if number == 0 else f"p{number}", None, checks, seed=0, best=values[-1], **more)
+    runs = load_runs([tmp_path])
+    drawn = plots.targets_figure(plots.targets_info(by_target(runs, rank(runs), ["policy"], "fix", number=4)))
+    colours = {}
+    for trace in drawn.data:
+        if trace.meta and "name" in trace.meta:
+            colours.setdefault(trace.meta["name"], set()).add(trace.line.color)
+    assert len(colours) == 8
+    assert all(len(each) == 1 for each in colours.values())
+    assert [trace.name for trace in drawn.data if trace.showlegend].count("the 2 others") == 1

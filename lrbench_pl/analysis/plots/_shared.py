@@ -122,8 +122,8 @@ def add_lines(
     """Add curves in order of rank: the first in colour, the others in grey behind them with one legend entry."""
     place = {"row": row, "col": 1} if row is not None else {}
     order = list(names) if names is not None else [line.name for line in lines]
-    coloured = min(len(lines), highlighted)
-    others = 0
+    coloured = min(len(order), highlighted)
+    grey, others = sum(order.index(line.name) >= coloured for line in lines), 0
     # the best on top, but a dashed line above the solid one that it may coincide with
     for line in sorted(reversed(lines), key=lambda line: line.variant if order.index(line.name) < coloured else -1):
         number = order.index(line.name)
@@ -138,7 +138,7 @@ def add_lines(
             y=line.y,
             mode="lines+markers" if markers else "lines",
             line=style,
-            name=plain_text(line.name) if is_coloured else f"the {len(lines) - coloured} others",
+            name=plain_text(line.name) if is_coloured else f"the {grey} others",
             legendgroup=group,
             legendrank=1000 + number,
             showlegend=legend and (is_coloured or others == 1),

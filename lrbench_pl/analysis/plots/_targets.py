@@ -97,6 +97,7 @@ def targets_figure(info: TargetsInfo) -> go.Figure:
     add_lines(figure, info.budget_ratios, "budget ratio", row=2, names=order, bands=False, axis=axis)
     figure.add_hline(y=1, line={"dash": "dot", "width": 1.5, "color": "#888888"}, row=1, col=1)
     places = sorted({round(i * (len(info.steps) - 1) / (_TICKS - 1)) for i in range(_TICKS)})
+    figure.update_xaxes(range=[info.steps[0], info.steps[-1] + 0.01 * (info.steps[-1] - info.steps[0])])
     figure.update_xaxes(tickvals=[info.steps[i] for i in places], ticktext=[f"{info.targets[i]:.4g}" for i in places])
     figure.update_xaxes(title_text=f"target (distances: {axis})", row=2, col=1)
     figure.update_yaxes(title_text="speed-up", range=[0, top], row=1, col=1)

@@ -104,12 +104,13 @@ def rank_command(
     width = shutil.get_terminal_size().columns
     if targets is not None:
         _print_by_target(replace(runs, table=table), ranking, baseline, targets, form, width)
-        return
-    lines = [line for each in answers(table, ranking, baseline or None) for line in answer_lines(each, table, width)]
-    out = sys.stdout if form == "table" else sys.stderr  # the other formats are for programs
-    print(*map(clean, lines), "", sep="\n", file=out)
-    print(render(ranking, form, monitor=the_monitor(runs.table)))  # type: ignore[arg-type]
-    print("", *map(clean, notes(ranking, runs)), sep="\n", file=sys.stderr)
+    else:
+        found = answers(table, ranking, baseline or None)
+        lines = [line for each in found for line in answer_lines(each, table, width)]
+        out = sys.stdout if form == "table" else sys.stderr  # the other formats are for programs
+        print(*map(clean, lines), "", sep="\n", file=out)
+        print(render(ranking, form, monitor=the_monitor(runs.table)))  # type: ignore[arg-type]
+        print("", *map(clean, notes(ranking, runs)), sep="\n", file=sys.stderr)
     if wandb:
         from lrbench_pl.cli.publish import publish
 

@@ -1,6 +1,9 @@
 """The answer of a ranking in one sentence, and the commands that add the seeds it takes."""
 
 import re
+import shlex
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,9 +11,13 @@ from lrbench_pl.analysis.answer import answer_lines, answers
 from lrbench_pl.analysis.history import at_target
 from lrbench_pl.analysis.load import load_runs
 from lrbench_pl.analysis.ranking import rank
+from tests import forks
 from tests.analysis.test_history import run as trained
 from tests.analysis.test_ranking import write
 from tests.cli.test_cli import call
+from tests.faults.sweeps import ENVIRONMENT, LIMIT_S
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def say(folder, by=None, metric="cost", baseline=None):
@@ -251,3 +258,21 @@ def test_rank_begins_with_the_answer(tmp_path, monkeypatch, capsys):
     _, out, err = call(monkeypatch, capsys, "rank", tmp_path, "--format", "csv")
     assert out.startswith("rank,")
     assert err.startswith("tri reached 0.97 soonest")
+
+
+@pytest.mark.slow
+def test_the_command_of_a_real_sweep_adds_its_seeds(tmp_path, monkeypatch, capsys):
+    given = ["lr_policy=fix,tri", "seed=0,1", "max_steps=20", "check_every=10", "target=0.3", "trainer=cpu"]
+    given = [sys.executable, ROOT / "run.py", "-m", *given, "hydra.sweep.dir=s"]
+    assert forks.run(given, tmp_path, ENVIRONMENT, LIMIT_S).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    out = call(monkeypatch, capsys, "rank", "s")[1]
+    (command,) = [line.strip() for line in out.splitlines() if line.startswith("  lrbench run -m ")]
+    assert "'seed=range(2,5)'" in command
+    words = [sys.executable, ROOT / "run.py", *shlex.split(command)[2:]]
+    done = forks.run(words, tmp_path, ENVIRONMENT, LIMIT_S)
+    assert done.returncode == 0, done.stderr[-2000:]
+    seeds = load_runs("s").table.group_by("policy").agg("seed").rows()
+    assert {policy: sorted(each) for policy, each in seeds} == {"fix": [0, 1, 2, 3, 4], "tri": [0, 1, 2, 3, 4]}
+    assert "5 seeds" in call(monkeypatch, capsys, "rank", "s")[1]

@@ -1,10 +1,10 @@
-"""Make the pictures of the report and of the ranking in these guides.
+"""Make the pictures of the report and of the ranking in the guides.
 
-    python docs/pictures.py [--work multirun/pictures]
+    python experiments/pictures.py [--work multirun/pictures]
 
 Trains two sweeps on the digits (five minutes; finished runs are kept), writes their reports and photographs them in
-Chromium: ``report.png``, the beginning of a report, and ``ranking.png``, the figure of the ranking in
-``read-the-ranking.md``. Needs ``chromium`` and ``chromedriver``.
+Chromium: ``docs/report.png``, the beginning of a report, and ``docs/ranking.png``, the figure of the ranking in
+``docs/read-the-ranking.md``. Needs ``chromium`` and ``chromedriver``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 SWEEPS = {
     "report": [
         "lr_policy=fix,step,exp,poly,tri,sin2,cosine,wsd,onecycle,sinexp,plateau,composite_tri",
@@ -44,11 +44,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("multirun/pictures"), help="folder of the sweeps")
     work = parser.parse_args().work
     for name, overrides in SWEEPS.items():
-        command = [sys.executable, str(HERE.parent / "run.py"), "-m", *overrides, f"hydra.sweep.dir={work / name}"]
+        command = [sys.executable, str(ROOT / "run.py"), "-m", *overrides, f"hydra.sweep.dir={work / name}"]
         subprocess.run(command, check=True)
         page = work / f"{name}.html"
         subprocess.run([sys.executable, "-m", "lrbench_pl", "report", str(work / name), "-o", str(page)], check=True)
-        photograph(page, HERE / f"{name}.png", None if name == "report" else "section:first-of-type figure")
+        photograph(page, ROOT / "docs" / f"{name}.png", None if name == "report" else "section:first-of-type figure")
 
 
 def photograph(page: Path, picture: Path, part: str | None) -> None:

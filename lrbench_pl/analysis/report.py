@@ -165,9 +165,9 @@ def _by_target(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str], baseline:
         return None
     note = (
         f"Above, the speed-up: the steps of {info.baseline} to a target divided by those of the policy, median over "
-        f"seeds with 95 % intervals; △: at least, since {info.baseline} missed the target on some seeds. Below, the "
-        f"whole budget of {info.baseline} divided by the steps of the policy: a ratio that is often called a speed-up "
-        f"too, although {info.baseline} itself has one above 1."
+        f"seeds, with 95 % intervals of the two best (all are in the table); △: at least, since {info.baseline} missed "
+        f"the target on some seeds. Below, the whole budget of {info.baseline} divided by the steps of the policy: a "
+        f"ratio that is often called a speed-up too, although {info.baseline} itself has one above 1."
     )
     tables = "".join(
         f"<details><summary>{title}</summary>{_html_table(columns_by_target(found, name))}</details>"

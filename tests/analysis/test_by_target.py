@@ -180,3 +180,5 @@ def test_a_policy_has_one_colour_in_both_panels(tmp_path):
     assert len(colours) == 8
     assert all(len(each) == 1 for each in colours.values())
     assert [trace.name for trace in drawn.data if trace.showlegend].count("the 2 others") == 1
+    bands = [trace for trace in drawn.data if trace.fill == "toself"]
+    assert len(bands) <= 2

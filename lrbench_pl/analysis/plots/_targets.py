@@ -13,6 +13,7 @@ from lrbench_pl.analysis.by_target import ByTarget
 from lrbench_pl.analysis.plots._shared import COLOURS, HIGHLIGHTED, Line, add_lines, finished, name_of, plain_text
 
 _TICKS = 7
+_BANDS = 2  # policies with an interval
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def targets_figure(info: TargetsInfo) -> go.Figure:
     order = [line.name for line in info.budget_ratios]
     top = 1.15 * max((y for line in info.speed_ups for y in line.y), default=1.0)
     axis = f"steps of {plain_text(info.baseline)}"
-    lines = [_clipped(line, top) for line in info.speed_ups]
+    lines = [_clipped(line, top) for line in info.speed_ups[:_BANDS]]
+    lines += [replace(line, low=None, high=None) for line in info.speed_ups[_BANDS:]]  # more would hide each other
     add_lines(figure, lines, "speed-up", row=1, names=order, legend=False, axis=axis)
     for line, bounds in zip(info.speed_ups, info.at_least, strict=True):
         number = order.index(line.name)

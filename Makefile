@@ -7,7 +7,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 2 + (os.cpu_count() or 
 TRAINING := tests/callbacks tests/composing tests/selection tests/runs/test_run.py \
   tests/sweeps/test_sweep.py::test_a_real_sweep_and_its_ranking
 
-.PHONY: help install demo test test-cpu docs-check wheel-check lowest-check lint format bench study clean
+.PHONY: help install demo test test-cpu docs-check wheel-check lowest-check lint format bench study site release clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,5 +56,21 @@ study: install  ## Run a study of experiments/ again: make study NAME=policies_m
 	if test -f experiments/$(NAME)/study.yaml; then $(BIN)/python experiments/study.py $(NAME) $(ARGS); \
 	else $(BIN)/python experiments/$(NAME)/table.py $(ARGS); fi
 
+$(VENV)-site/.installed: docs/site/requirements.txt
+	test -x $(VENV)-site/bin/python || $(PYTHON) -m venv $(VENV)-site
+	$(VENV)-site/bin/python -m pip install --quiet --requirement docs/site/requirements.txt
+	@touch $@
+
+site: $(VENV)-site/.installed  ## Build the documentation into site/, strictly
+	NO_MKDOCS_2_WARNING=1 $(VENV)-site/bin/mkdocs build --strict
+
+$(VENV)-release/.installed: .ci/release.txt
+	test -x $(VENV)-release/bin/python || $(PYTHON) -m venv $(VENV)-release
+	$(VENV)-release/bin/python -m pip install --quiet --requirement .ci/release.txt
+	@touch $@
+
+release: $(VENV)-release/.installed  ## Build sdist and wheel into dist/ and check them; uploads nothing
+	$(VENV)-release/bin/python .ci/release.py $(ARGS)
+
 clean:  ## Remove what runs and tools wrote (never .venv or data)
-	rm -rf multirun outputs wandb lightning_logs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf multirun outputs wandb lightning_logs build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lrbench_pl.scheduler import LRPolicyScheduler
     from lrbench_pl.verdict import TargetCheck, Verdict
 
-__version__ = "0.1.0"
+    __version__: str
 
 __all__ = [
     "LRPolicyCallback",
@@ -67,6 +67,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name == "policies":
         return importlib.import_module("lrbench_pl.policies")
+    if name == "__version__":
+        return importlib.import_module("lrbench_pl.files").version()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"lrbench_pl.{_HOMES[name]}"), name)

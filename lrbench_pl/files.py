@@ -124,6 +124,7 @@ class WrittenFiles:
 
 
 CHECKPOINTS = "checkpoints"  # folder in that of the run
+CONFIGURATION = ".hydra"  # folder in that of the run
 UNFINISHED = ".unfinished.ckpt"  # a checkpoint that is being written
 
 

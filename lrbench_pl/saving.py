@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lrbench_pl.files import FORMAT, version, write_atomically
-from lrbench_pl.policies import AdaptivePolicy, cut, peak, policy_id, to_config
+from lrbench_pl.policies import AdaptivePolicy, cut, peak, policy_id, settings_of, to_config
 from lrbench_pl.verdict import Check, TargetCheck, Verdict, whole_number
 
 RESULT_FILE = "result.json"
@@ -129,12 +129,16 @@ def save_policy(folder: Path, policy: Callable[[int], float], max_steps: int | N
 def save_history(
     folder: Path, monitor: str, checks: Sequence[Check], policy: Callable[[int], float] | None = None, steps: int = 0
 ) -> None:
-    """Write ``metrics.csv``: the checks, and rates of the policy over the steps."""
+    """Write ``metrics.csv``: the checks, and the values of the policy over the steps."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(["step", "lr", "check/step", "check/seconds", monitor])
-    if policy is not None and not isinstance(policy, AdaptivePolicy):
+    known = {} if policy is None or isinstance(policy, AdaptivePolicy) else settings_of(policy)
+    parts = {name: part for name, part in known.items() if not name.startswith("optimizer_")}  # on other clocks
+    others = list(parts)[1:]
+    writer.writerow(["step", "lr", *others, "check/step", "check/seconds", monitor])
+    if parts:
         points = range(0, steps, max(1, math.ceil(steps / _POINTS)))
-        writer.writerows([step, policy(step), "", "", ""] for step in points)
-    writer.writerows([each.step - 1, "", each.step, each.seconds, each.value] for each in checks)
+        writer.writerows([step, *(part(step) for part in parts.values()), "", "", ""] for step in points)
+    blank = ["" for _ in others]
+    writer.writerows([each.step - 1, "", *blank, each.step, each.seconds, each.value] for each in checks)
     write_atomically(folder / METRICS_FILE, lines.getvalue())

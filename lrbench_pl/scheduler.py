@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from lrbench_pl.policies import AdaptivePolicy
-from lrbench_pl.rates import RateDriver, rate_of
+from lrbench_pl.policies import AdaptivePolicy, PerOptimizer, combined
+from lrbench_pl.rates import RateDriver
 
 
 class LRPolicyScheduler(LRScheduler):
@@ -23,20 +23,28 @@ class LRPolicyScheduler(LRScheduler):
 
     The only state is the number of steps, so a resumed run has the rates of an unbroken one, and a run may be extended
     by another policy. A tensor rate is written in place. A group that is added later gets its rate before its first
-    step. If anything else changes a rate, the optimizer's step fails with both values.
+    step. If anything else changes a rate, the optimizer's step fails with both values. The same holds for momentum and
+    weight decay, if they have a policy.
 
     An adaptive policy is supported: report each checked value by :meth:`observe`. Its state is saved as well.
 
     Args:
         optimizer: The optimizer whose rates the policy sets.
-        policy: Maps the number of optimizer steps taken, from 0, to a learning rate.
+        policy: Maps the number of optimizer steps taken, from 0, to a learning rate. An ``OptimizerPolicy`` sets more.
         last_epoch: Number of steps taken, less one: -1 for a new run, 99 to go on with the rate of step 100. The
             optimizer's groups need no ``initial_lr``.
+        groups: Policies of single parameter groups, by the ``name`` of the group or its index, instead of ``policy``.
+        momentum_policy: Policy of ``momentum``, or of the first of ``betas``; its values lie in [0, 1).
+        weight_decay_policy: Policy of the weight decay. A group whose own weight decay is 0 beside others keeps it.
+
+    Attributes:
+        policy: All policies as one, an ``OptimizerPolicy`` if there are several.
 
     Raises:
-        ValueError: If ``policy`` is not callable or ``last_epoch`` is not an integer of at least -1.
-        LRPolicyError: If the parameter groups have different rates and no ``lr_scale``, or the policy gives no rate;
-            at the optimizer's step, if something else changed a rate.
+        ValueError: If ``policy`` is not callable or ``last_epoch`` is not an integer of at least -1, or a further
+            policy is not a plain one.
+        LRPolicyError: If the parameter groups have different rates and no ``lr_scale``, a policy gives no valid value,
+            or the optimizer has no such group or setting; at the optimizer's step, if something else changed a value.
 
     Example:
         >>> from lrbench_pl.policies import Polynomial
@@ -50,9 +58,21 @@ class LRPolicyScheduler(LRScheduler):
         ([0.05], {'last_epoch': 2})
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, policy: Callable[[int], float], last_epoch: int = -1) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        policy: Callable[[int], float],
+        last_epoch: int = -1,
+        *,
+        groups: Mapping[str | int, Callable[[int], float]] | None = None,
+        momentum_policy: Callable[[int], float] | None = None,
+        weight_decay_policy: Callable[[int], float] | None = None,
+    ) -> None:
         if not callable(policy):
             raise ValueError(f"policy must be callable: t -> learning rate, got {policy!r}")
+        if isinstance(policy, PerOptimizer):
+            raise ValueError("a scheduler drives one optimizer; give each optimizer its own LRPolicyScheduler")
+        policy = combined(policy, momentum_policy, weight_decay_policy, groups)
         if isinstance(last_epoch, bool) or not isinstance(last_epoch, int) or last_epoch < -1:
             raise ValueError(f"last_epoch must be an integer of at least -1, got {last_epoch!r}")
         self.policy = policy
@@ -89,8 +109,7 @@ class LRPolicyScheduler(LRScheduler):
 
     def get_lr(self) -> list[Any]:
         """Return the rate of each parameter group for the coming step."""
-        lr = rate_of(self.policy, self.last_epoch)
-        return [lr * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
+        return self._driver.rates()
 
     def get_last_lr(self) -> list[Any]:
         """Return the rate of each parameter group for the coming step, also of groups added since."""

@@ -80,7 +80,7 @@ def run(folder, root=ROOT, environment=(), without=()):
         cwd=folder,
         env={**known, "OMP_NUM_THREADS": "1", **dict(environment)},
         capture_output=True,
-        timeout=120,
+        timeout=300,
     )
     text = (done.stdout + done.stderr).decode("utf-8", "replace")
     assert done.returncode == 0, text

@@ -18,9 +18,9 @@ def train(folder, *arguments, code=0):
     words = [sys.executable, PROJECT / "src" / "train.py", *arguments, f"paths.log_dir={folder}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if any("joblib" in word or "submitit" in word for word in arguments):
-        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     else:
-        done = forks.run(words, folder, environment, timeout=240)
+        done = forks.run(words, folder, environment, timeout=300)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -48,7 +48,7 @@ def test_a_run_applies_the_policy_and_its_result_can_be_ranked(tmp_path):
     assert row["lr"] == pytest.approx(0.2, rel=0.1)
     assert row["policy_repr"].startswith("Sequential(")
     words = [sys.executable, "-m", "lrbench_pl", "rank", tmp_path, "--target", "0.5", "--format", "json"]
-    ranked = forks.run(words, tmp_path, os.environ, timeout=120)
+    ranked = forks.run(words, tmp_path, os.environ, timeout=300)
     assert ranked.returncode == 0, ranked.stderr
     (ranked_row,) = json.loads(ranked.stdout)
     assert ranked_row["policy"] == "composite_tri"

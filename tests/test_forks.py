@@ -29,9 +29,9 @@ def script(tmp_path):
 
 def test_it_is_told_what_a_program_is_told(script, tmp_path):
     words = script(TELLS)
-    forked = forks.run(words, tmp_path, {"MINE": "1"}, timeout=120)
+    forked = forks.run(words, tmp_path, {"MINE": "1"}, timeout=300)
     own = subprocess.run(
-        words, cwd=tmp_path, env={"MINE": "1"}, capture_output=True, text=True, start_new_session=True, timeout=120
+        words, cwd=tmp_path, env={"MINE": "1"}, capture_output=True, text=True, start_new_session=True, timeout=300
     )
     assert (forked.returncode, forked.stdout, forked.stderr) == (own.returncode, own.stdout, own.stderr)
     assert own.returncode == 3
@@ -39,7 +39,7 @@ def test_it_is_told_what_a_program_is_told(script, tmp_path):
 
 @pytest.mark.parametrize(("text", "code"), [("", 0), ("raise ValueError('no')", 1), ("import os; os.abort()", -6)])
 def test_its_end_is_known(script, tmp_path, text, code):
-    done = forks.run(script(text), tmp_path, {}, timeout=120)
+    done = forks.run(script(text), tmp_path, {}, timeout=300)
     assert done.returncode == code
     assert ("ValueError: no" in done.stderr) is (code == 1)
 

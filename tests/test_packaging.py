@@ -16,7 +16,7 @@ HEAVY = ["torch", "polars", "scipy", "plotly", "rich", "pytorch_lightning", "sql
 
 def said(code, *options):
     """What a fresh Python prints, as JSON."""
-    done = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 

@@ -6,8 +6,8 @@ A sweep of trainings of a few steps (the bundled digits, one thread, the basic l
 is finished. Printed are the time to the first job, the time of the second command, and the overhead of a job: its share
 of the time after the first job less the time inside its `fit` (`wall_time_s`), which is building, checking, testing and
 writing. The yardstick is Hydra's own basic launcher in the same run, on a program that does nothing with the same
-configuration: what Hydra needs to compose and to start so many jobs. The ratios to it depend little on the machine, and
-those of CPU time little on what else it does.
+configuration: what Hydra needs to compose and to start jobs, of which at most 100 are measured. The ratios to it, per
+job, depend little on the machine, and those of CPU time little on what else it does.
 """
 
 from __future__ import annotations
@@ -67,13 +67,15 @@ def main() -> None:
         results = [json.loads(path.read_text()) for path in folder.glob("sweep/*/result.json")]
         training = sum(float(result["wall_time_s"] or 0.0) for result in results)
         again, again_cpu = timed(command)
-        hydra, hydra_cpu = timed([sys.executable, "-c", _IDLE, *overrides(folder / "idle", jobs, arguments.steps)])
+        idle = min(jobs, 100)
+        hydra, hydra_cpu = timed([sys.executable, "-c", _IDLE, *overrides(folder / "idle", idle, arguments.steps)])
     print(f"{len(results)} of {jobs} jobs of {arguments.steps} steps   seconds   of CPU time")
     print(f"first job after               {first:9.1f}")
     print(f"all finished                  {whole:9.1f} {whole_cpu:9.1f}")
     print(f"overhead per job              {(whole - first - training) / jobs:9.3f}")
     print(f"recognised when finished      {again:9.1f} {again_cpu:9.1f}")
-    print(f"Hydra's launcher, idle jobs   {hydra:9.1f} {hydra_cpu:9.1f}")
+    print(f"Hydra's launcher, {idle:3} idle     {hydra:9.1f} {hydra_cpu:9.1f}")
+    hydra, hydra_cpu = hydra * jobs / idle, hydra_cpu * jobs / idle
     print(f"all of ours / Hydra's idle    {whole / hydra:9.2f} {whole_cpu / hydra_cpu:9.2f}")
     print(f"recognised / Hydra's idle     {again / hydra:9.2f} {again_cpu / hydra_cpu:9.2f}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from lrbench_pl.analysis.further import commands
 from lrbench_pl.analysis.load import AnalysisError, Folders, Runs, load_runs
 from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank
 from lrbench_pl.analysis.show import the_monitor
-from lrbench_pl.analysis.web_page import Section, as_html, command, page
+from lrbench_pl.analysis.web_page import Live, Section, as_html, command, page
 from lrbench_pl.files import write_atomically
 from lrbench_pl.reading import LARGEST_YAML, UnreadableError, read_text, read_yaml
 from lrbench_pl.words import counted, metric_name
@@ -31,13 +31,16 @@ _MOST_COMPOSITIONS = 8
 _MOST_COMMANDS = 20
 
 
-def report(runs: Runs | Folders, by: Sequence[str] | None = None, baseline: str | None = None) -> str:
+def report(
+    runs: Runs | Folders, by: Sequence[str] | None = None, baseline: str | None = None, live: Live | None = None
+) -> str:
     """Return the report as HTML; sections without data are left out.
 
     Args:
         runs: One folder or several, or what :func:`lrbench_pl.analysis.load.load_runs` returns.
         by: Columns that group the runs; by default those that vary.
         baseline: Policy to compare the others with in the table, see :func:`lrbench_pl.analysis.ranking.rank`.
+        live: Set if the page reloads itself.
 
     Raises:
         AnalysisError: If the runs cannot be ranked together.
@@ -48,7 +51,8 @@ def report(runs: Runs | Folders, by: Sequence[str] | None = None, baseline: str 
     ranking = rank(table, keys, baseline=baseline)
     runs = replace(runs, table=with_settings(table, keys))
     found = answers(runs.table, ranking, baseline)
-    return page(_title(table), _lead(table), sections(runs, ranking, keys, baseline), _answer(found, runs.table))
+    answer = _answer(found, runs.table)
+    return page(_title(table), _lead(table), sections(runs, ranking, keys, baseline), live, answer)
 
 
 def _answer(found: Sequence[Answer], runs: pl.DataFrame) -> str:
@@ -64,10 +68,14 @@ def _answer(found: Sequence[Answer], runs: pl.DataFrame) -> str:
 
 
 def write_report(
-    runs: Runs | Folders, path: str | Path, by: Sequence[str] | None = None, baseline: str | None = None
+    runs: Runs | Folders,
+    path: str | Path,
+    by: Sequence[str] | None = None,
+    baseline: str | None = None,
+    live: Live | None = None,
 ) -> Path:
     """Write :func:`report` to a file, atomically."""
-    return write_atomically(path, report(runs, by, baseline))
+    return write_atomically(path, report(runs, by, baseline, live))
 
 
 def figures(runs: pl.DataFrame, ranking: pl.DataFrame, keys: Sequence[str]) -> dict[str, go.Figure]:
@@ -186,11 +194,16 @@ def _compositions(runs: pl.DataFrame) -> list[tuple[str, go.Figure]]:
     return drawn
 
 
-def write_preview(shown: Sequence[Any], path: str | Path) -> Path:
-    """Write the curves of :mod:`lrbench_pl.cli.preview` as a page."""
-    figure = plots.rates_figure([each.name for each in shown], [each.rates for each in shown])
-    names = ", ".join(each.name for each in shown)
-    return write_atomically(path, page("Learning rates", names, [Section("Over the budget", figures=(("", figure),))]))
+def write_preview(shown: Mapping[str, Sequence[tuple[str, Sequence[float]]]], path: str | Path) -> Path:
+    """Write the curves of :func:`lrbench_pl.cli.preview.panels` as a page."""
+    figures = [
+        (title, plots.rates_figure([name for name, _ in curves], [values for _, values in curves], title))
+        for title, curves in shown.items()
+    ]
+    rates, *others = figures
+    names = ", ".join(name for name, _ in shown["learning rate"])
+    section = Section("Over the budget", figures=(("", rates[1]), *others))
+    return write_atomically(path, page("Learning rates", names, [section]))
 
 
 # -- the table ----------------------------------------------------------------------------------------------------

@@ -29,13 +29,39 @@ class Section:
     body: str = ""
 
 
-def page(title: str, lead: str, sections: Sequence[Section], answer: str = "") -> str:
+@dataclass(frozen=True)
+class Live:
+    """A page that is rewritten while it is open, and reloads itself then.
+
+    The open page loads the file again in a hidden frame, which needs no server; in the frame every page only tells
+    when it was written.
+
+    Args:
+        written: Different for each time the page is written.
+        every: Seconds between two looks at the file.
+        status: Line below the first paragraph, as text.
+    """
+
+    written: str
+    every: float
+    status: str
+
+
+# Answers a live page that looks at its file, and loads no more of it.
+_ANSWER = (
+    '<script>if (parent !== window && location.search.startsWith("?look=")) '
+    '{ parent.postMessage({ written: "WRITTEN" }, "*"); window.stop(); }</script>'
+)
+
+
+def page(title: str, lead: str, sections: Sequence[Section], live: Live | None = None, answer: str = "") -> str:
     """Return a self-contained page as HTML.
 
     Args:
         title: Its heading, as text.
         lead: First paragraph, as text.
         sections: Its sections.
+        live: Set if the page reloads itself.
         answer: What stands above them, as HTML.
     """
     from plotly.offline import get_plotlyjs
@@ -55,12 +81,20 @@ def page(title: str, lead: str, sections: Sequence[Section], answer: str = "") -
         )
     links = "".join(f'<a href="#s{number}">{as_html(each.title)}</a>' for number, each in enumerate(sections))
     files = resources.files("lrbench_pl.analysis") / "page"
-    css, script = ((files / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    css, script, reload = ((files / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "live.js"))
+    head = _ANSWER.replace("WRITTEN", "" if live is None else live.written)
+    status = ""
+    if live is not None:
+        status = (
+            f'<p class="note" id="status" data-written="{live.written}" data-every="{live.every:g}">'
+            f"{as_html(live.status)}</p>"
+        )
+        script = f"{script}</script>\n<script>{reload}"
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{head}'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>{as_html(title)}</title><style>{css}</style></head>\n<body><main><h1>{as_html(title)}</h1>"
-        f'<p class="lead">{as_html(lead)}</p>{answer}<nav>{links}</nav>\n{chr(10).join(blocks)}</main>\n'
+        f'<p class="lead">{as_html(lead)}</p>{status}{answer}<nav>{links}</nav>\n{chr(10).join(blocks)}</main>\n'
         f"{chr(10).join(specs)}\n<script>{get_plotlyjs()}</script>\n<script>{script}</script></body></html>\n"
     )
 

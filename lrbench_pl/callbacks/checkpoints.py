@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from lightning_fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from pytorch_lightning import Callback
 
-from lrbench_pl.callbacks.history_file import history_files
+from lrbench_pl.callbacks.history_file import history_files, parse
 from lrbench_pl.files import (
     FORMAT,
     UNFINISHED,
@@ -281,6 +281,26 @@ class Checkpoints(Callback):
             if state["unlogged"]:
                 file.log_metrics(state["unlogged"], checkpoint["global_step"] - 1)
                 file.save()
+
+
+def history_in(checkpoint: Mapping[str, Any]) -> tuple[int, list[dict[str, float]]]:
+    r"""Return the rows of ``metrics.csv`` in a checkpoint.
+
+    Returns:
+        The step at which they begin, and the rows, each with its ``step``. Without ``metrics.csv`` that step is the one
+        of the checkpoint, and the only row is what the loggers had not received yet.
+
+    Example:
+        >>> state = {"history": ["loss,step\n0.5,0\n"], "unlogged": {"loss": 0.25}}
+        >>> history_in({"global_step": 2, "lrbench_pl": state})
+        (0, [{'loss': 0.5, 'step': 0.0}, {'loss': 0.25, 'step': 1.0}])
+    """
+    state, step = checkpoint.get(_KEY, {}), checkpoint["global_step"]
+    rows = [{name: float(value) for name, value in row.items()} for row in parse("".join(state.get("history", ())[:1]))]
+    first = 0 if rows else step
+    if unlogged := state.get("unlogged"):
+        rows.append({**unlogged, "step": float(step - 1)})
+    return first, rows
 
 
 class _InPlace(TorchCheckpointIO):

@@ -87,6 +87,11 @@ class LRPolicyComposer(LRPolicyCallback):
         for former, name in former_names.SETTINGS.items():
             if former in settings:
                 raise ValueError(f"expected the setting {name!r}, got its former name {former!r}; rename it")
+        if further := [name for name in ("groups", "momentum_policy", "weight_decay_policy") if name in settings]:
+            raise ValueError(
+                f"composing sets the rate alone, since it returns to earlier steps, got {further[0]}; leave it out, or "
+                "use LRPolicyCallback with a policy of fixed steps"
+            )
         self.settings = Settings(**settings)
         policy = ComposedPolicy(self._rate_at, self.realised)
         super().__init__(policy, target, monitor, mode, confirmations, True, optimizer_index, save_to, save_as)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lrbench_pl.policies import RANGES, PerOptimizer, settings_of
 from lrbench_pl.rates import LRPolicyError
 from lrbench_pl.reading import read_json
 from lrbench_pl.saving import RESULT_FILE, outcome_fields, policy_fields
@@ -33,7 +34,10 @@ def refuse_other_writers(trainer: Trainer, kind: type) -> None:
     """Refuse callbacks that set the rate too, such as a second one of this kind."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     if sum(isinstance(callback, kind) for callback in callbacks) > 1:
-        raise LRPolicyError(f"expected one {kind.__name__} in the Trainer, got several; keep one of them")
+        raise LRPolicyError(
+            f"expected one {kind.__name__} in the Trainer, got several; keep one of them (for several optimizers, give "
+            "it a list with a policy for each)"
+        )
     for callback in callbacks:
         for base in type(callback).__mro__:  # by name: each of Lightning's two packages has its own
             if base.__name__ in _OTHER_WRITERS and base.__module__.startswith(("pytorch_lightning.", "lightning.")):
@@ -48,17 +52,45 @@ def driven_optimizer(trainer: Trainer, index: int | None) -> torch.optim.Optimiz
         trainer: The Trainer.
         index: Which of its optimizers; None if there is one.
     """
-    optimizers = trainer.optimizers
-    if not any(optimizer.param_groups for optimizer in optimizers):  # Lightning stands in for a missing one
-        raise LRPolicyError("the module has no optimizer: return one from configure_optimizers()")
+    optimizers = _optimizers(trainer)
     if index is None and len(optimizers) > 1:
         raise LRPolicyError(
-            f"the module has {len(optimizers)} optimizers; say which one the policy drives with optimizer_index="
+            f"the module has {len(optimizers)} optimizers; say which one the policy drives with optimizer_index=, or "
+            "give a list with a policy for each"
         )
-    index = index or 0
-    if not 0 <= index < len(optimizers):
-        raise LRPolicyError(f"optimizer_index must lie in [0, {len(optimizers) - 1}], got {index}")
-    optimizer = optimizers[index]
+    _check_index(index or 0, len(optimizers))
+    return _without_scheduler(trainer, optimizers[index or 0])
+
+
+def driven_optimizers(trainer: Trainer, policies: int, index: int) -> list[torch.optim.Optimizer]:
+    """Return the optimizers of a training in which each has a policy.
+
+    Args:
+        trainer: The Trainer.
+        policies: Number of policies.
+        index: The optimizer whose steps the verdict counts.
+    """
+    optimizers = _optimizers(trainer)
+    if len(optimizers) != policies:
+        raise LRPolicyError(
+            f"expected a policy for each of the module's optimizers, which are {len(optimizers)}, got {policies}"
+        )
+    _check_index(index, policies)
+    return [_without_scheduler(trainer, each) for each in optimizers]
+
+
+def _optimizers(trainer: Trainer) -> list[torch.optim.Optimizer]:
+    if not any(optimizer.param_groups for optimizer in trainer.optimizers):  # Lightning stands in for a missing one
+        raise LRPolicyError("the module has no optimizer: return one from configure_optimizers()")
+    return trainer.optimizers
+
+
+def _check_index(index: int, count: int) -> None:
+    if not 0 <= index < count:
+        raise LRPolicyError(f"optimizer_index must lie in [0, {count - 1}], got {index}")
+
+
+def _without_scheduler(trainer: Trainer, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     for config in trainer.lr_scheduler_configs:
         if config.scheduler.optimizer in (optimizer, getattr(optimizer, "optimizer", None)):
             raise LRPolicyError(
@@ -103,7 +135,8 @@ def budget_of(trainer: Trainer) -> int | None:
 
 def result_fields(trainer: Trainer, callback: Any, folder: str | Path) -> dict[str, Any]:
     """Return the fields of the result of a fit, as far as the Trainer and its ``LRPolicyCallback`` know them."""
-    optimizers = trainer.optimizers[callback.optimizer_index or 0 :]
+    index = callback.optimizer_index or 0
+    driven = trainer.optimizers if isinstance(callback.policy, PerOptimizer) else trainer.optimizers[index : index + 1]
     policy = policy_fields(callback.policy, budget_of(trainer))
     return {
         **policy,
@@ -111,8 +144,8 @@ def result_fields(trainer: Trainer, callback: Any, folder: str | Path) -> dict[s
         "run_id": os.path.basename(os.path.abspath(folder)),
         "model": type(trainer.lightning_module).__name__,
         "dataset": _name_of(getattr(trainer, "datamodule", None)),
-        "optimizer": _name_of(next(iter(optimizers), None)),
-        "policy": _choice("lr_policy") or ("auto" if is_composed(callback) else policy["policy"]),
+        "optimizer": "+".join(type(each).__name__ for each in driven) or None,
+        "policy": _chosen_name(callback.policy) or ("auto" if is_composed(callback) else policy["policy"]),
         "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
         "tuning_steps": getattr(callback, "tuning_steps", 0),
         "precision": str(trainer.precision),
@@ -143,6 +176,16 @@ def refuse_other_result(folder: str | Path, fields: Mapping[str, Any], callback:
 
 def _name_of(part: object | None) -> str | None:
     return None if part is None else type(part).__name__
+
+
+def _chosen_name(policy: object) -> str | None:
+    """Return the name of a policy from Hydra's choices, as ``lrbench run`` would name it."""
+    if (name := _choice("lr_policy")) is None:
+        return None
+    for setting in list(settings_of(policy))[1:]:
+        if setting in RANGES:
+            name += f" + {setting.replace('_', ' ')} {_choice(f'{setting}_policy') or 'policy'}"
+    return name
 
 
 def _choice(group: str) -> str | None:

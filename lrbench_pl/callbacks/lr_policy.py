@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from lrbench_pl.callbacks import fits
 from lrbench_pl.callbacks.fits import in_fit as _in_fit
-from lrbench_pl.policies import AdaptivePolicy
+from lrbench_pl.policies import AdaptivePolicy, PerOptimizer, check_values, combined, settings_of
 from lrbench_pl.rates import LRPolicyError, RateDriver
 from lrbench_pl.saving import check_names, save
 from lrbench_pl.stopwatch import Stopwatch
@@ -66,33 +66,49 @@ class LRPolicyCallback(Callback):
     several processes with ``sync_dist=True``). The module must not bring a learning-rate scheduler: two writers
     of one rate would make the verdict untrue.
 
-    Steps are those of the optimizer that the policy drives. Steps that a ``GradScaler`` skips are none.
+    Steps are those of the optimizer that the policy drives. Steps that a ``GradScaler`` skips are none. With a policy
+    for each of several optimizers, each policy counts the steps of its own optimizer, and the verdict those of the
+    first one.
 
     Args:
         policy: Maps the number of optimizer steps taken, from 0, to a learning rate. An ``AdaptivePolicy``
-            is also told every checked value; every fit begins with its initial state.
+            is also told every checked value; every fit begins with its initial state. A module with several optimizers
+            takes a list: one policy for each, in the order in which ``configure_optimizers`` returns them. An
+            ``OptimizerPolicy`` sets more than the rate.
         target: Value that the monitor has to reach (equality suffices), or None for no target.
         monitor: Name under which the module logs the metric in validation. A validation that does not log it is no
             check; the first one has to.
         mode: Whether a larger (``max``) or a smaller (``min``) value is better.
         confirmations: Checks in a row that must meet the target.
         stop: Whether to stop training once the target is confirmed.
-        optimizer_index: Which optimizer the policy drives, needed when the module has several.
+        optimizer_index: Which optimizer the policy drives, needed when the module has several and the policy is one;
+            the others are left alone. With a list of policies, whose steps the verdict counts instead of the first's.
         save_to: Folder for ``result.json``, ``metrics.csv`` and, where the policy can be stored, ``policy.yaml``, which
             ``lrbench rank``, ``report`` and ``db`` read. They are written at the end of a fit, also of one that failed
             or was interrupted. Each training needs its own folder; None writes nothing.
         save_as: Fields of the result that the Trainer does not know, such as ``{"dataset": "digits", "batch_size":
             64}``, or that are to be named otherwise: ``run_id``, ``study``, ``policy``, ``dataset``, ``model``,
             ``optimizer``, ``batch_size``, ``seed``.
+        groups: Policies of single parameter groups, by the ``name`` of the group in the optimizer or its index. They
+            replace ``policy`` there, and are multiplied by the group's ``lr_scale`` too.
+        momentum_policy: Policy of the optimizer's ``momentum``, or of the first of its ``betas``, with values in
+            [0, 1). Groups whose momentum is 0 beside others keep it.
+        weight_decay_policy: Policy of the weight decay, with values of at least 0. Groups whose weight decay is 0
+            beside others keep it.
+
+    Attributes:
+        policy: All policies as one: the policy itself if it is the only one, else an ``OptimizerPolicy`` or, for
+            several optimizers, a ``PerOptimizer``.
 
     Raises:
         ValueError: If ``target`` is not finite or out of the metric's range, ``mode`` unknown, ``confirmations``
-            below 1, or a field of ``save_as`` unknown or of the wrong kind.
+            below 1, a field of ``save_as`` unknown or of the wrong kind, or a policy not of the kind that is needed.
         LRPolicyError: At the start of a fit, if a scheduler, a callback or another policy sets the same rates, if
-            parameter groups have different rates and no ``lr_scale``, if there are several optimizers and no index,
-            if a target is given and nothing will validate, or if ``save_to`` holds the result of another training; at a
-            step, if the policy gives no rate or something else changed it; at the first check, if the monitor was not
-            logged (the message lists what was).
+            parameter groups have different rates and no ``lr_scale``, if there are several optimizers and neither an
+            index nor a policy for each, if the optimizer has no such group or setting, if a target is given and nothing
+            will validate, or if ``save_to`` holds the result of another training; at a step, if a policy gives no valid
+            value or something else changed it; at the first check, if the monitor was not logged (the message lists
+            what was).
 
     Example:
         >>> from lrbench_pl.policies import Polynomial
@@ -110,7 +126,7 @@ class LRPolicyCallback(Callback):
 
     def __init__(
         self,
-        policy: Callable[[int], float],
+        policy: Callable[[int], float] | Sequence[Callable[[int], float]],
         target: float | None = None,
         monitor: str = "val/accuracy",
         mode: Mode = "max",
@@ -119,11 +135,17 @@ class LRPolicyCallback(Callback):
         optimizer_index: int | None = None,
         save_to: str | Path | None = None,
         save_as: Mapping[str, Any] | None = None,
+        groups: Mapping[str | int, Callable[[int], float]] | None = None,
+        momentum_policy: Callable[[int], float] | None = None,
+        weight_decay_policy: Callable[[int], float] | None = None,
     ) -> None:
-        if not callable(policy):
+        is_list = isinstance(policy, Sequence) and not isinstance(policy, str)
+        given: Any = PerOptimizer(tuple(policy)) if is_list else policy  # type: ignore[arg-type]
+        if not callable(given):
             raise ValueError(f"policy must be callable: t -> learning rate, got {policy!r}")
+        combination: Any = combined(given, momentum_policy, weight_decay_policy, groups)
         self.target_check = TargetCheck(target, monitor, mode, confirmations)
-        self.policy = policy
+        self.policy: Callable[[int], float] = combination
         self.target = target
         self.monitor = monitor
         self.mode: Mode = mode
@@ -132,16 +154,18 @@ class LRPolicyCallback(Callback):
         self.optimizer_index = optimizer_index
         self.save_to = save_to
         self.save_as = check_names(save_as or {})
-        self._adaptive = policy if isinstance(policy, AdaptivePolicy) else None
+        self._adaptive = combination if isinstance(combination, AdaptivePolicy) else None
         self._initial_state = None if self._adaptive is None else copy.deepcopy(self._adaptive.state_dict())
         self._found: Any = None  # the driven optimizer as the Trainer lists it
         self._driver: RateDriver | None = None
+        self._further: dict[int, tuple[Any, RateDriver]] = {}  # of other optimizers with a policy, by index
         self._reset()
 
     def _reset(self) -> None:
         """Forget the last fit; a checkpoint is loaded after this."""
         self.target_check = TargetCheck(self.target, self.monitor, self.mode, self.confirmations)
         self._is_counted = False  # whether the steps of the driven optimizer are known
+        self._further_steps: dict[int, int] = {}  # steps of other optimizers with a policy, while none is driven
         self._clock = Stopwatch()
         self._look_every = 1
         self._unseen = 0  # batches since the last look, and the sum of their losses
@@ -195,6 +219,11 @@ class LRPolicyCallback(Callback):
         fits.refuse_other_writers(trainer, LRPolicyCallback)
         self._count_from(trainer)
         self._attach(trainer)
+        try:
+            if len(settings_of(self.policy)) > 1:
+                check_values(self.policy, fits.budget_of(trainer))
+        except ValueError as error:
+            raise LRPolicyError(str(error)) from error
         if self.target is not None and not trainer.enable_validation:
             raise LRPolicyError(
                 f"a target for {self.monitor!r} needs validation, but this fit runs none; give the Trainer "
@@ -210,6 +239,11 @@ class LRPolicyCallback(Callback):
 
     def _count_from(self, trainer: Trainer) -> None:
         if not self._is_counted:  # a checkpoint without this callback's state has Lightning's count alone
+            if isinstance(self.policy, PerOptimizer) and trainer.global_step and not self._steps_run:
+                raise LRPolicyError(
+                    "the checkpoint does not tell how many steps each optimizer took, since it has no state of an "
+                    "LRPolicyCallback; resume from one that was written with it"
+                )
             self.target_check.steps_run, self._is_counted = trainer.global_step, True
 
     def _find_optimizer(self, trainer: Trainer) -> torch.optim.Optimizer:
@@ -218,33 +252,57 @@ class LRPolicyCallback(Callback):
     # -- each step ------------------------------------------------------------------------------------------
 
     def _attach(self, trainer: Trainer) -> None:
-        """Drive the optimizer as it is now."""
-        found = self._find_optimizer(trainer)
+        """Drive the optimizers as they are now."""
         self._detach()
+        policies = self.policy.policies if isinstance(self.policy, PerOptimizer) else None
+        if policies is None:
+            self._found, self._driver = self._drive(trainer, self._find_optimizer(trainer), self.policy)
+            return
+        counted_one = self.optimizer_index or 0
+        optimizers = fits.driven_optimizers(trainer, len(policies), counted_one)
+        for index, (found, policy) in enumerate(zip(optimizers, policies, strict=True)):
+            if index == counted_one:
+                self._found, self._driver = self._drive(trainer, found, policy, index)
+            else:
+                self._further[index] = self._drive(trainer, found, policy, index, self._further_steps.get(index, 0))
+
+    def _drive(
+        self, trainer: Trainer, found: Any, policy: Any, index: int = 0, step: int | None = None
+    ) -> tuple[Any, RateDriver]:
         # what Lightning wraps it in has no hooks of its own
         optimizer = getattr(found, "_optimizer", found) if type(found).__name__ == "LightningOptimizer" else found
         every, loggers = trainer.log_every_n_steps, trainer.loggers  # type: ignore[attr-defined]
+        prefix = f"optimizer_{index}/" if index else ""
 
-        def log(step: int, lr: float) -> None:
+        def log(driver: RateDriver) -> None:
+            step = driver.step
             if step == 0 or (step + 1) % every == 0:
+                values = {f"{prefix}{name}": value for name, value in driver.values().items()}
                 for logger in loggers:
-                    logger.log_metrics({"lr": lr}, step=step)
+                    logger.log_metrics(values, step=step)
 
-        self._found = found
-        on_write = log if every and loggers else None
-        self._driver = RateDriver(optimizer, self.policy, self._steps_run, on_write=on_write)
+        step = self._steps_run if step is None else step
+        return found, RateDriver(optimizer, policy, step, on_write=log if every and loggers else None)
 
     def _detach(self) -> None:
         if self._driver is not None:
             self.target_check.steps_run = self._driver.step
             self._driver.detach()
+        for index, (_, driver) in self._further.items():
+            self._further_steps[index] = driver.step
+            driver.detach()
         self._found = self._driver = None
+        self._further = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the rate of the coming optimizer step, once also when several batches make one step."""
-        if trainer.optimizers[self.optimizer_index or 0] is not self._found:  # set up again
+        if trainer.optimizers[self.optimizer_index or 0] is not self._found or (
+            self._further and any(trainer.optimizers[index] is not found for index, (found, _) in self._further.items())
+        ):  # set up again
             self._attach(trainer)
         self._driver.write_if_due()  # type: ignore[union-attr]
+        for _, driver in self._further.values():
+            driver.write_if_due()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -394,8 +452,10 @@ class LRPolicyCallback(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return what cannot be computed again: steps, checks, seconds and the state of an adaptive policy."""
         self.target_check.steps_run = self._steps_run
+        further = self._further_steps | {index: driver.step for index, (_, driver) in self._further.items()}
         return {
             **self.target_check.state_dict(),
+            **({"further_steps": further} if further else {}),
             "seconds": self._clock.seconds,
             "policy": self._adaptive.state_dict() if self._adaptive is not None else None,
         }
@@ -404,6 +464,7 @@ class LRPolicyCallback(Callback):
         """Continue where :meth:`state_dict` was taken."""
         self._clock = Stopwatch(state_dict["seconds"])
         self._is_counted = "steps" in state_dict  # absent from checkpoints of version 0.1
+        self._further_steps = dict(state_dict.get("further_steps", {}))
         self.target_check.load_state_dict({"steps": self._steps_run, **state_dict})
         if self._adaptive is not None and state_dict["policy"] is not None:
             self._adaptive.load_state_dict(state_dict["policy"])

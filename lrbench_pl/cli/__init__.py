@@ -145,13 +145,26 @@ def report_command(
     by: _By = "",
     baseline: _Baseline = "",
     target: _Target = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Rewrite the page while a sweep runs; the open page reloads itself.")
+    ] = False,
+    every: Annotated[float, typer.Option(metavar="SECONDS", help="With --watch: time between two looks.")] = 5.0,
 ) -> None:
     """Write a self-contained page with the ranking and all figures; it needs no network."""
     from lrbench_pl.analysis.report import write_report
+    from lrbench_pl.analysis.web_page import Live
 
-    runs = _load(folders, target)
-    write_report(runs, output, _keys(by), baseline or None)
-    print(f"{counted(runs.table.height, 'run')} in {output}")
+    def write(live: Live | None = None) -> int:
+        runs = _load(folders, target)
+        write_report(runs, output, _keys(by), baseline or None, live)
+        return runs.table.height
+
+    if watch:
+        from lrbench_pl.cli.watch import watch as watch_folders
+
+        watch_folders(folders, write, output, every)
+        return
+    print(f"{counted(write(), 'run')} in {output}")
 
 
 def _check_format(form: str) -> None:
@@ -194,7 +207,7 @@ def preview_command(
     ] = None,
     config_dir: _ConfigDir = None,
 ) -> None:
-    """Show the learning rate over the budget, without training."""
+    """Show the learning rate over the budget, and momentum and weight decay if they have a policy, without training."""
     from lrbench_pl.cli import preview
 
     suffix = output.suffix.lower() if output is not None else ""
@@ -208,7 +221,7 @@ def preview_command(
     else:
         from lrbench_pl.analysis.report import write_preview
 
-        write_preview(curves, output)
+        write_preview(preview.panels(curves), output)
     if output is not None:
         print(f"{counted(len(curves), 'curve')} in {output}")
     for names in preview.equal_curves(curves):

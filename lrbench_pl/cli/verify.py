@@ -14,7 +14,7 @@ from typing import Any
 from lrbench_pl.analysis.load import AnalysisError, Runs, load_runs
 from lrbench_pl.analysis.sequential import Decision, decide, seeds_to_confirm
 from lrbench_pl.cli.rebuild import rebuilt_command
-from lrbench_pl.files import ResultError
+from lrbench_pl.files import CONFIGURATION, ResultError
 from lrbench_pl.reading import parse_json, read_yaml
 from lrbench_pl.runs.config import program_options, quoted
 from lrbench_pl.runs.result import RESULT_FILE, RunResult
@@ -219,8 +219,8 @@ def stored_command(run: Path) -> tuple[list[str], Path]:
         AnalysisError: If they are not stored, or the directory does not exist any more.
     """
     try:
-        stored = read_yaml(run / ".hydra" / "overrides.yaml")
-        hydra: Any = read_yaml(run / ".hydra" / "hydra.yaml")["hydra"]
+        stored = read_yaml(run / CONFIGURATION / "overrides.yaml")
+        hydra: Any = read_yaml(run / CONFIGURATION / "hydra.yaml")["hydra"]
         directory = Path(hydra["runtime"]["cwd"])
         extra = program_options(hydra)
         overrides = [str(each) for each in stored]

@@ -54,17 +54,32 @@ from lrbench_pl.policies._fields import (
 )
 from lrbench_pl.policies._lrbench import LRBENCH_POLICIES, from_lrbench
 from lrbench_pl.policies._plateau import PlateauPolicy
+from lrbench_pl.policies._settings import (
+    OTHER_POLICIES,
+    RANGES,
+    AdaptiveOptimizerPolicy,
+    GroupPolicy,
+    OptimizerPolicy,
+    PerOptimizer,
+    check_values,
+    combined,
+    settings_of,
+)
 from lrbench_pl.policies._stretch import cut, stretched
 
 __all__ = [
     "EXACT_STEPS",
     "LRBENCH_POLICIES",
+    "OTHER_POLICIES",
+    "RANGES",
+    "AdaptiveOptimizerPolicy",
     "AdaptivePolicy",
     "Constant",
     "Cyclic",
     "Exponential",
     "Factor",
     "FactorPerStep",
+    "GroupPolicy",
     "Horizon",
     "Interval",
     "InverseTime",
@@ -75,6 +90,8 @@ __all__ = [
     "Nested",
     "NonNegative",
     "Number",
+    "OptimizerPolicy",
+    "PerOptimizer",
     "PerStep",
     "Period",
     "PlateauPolicy",
@@ -89,6 +106,8 @@ __all__ = [
     "Stages",
     "Step",
     "Steps",
+    "check_values",
+    "combined",
     "cut",
     "fields_of",
     "from_config",
@@ -101,6 +120,7 @@ __all__ = [
     "registered",
     "sampled",
     "segments",
+    "settings_of",
     "stages",
     "stretched",
     "table",

@@ -12,6 +12,7 @@ from lrbench_pl.policies._basic import Polynomial
 from lrbench_pl.policies._fields import Milestones, Stages, fields_of, meanings, register_policy
 from lrbench_pl.policies._protocols import AdaptivePolicy as AdaptivePolicy
 from lrbench_pl.policies._protocols import Policy as Policy
+from lrbench_pl.policies._settings import settings_of
 
 
 @register_policy
@@ -142,8 +143,9 @@ def policy_id(policy: Policy, max_steps: int) -> str:
     """Return a short hash of the rates over a budget, equal for equal rates.
 
     Policies with equal rates have the same id, however they are defined. Rates are rounded to 13 significant digits.
-    Beyond :data:`EXACT_STEPS` steps not all rates are computed: the id is that of the policy as it is written and of
-    samples of its rates, so that only equal policies have the same id.
+    Momentum, weight decay and the rates of groups are part of the id if the policy sets them. Beyond
+    :data:`EXACT_STEPS` steps not all rates are computed: the id is that of the policy as it is written and of samples
+    of its rates, so that only equal policies have the same id.
 
     Example:
         >>> from lrbench_pl.policies import Constant, Step
@@ -151,10 +153,13 @@ def policy_id(policy: Policy, max_steps: int) -> str:
         True
     """
     digest = hashlib.sha256()
-    if max_steps > EXACT_STEPS:
-        digest.update(f"{max_steps} steps of {_as_written(policy)};".encode())
-    for t in sampled(policy, max_steps):
-        digest.update(b"%.12e;" % (policy(t) + 0.0))  # + 0.0 turns -0.0 into 0.0
+    for name, part in settings_of(policy).items():
+        if name != "lr":
+            digest.update(f"{name}:".encode())
+        if max_steps > EXACT_STEPS:
+            digest.update(f"{max_steps} steps of {_as_written(part)};".encode())
+        for t in sampled(part, max_steps):
+            digest.update(b"%.12e;" % (part(t) + 0.0))  # + 0.0 turns -0.0 into 0.0
     return digest.hexdigest()[:12]
 
 
@@ -180,7 +185,7 @@ def sampled(policy: Policy, n: int) -> Iterable[int]:
     check.count("n", n, least=0)
     if n <= EXACT_STEPS:
         return range(n)
-    edges = [t for start, _ in segments(policy) for t in (start - 1, start) if 0 <= t < n]
+    edges = [t for start, _ in segments(settings_of(policy)["lr"]) for t in (start - 1, start) if 0 <= t < n]
     return sorted({*(i * (n - 1) // (_SAMPLES - 1) for i in range(_SAMPLES)), *edges})
 
 

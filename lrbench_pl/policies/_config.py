@@ -49,8 +49,9 @@ def from_config(config: Mapping[str, Any]) -> Policy:
         Traceback (most recent call last):
         ...
         ValueError: _target_ must be lrbench_pl.policies.X with X one of Constant, Step, MultiStep, Exponential, \
-InverseTime, Polynomial, SqrtDecay, Sigmoid, Sequential, Cyclic, or a type registered with register_policy by a \
-module that this program imports or by an entry point lrbench_pl.policies; got 'os.system'
+InverseTime, Polynomial, SqrtDecay, Sigmoid, GroupPolicy, OptimizerPolicy, PerOptimizer, Sequential, Cyclic, or a type \
+registered with register_policy by a module that this program imports or by an entry point lrbench_pl.policies; got \
+'os.system'
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"expected a mapping with _target_, got {config!r}")

@@ -32,7 +32,10 @@ Kind = Literal[
     "moment",
     "milestones",
     "nested",
+    "optional",
+    "parts",
     "stages",
+    "group",
 ]
 
 
@@ -59,8 +62,8 @@ class Meaning:
 
     @property
     def is_nested(self) -> bool:
-        """Return whether the value is a policy or a tuple of policies."""
-        return self.kind in ("nested", "stages")
+        """Return whether the value is a policy, a tuple of policies, or None instead of a policy."""
+        return self.kind in ("nested", "optional", "parts", "stages")
 
 
 def _length(steps: int, factor: float) -> int:
@@ -281,4 +284,6 @@ def require_registered(policy: object) -> Mapping[str, Meaning]:
 
 def each(value: Any, change: Callable[[Any], Any]) -> Any:
     """Apply ``change`` to each policy in the value of a nested field."""
+    if value is None:
+        return None
     return tuple(change(part) for part in value) if isinstance(value, tuple) else change(value)

@@ -62,8 +62,9 @@ def cut(policy: Policy, max_steps: int) -> Policy:
     new: dict[str, Any] = {}
     for name, stones in fields_of(policy, "milestones").items():
         new[name] = tuple(stone for stone in stones if stone < max_steps)
-    for name, inner in fields_of(policy, "nested").items():
-        new[name] = cut(inner, max_steps)
+    for kind in ("nested", "optional", "parts"):
+        for name, inner in fields_of(policy, kind).items():
+            new[name] = each(inner, lambda part: cut(part, max_steps))
     for name in fields_of(policy, "stages"):
         started = [part for part in stages(policy) if part[0] < max_steps]
         parts = tuple(cut(part, min(max_steps, end or max_steps) - start) for start, end, part in started)

@@ -20,9 +20,11 @@ from lrbench_pl.callbacks.history_file import use_history_files
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
 from lrbench_pl.callbacks.progress import progress
 from lrbench_pl.files import CHECKPOINTS
+from lrbench_pl.policies import AdaptiveOptimizerPolicy, OptimizerPolicy, check_values
 from lrbench_pl.runs.config import DESCRIBES_DATA, build_data, build_policy, in_sweep, is_shown_by_launcher
 from lrbench_pl.runs.options import UserError, check_milestones
 from lrbench_pl.runs.spec import RunSpec
+from lrbench_pl.runs.tracking import RunLogger, TakeUpHistory
 from lrbench_pl.workloads.classifier import Classifier
 
 
@@ -53,19 +55,20 @@ def build(
     """
     _check_trainer_keys(cfg)
     data = build_data(cfg.dataset)
-    module = _build_module(cfg, data)
-    loggers = list(loggers)
     verifier = build_verifier(cfg, output, spec)
+    module = _build_module(cfg, data, verifier.policy)
+    loggers = list(loggers)
     folder = (Path() if output is None else output) / CHECKPOINTS
     checkpoints = Checkpoints(folder, cfg.checkpoint_every, cfg.checkpoints_kept, cfg.max_time)
     use_history_files(loggers)
-    trainer = _build_trainer(cfg, [verifier], [checkpoints], loggers, output)
+    last = [checkpoints, *([TakeUpHistory()] if any(isinstance(each, RunLogger) for each in loggers) else [])]
+    trainer = _build_trainer(cfg, [verifier], last, loggers, output)
     if cfg.workload is not None:
         trainer.callbacks.append(OptimizerNameCheck(cfg))  # type: ignore[attr-defined]
     return Parts(module, data, verifier, checkpoints, trainer)
 
 
-def _build_module(cfg: DictConfig, data: pl.LightningDataModule) -> pl.LightningModule:
+def _build_module(cfg: DictConfig, data: pl.LightningDataModule, policy: object) -> pl.LightningModule:
     if cfg.workload is not None:
         module: pl.LightningModule = instantiate(cfg.workload)
         return module
@@ -74,10 +77,21 @@ def _build_module(cfg: DictConfig, data: pl.LightningDataModule) -> pl.Lightning
         model=instantiate(_completed(cfg, data).model),
         optimizer=instantiate(cfg.optimizer),
         num_classes=_num_classes(cfg, data),
-        param_groups=instantiate(cfg.param_groups, _convert_="all"),
+        param_groups=_param_groups(cfg, policy),
         channels_last=cfg.channels_last,
         compile=cfg.compile,
     )
+
+
+def _param_groups(cfg: DictConfig, policy: object) -> list[Any]:
+    """Return the parameter groups: those of ``param_groups``, and one for each further pattern that a policy names."""
+    plain: Any = OmegaConf.to_container(cfg.param_groups, resolve=True)
+    plain = [{key: value for key, value in group.items() if key != "lr_policy"} for group in plain]
+    groups: list[Any] = instantiate(plain, _convert_="all")
+    known = {group.get("params") for group in groups}
+    of_groups = policy.groups if isinstance(policy, (OptimizerPolicy, AdaptiveOptimizerPolicy)) else ()
+    named = [each.group for each in of_groups if isinstance(each.group, str)]
+    return [*groups, *({"params": name} for name in named if name not in known)]
 
 
 def _build_trainer(
@@ -213,4 +227,8 @@ def build_verifier(cfg: DictConfig, output: Path | None = None, spec: RunSpec | 
     if isinstance(policy, LRPolicyCallback):
         return policy
     check_milestones(policy, cfg.max_steps)
+    try:
+        check_values(policy, cfg.max_steps)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return LRPolicyCallback(policy, stop=cfg.stop_at_target, **target)

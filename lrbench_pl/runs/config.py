@@ -11,19 +11,15 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lrbench_pl.overrides import program_options as program_options
 from lrbench_pl.overrides import quoted as quoted
-from lrbench_pl.policies import Policy, from_config
+from lrbench_pl.policies import OTHER_POLICIES, AdaptivePolicy, GroupPolicy, Policy, combined, from_config
 from lrbench_pl.reading import read_yaml
-from lrbench_pl.runs.options import UserError, one_line
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
+from lrbench_pl.runs.options import UserError, check_other_policies, one_line
 
 DESCRIBES_DATA = ("num_classes", "input_shape")
 _GRID = "hydra_plugins.lrbench_sweeper.GridSweeper"
@@ -57,6 +53,14 @@ def per_budget(number: float, *, _root_: Any) -> float:
     return float(number) / int(_root_.max_steps)
 
 
+def weight_decay(factor: float, *, _root_: Any) -> float:
+    """Resolve ``${weight_decay:10}``: a multiple of the optimizer's weight decay."""
+    own = OmegaConf.select(_root_, "optimizer.weight_decay")
+    if own is None:
+        raise ValueError("the policy needs optimizer.weight_decay, got none; give +optimizer.weight_decay=0.01")
+    return float(factor) * float(own)
+
+
 def register_resolvers() -> None:
     """Register the resolvers ``${steps:}``, ``${rate:}``, … with OmegaConf.
 
@@ -68,7 +72,7 @@ def register_resolvers() -> None:
         >>> cfg.half, cfg.tenth
         (50, 0.05)
     """
-    for resolver in (steps, rate, decay, behind, per_budget):
+    for resolver in (steps, rate, decay, behind, per_budget, weight_decay):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
@@ -162,10 +166,11 @@ def build_policy(cfg: DictConfig, kept_in: Path | None = None, settings: Mapping
         settings: Settings of the task, by which ``lr_policy=best`` looks a policy up.
 
     Returns:
-        A policy, or a callback if the choice of ``lr_policy`` is one (``lr_policy=auto``).
+        A policy, or a callback if the choice of ``lr_policy`` is one (``lr_policy=auto``). It is an ``OptimizerPolicy``
+        with ``momentum_policy``, ``weight_decay_policy`` or policies in ``param_groups``.
 
     Raises:
-        UserError: If ``lr_policy_file`` cannot be read as a policy.
+        UserError: If ``lr_policy_file`` cannot be read as a policy, or another policy is not a plain one.
 
     Example:
         >>> build_policy(compose(["lr_policy=linear", "lr=0.1", "max_steps=500"]))
@@ -173,12 +178,40 @@ def build_policy(cfg: DictConfig, kept_in: Path | None = None, settings: Mapping
     """
     from hydra.utils import instantiate
 
+    check_other_policies(cfg)
     if cfg.lr_policy_file is not None:
-        return read_policy(cfg.lr_policy_file)
-    more: dict[str, Any] = {}
-    if kept_in is not None and cfg.lr_policy.get("_target_") == _LOOK_UP:
-        more = {"kept_in": kept_in, "settings": settings}
-    return instantiate(cfg.lr_policy, _convert_="all", **more)  # parts of a composite are policies too
+        policy = read_policy(cfg.lr_policy_file)
+    else:
+        more: dict[str, Any] = {}
+        if kept_in is not None and cfg.lr_policy.get("_target_") == _LOOK_UP:
+            more = {"kept_in": kept_in, "settings": settings}
+        policy = instantiate(cfg.lr_policy, _convert_="all", **more)  # parts of a composite are policies too
+    others = {setting: _instantiated(cfg, key) for key, setting in OTHER_POLICIES.items()}
+    groups = tuple(
+        GroupPolicy(str(group.params), _built(f"param_groups {group.params!r}: lr_policy", group.lr_policy))
+        for group in cfg.get("param_groups") or ()
+        if group.get("lr_policy") is not None
+    )
+    try:
+        return combined(policy, **others, groups=groups)
+    except ValueError as error:
+        raise UserError(one_line(error)) from error
+
+
+def _instantiated(cfg: DictConfig, name: str) -> Any:
+    return None if cfg.get(name) is None else _built(name, cfg[name])
+
+
+def _built(name: str, node: Any) -> Any:
+    """Build a policy beside that of the rate, which must be a plain one."""
+    from hydra.utils import instantiate
+
+    policy = instantiate(node, _convert_="all") if isinstance(node, DictConfig) else node
+    if not callable(policy) or isinstance(policy, AdaptivePolicy):
+        raise UserError(
+            f"{name} must have the _target_ of a plain policy, such as lrbench_pl.policies.Constant, got {node!r}"
+        )
+    return policy
 
 
 def build_data(cfg: DictConfig) -> Any:

@@ -37,6 +37,8 @@ def explain(error: BaseException) -> str | None:
         True
     """
     for each in _chain(error):
+        if str(each) == "Config group override must be a string or a list. Got NoneType":
+            return "a group takes the name of one of its files, got null; for no further policy or no logger give none"
         if isinstance(each, yaml.MarkedYAMLError):
             return _of_yaml(each)
         if isinstance(each, MissingConfigException) and each.missing_cfg_file is not None:

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from lrbench_pl.files import (
     CHECKPOINTS,
+    CONFIGURATION,
     FORMAT,
     ResultError,
     check_format,
@@ -236,6 +237,7 @@ def hold_folder(folder: Path, run_id: str, configuration: Mapping[str, Any]) -> 
 def clean(folder: Path) -> None:
     """Remove what killed processes left half-written in the folder of a run, which is locked."""
     remove_temporary(folder)
+    remove_temporary(folder / CONFIGURATION)
     remove_unfinished(folder / CHECKPOINTS)
 
 

@@ -13,11 +13,9 @@ from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from lrbench_pl.files import open_to_append, write_atomically
+from lrbench_pl.files import CONFIGURATION, open_to_append, write_atomically
 from lrbench_pl.runs.processes import is_first_process
 from lrbench_pl.words import without_passwords
-
-FOLDER = ".hydra"
 
 
 class HydraFiles(Callback):
@@ -35,7 +33,7 @@ class HydraFiles(Callback):
         """Write the configuration of a job; if it cannot be written, nor can its result, which the run reports."""
         if not is_first_process():
             return
-        folder = Path(config.hydra.runtime.output_dir) / FOLDER
+        folder = Path(config.hydra.runtime.output_dir) / CONFIGURATION
         with contextlib.suppress(OSError):
             if folder.is_symlink():
                 folder.unlink()
@@ -81,8 +79,8 @@ def _part(config: DictConfig, hydra: bool) -> DictConfig:
 def _check_unset(config: DictConfig) -> None:
     if (given := config.hydra.output_subdir) is not None:
         print(
-            f"hydra.output_subdir must be null, got {given!r}: the configuration is written into {FOLDER}, without "
-            "passwords; leave it out",
+            f"hydra.output_subdir must be null, got {given!r}: the configuration is written into {CONFIGURATION}, "
+            "without passwords; leave it out",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from lrbench_pl.policies import AdaptivePolicy, PlateauPolicy, Policy, fields_of, stages, table
+from lrbench_pl.policies import (
+    AdaptivePolicy,
+    PlateauPolicy,
+    Policy,
+    check_values,
+    fields_of,
+    settings_of,
+    stages,
+    table,
+)
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.policies._fields import Kind
 from lrbench_pl.words import counted
@@ -111,6 +121,10 @@ def lint(plan: TrainingPlan) -> list[Finding]:
         >>> print(*lint(TrainingPlan(Exponential(init_lr=0.1, gamma=0.99994), max_steps=1000)))
         the rate ends at 94 % of its peak, though the policy is meant to decay; with gamma=0.995405 1 % is left
     """
+    lr, *others = settings_of(plan.policy).items()
+    values = list(_values(plan))
+    plan = replace(plan, policy=lr[1])
+    of_others = [finding for name, part in others for finding in _of_other(name, replace(plan, policy=part))]
     if isinstance(plan.policy, AdaptivePolicy):
         found = [*_never_adapts(plan), *_batches(plan)]
     elif plan.max_steps > MOST_STEPS:
@@ -127,7 +141,30 @@ def lint(plan: TrainingPlan) -> list[Finding]:
         rates = table(plan.policy, plan.max_steps)
         parts = list(_parts(plan.policy, 0, plan.max_steps))
         found = [finding for rule in _RULES for finding in rule(plan, rates, parts)]
-    return sorted(found, key=lambda finding: finding.level != "error")
+    return sorted([*found, *values, *of_others], key=lambda finding: finding.level != "error")
+
+
+def _values(plan: TrainingPlan) -> Iterator[Finding]:
+    """Find values of momentum and weight decay that are out of their range."""
+    try:
+        check_values(plan.policy, plan.max_steps)
+    except ValueError as error:
+        yield Finding("range", "error", str(error), "the run would be refused")
+
+
+def _of_other(name: str, plan: TrainingPlan) -> Iterator[Finding]:
+    """Apply the rules to a policy beside that of the rate: all to the rate of a group, else that of parts."""
+    if plan.max_steps > MOST_STEPS:
+        return
+    values, parts = table(plan.policy, plan.max_steps), list(_parts(plan.policy, 0, plan.max_steps))
+    of_rate = re.fullmatch(r"(optimizer_\d+/)?lr(/.*)?", name, re.DOTALL) is not None
+    rules = _RULES if of_rate else (_never_runs,)
+    for finding in (finding for rule in rules if rule is not _batches for finding in rule(plan, values, parts)):
+        yield replace(finding, message=f"{name}: {finding.message}")
+    if not of_rate and not any(values):
+        yield Finding(
+            "never-runs", "error", f"{name} is 0 at every step", f"give optimizer.{name}, or leave {name}_policy out"
+        )
 
 
 def summary(findings: Sequence[Finding]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from lrbench_pl.policies import fields_of
+from lrbench_pl.policies import OTHER_POLICIES, fields_of, settings_of
 from lrbench_pl.policies._checks import LARGEST_RATE
 from lrbench_pl.verdict import check_target
 from lrbench_pl.words import clean
@@ -21,13 +22,16 @@ _READ = frozenset(
     (
         *("names", "dataset", "trainer", "logger", "max_steps", "seed", "threads", "share_equal", "study", "workload"),
         *("target", "monitor", "mode", "check_every", "confirmations", "require_target", "lr_policy_file"),
-        *("checkpoint_every", "max_time", "hydra", "experiment"),
+        *("checkpoint_every", "max_time", "hydra", "experiment", *OTHER_POLICIES),
     )
 )
 _OF_CLASSIFIER = frozenset(("model", "optimizer", "param_groups", "channels_last", "compile"))
 _KNOWN = _READ | _OF_CLASSIFIER | {"lr_policy", "lr", "batch_size", "stop_at_target", "checkpoints_kept"}
 FORMER_KEYS = {"target_accuracy": "target", "lr_policy.trunks": "lr_policy.stable"}
-_READ_BY_RESOLVER = {"rate": "lr"}  # keys that a resolver reads without naming them, besides max_steps
+_READ_BY_RESOLVER = {
+    "rate": "lr",
+    "weight_decay": "optimizer",
+}  # keys that a resolver reads without naming them, besides max_steps
 _OWN_CALLBACKS = ("lrbench_pl.callbacks.composer.", "lrbench_pl.callbacks.lr_range_test.")
 _CALLBACKS = ("lrbench_pl.callbacks.", "lrbench_pl.selection.best.")  # choices of lr_policy that are callbacks
 
@@ -61,6 +65,7 @@ def check_config(cfg: DictConfig) -> None:
             raise UserError(f"{former} is called {name} now; rename it in your configuration")
     _check_numbers(cfg)
     _check_target(cfg)
+    check_other_policies(cfg)
     if cfg.check_every > cfg.max_steps:
         raise UserError(
             f"check_every must not exceed max_steps ({cfg.max_steps}), got {cfg.check_every}: "
@@ -69,6 +74,20 @@ def check_config(cfg: DictConfig) -> None:
     if cfg.workload is None:
         _check_optimizer(cfg)
         _check_model(cfg)
+    _check_loggers(cfg)
+
+
+# Packages that loggers need, by the name of their class; each is the extra of that name too.
+_LOGGER_PACKAGES = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow", "AimLogger": "aim"}
+
+
+def _check_loggers(cfg: DictConfig) -> None:
+    """Refuse a logger whose package is not installed."""
+    for key, logger in cfg.logger.items():
+        target = str(logger.get("_target_")) if isinstance(logger, DictConfig) else ""
+        package = _LOGGER_PACKAGES.get(target.rpartition(".")[2])
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise UserError(f"logger.{key} needs {package}: pip install 'lrbench_pl[{package}]', or leave it out")
 
 
 def _check_numbers(cfg: DictConfig) -> None:
@@ -116,6 +135,36 @@ def _check_target(cfg: DictConfig) -> None:
         raise UserError(str(error)) from error
     if cfg.require_target and cfg.target is None:
         raise UserError("require_target=true needs a target; give target=")
+
+
+def check_other_policies(cfg: DictConfig) -> None:
+    """Refuse policies of momentum, weight decay and groups where nothing would follow them.
+
+    Raises:
+        UserError: If ``lr_policy`` is a callback such as ``auto``, or a workload has its own groups.
+    """
+    groups = [group for group in cfg.get("param_groups") or () if group.get("lr_policy") is not None]
+    given = [name for name in OTHER_POLICIES if cfg.get(name) is not None] + ["lr_policy in param_groups"] * bool(
+        groups
+    )
+    if not given:
+        return
+    if cfg.lr_policy_file is None and is_callback(cfg.lr_policy):
+        why = {
+            "auto": "composes the rate while it trains, and returns to earlier steps",
+            "best": "applies a policy as it was stored, with its own momentum and weight decay",
+        }.get(str(cfg.names.policy), "sets the rate alone")
+        raise UserError(
+            f"{given[0]} needs a policy of fixed steps, but lr_policy={cfg.names.policy} {why}; leave one out"
+        )
+    if groups and cfg.workload is not None:
+        raise UserError(
+            "lr_policy in param_groups needs the groups that param_groups makes, which a workload does not have; name "
+            "the groups in its optimizer and use lrbench_pl.policies.OptimizerPolicy as lr_policy"
+        )
+    for group in groups:
+        if group.get("params") is None:
+            raise UserError(f"param_groups: a group with an lr_policy needs a pattern as params, got {group!r}")
 
 
 def _check_optimizer(cfg: DictConfig) -> None:
@@ -268,11 +317,14 @@ def check_milestones(policy: object, max_steps: int) -> None:
     Raises:
         UserError: If one does not.
     """
-    for name, milestones in fields_of(policy, "milestones").items():
-        if late := [milestone for milestone in milestones if milestone >= max_steps]:
-            raise UserError(
-                f"lr_policy: {name} must lie below max_steps ({max_steps}), got {late[0]}; lower it or raise max_steps"
-            )
+    for setting, part in settings_of(policy).items():
+        where = "lr_policy" if setting == "lr" else f"policy of {setting}"
+        for name, milestones in fields_of(part, "milestones").items():
+            if late := [milestone for milestone in milestones if milestone >= max_steps]:
+                raise UserError(
+                    f"{where}: {name} must lie below max_steps ({max_steps}), got {late[0]}; lower it or raise "
+                    "max_steps"
+                )
 
 
 def one_line(error: BaseException) -> str:

@@ -24,12 +24,22 @@ def policy_callback(policy: Callable[[int], float] | LRPolicyCallback, **argumen
         policy: A policy, or the callback that some choices of the group are themselves (``auto``, ``best``).
         **arguments: Those of :class:`~lrbench_pl.callbacks.lr_policy.LRPolicyCallback`; a callback has its own.
 
+    Raises:
+        ValueError: If a further policy, such as ``momentum_policy``, is given beside a callback.
+
     Example:
         >>> from lrbench_pl.policies import Constant
         >>> policy_callback(Constant(0.1), target=0.9).target
         0.9
     """
-    return policy if isinstance(policy, LRPolicyCallback) else LRPolicyCallback(policy, **arguments)
+    if not isinstance(policy, LRPolicyCallback):
+        return LRPolicyCallback(policy, **arguments)
+    if further := [name for name in ("momentum_policy", "weight_decay_policy", "groups") if arguments.get(name)]:
+        raise ValueError(
+            f"{further[0]} needs a policy of fixed steps, but lr_policy is {type(policy).__name__}, which sets the "
+            "rate alone; leave one out"
+        )
+    return policy
 
 
 def write_result(

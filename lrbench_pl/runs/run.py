@@ -17,7 +17,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -206,18 +205,17 @@ class Training:
         if outcome is None:
             self._fit(self.parts)
             outcome = self.evaluate(self.parts.checkpoints.seconds)
-        _write_policy(self.cfg, self.parts.verifier, self.output)
+        _write_policy(self.cfg, self.spec, self.parts.verifier, self.output)
         return outcome
 
     def prepare(self) -> None:
         """Build the objects of the run, write its policy, and log what lint finds in it."""
         cfg = self.cfg
         torch.set_num_threads(cfg.threads)
-        self._loggers = [instantiate(logger) for logger in cfg.logger.values()]
-        open_loggers(self._loggers, cfg, self.output)
+        self._loggers = open_loggers(cfg, self.output)
         parts = self._build()
         self.spec, self.setup = specify_parts(cfg, parts, self.spec, self.setup)
-        _write_policy(cfg, parts.verifier, self.output)
+        _write_policy(cfg, self.spec, parts.verifier, self.output)
         _warn_of_lint(cfg, parts.verifier)
 
     def shared_outcome(self, engine: str) -> Outcome | None:
@@ -380,7 +378,7 @@ def _write(result: RunResult, output: Path) -> RunResult:
     return result
 
 
-def _write_policy(cfg: DictConfig, verifier: LRPolicyCallback, output: Path) -> None:
+def _write_policy(cfg: DictConfig, spec: RunSpec, verifier: LRPolicyCallback, output: Path) -> None:
     """Write ``policy.yaml``; of an adaptive policy the schedule that was applied."""
     policy = verifier.policy
     if isinstance(policy, AdaptivePolicy):
@@ -388,7 +386,7 @@ def _write_policy(cfg: DictConfig, verifier: LRPolicyCallback, output: Path) -> 
     try:
         stored: Any = to_config(policy)
     except (TypeError, ValueError):  # a policy type of the user's own
-        stored = OmegaConf.to_container(cfg.lr_policy, resolve=True)
+        stored = dict(spec.policy)
     if is_first_process():
         write_atomically(output / "policy.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
         if (records := getattr(verifier, "records", None)) is not None:

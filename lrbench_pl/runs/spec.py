@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from lrbench_pl.policies import OTHER_POLICIES
 from lrbench_pl.words import masked, policy_file_name
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _NOT_PART = (
 # Keys with a field of their own.
 _FIELDS = (
     *("lr", "seed", "batch_size", "max_steps", "target", "monitor", "mode", "confirmations"),
-    *("stop_at_target", "lr_policy", "lr_policy_file", "names"),
+    *("stop_at_target", "lr_policy", "lr_policy_file", "names", *OTHER_POLICIES),
 )
 _OF_DATASET = (  # where the data is and how it is loaded
     *("root", "data_dir", "download", "num_workers", "workers", "device"),
@@ -89,8 +90,8 @@ class RunSpec:
     Args:
         task: The task.
         policy_name: Name of the policy; not part of the identity.
-        policy: The policy as plain data: the content of ``lr_policy_file``, or the resolved group ``lr_policy``. Must
-            not be modified.
+        policy: The policy as plain data: the content of ``lr_policy_file``, or the resolved group ``lr_policy``; with
+            other policies beside it, an ``OptimizerPolicy`` of all. Must not be modified.
         lr: The scale of the policy (its peak rate).
         seed: Seed of weights, data order and augmentation.
         stop_at_target: Whether training ends once the target is confirmed.
@@ -133,7 +134,7 @@ class RunSpec:
         if path is None and names["policy"] is None:
             raise UserError("names.policy must be text, got None; give the policy a name")
         plain |= {"names": names, "monitor": as_text("monitor", cfg.monitor), "mode": as_text("mode", cfg.mode)}
-        return cls._build(masked(plain), masked(symbolic), _policy_name(names["policy"], path), stored)
+        return cls._build(masked(plain), masked(symbolic), _policy_name(plain, path), stored)
 
     @classmethod
     def from_format_1(cls, configuration: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> RunSpec:
@@ -157,7 +158,7 @@ class RunSpec:
             if isinstance(symbolic["dataset"], dict) and symbolic["dataset"].get("seed") == plain["seed"]:
                 symbolic["dataset"]["seed"] = "seed"
             plain["names"] = {key: as_text(f"names.{key}", name) for key, name in names.items()}
-            name = _policy_name(names["policy"], path)
+            name = _policy_name(plain, path)
             spec = cls._build(plain, symbolic, name, stored if path is not None else None)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"expected a configuration of format 1 ({error!r})") from error
@@ -177,6 +178,9 @@ class RunSpec:
             stored: The content of ``lr_policy_file``, if the policy is a file.
         """
         workload, names = plain["workload"], plain["names"]
+        policy = _combined(plain["lr_policy"] if stored is None else stored, plain)
+        policy_settings = _combined(symbolic["lr_policy"] if stored is None else _plain(stored), symbolic)
+        symbolic = {**symbolic, "param_groups": _without_policies(symbolic.get("param_groups"))}
         without = ("model", "optimizer") if workload is not None else ()
         flat = flatten({key: value for key, value in symbolic.items() if key not in (*_NOT_PART, *_FIELDS, *without)})
         repeated = _repeated(plain)
@@ -196,15 +200,17 @@ class RunSpec:
                 key: value for key, value in flat.items() if _counts(key) and not _is_repeated(key, value, repeated)
             },
         )
-        policy = flatten({"lr_policy": symbolic["lr_policy"] if stored is None else _plain(stored)})
+        flat_policy = flatten({"lr_policy": policy_settings})
         return cls(
             task=task,
             policy_name=name,
-            policy=dict(plain["lr_policy"] if stored is None else stored),
+            policy=dict(policy),
             lr=float(plain["lr"]),
             seed=plain["seed"],
             stop_at_target=plain["stop_at_target"],
-            policy_settings={key: value for key, value in policy.items() if not _is_repeated(key, value, repeated)},
+            policy_settings={
+                key: value for key, value in flat_policy.items() if not _is_repeated(key, value, repeated)
+            },
         )
 
     @property
@@ -392,11 +398,68 @@ def _leaves(value: Any) -> Iterable[Any]:
 
 def policy_name(cfg: Any) -> str:
     """Return the name of the policy of a configuration."""
-    return _policy_name(cfg.names.policy, cfg.lr_policy_file)
+    return _policy_name(
+        {name: cfg.get(name) for name in ("names", *OTHER_POLICIES, "param_groups")}, cfg.lr_policy_file
+    )
 
 
-def _policy_name(name: Any, path: Any) -> str:
-    return str(name) if path is None else policy_file_name(path)
+def _policy_name(plain: Mapping[str, Any], path: Any) -> str:
+    """Return the name of the policy, with those of the policies beside it.
+
+    Example:
+        >>> _policy_name({"names": {"policy": "cosine", "momentum_policy": "rising"}, "momentum_policy": {}}, None)
+        'cosine + momentum rising'
+    """
+    names = plain["names"]
+    found = [str(names["policy"]) if path is None else policy_file_name(path)]
+    for key, setting in OTHER_POLICIES.items():
+        if plain.get(key) is not None:
+            found.append(f"{setting} {names.get(key) or 'policy'}".replace("_", " "))
+    found += [f"lr of {group.get('params')}" for group in _with_policies(plain.get("param_groups"))]
+    return " + ".join(found)
+
+
+def _combined(policy: Mapping[str, Any], plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the policy of the rate with those beside it, as the plain data of an ``OptimizerPolicy``."""
+    others = {setting: plain[key] for key, setting in OTHER_POLICIES.items() if plain.get(key) is not None}
+    groups = [
+        {"_target_": f"{_POLICIES}GroupPolicy", "group": str(group.get("params")), "lr": group["lr_policy"]}
+        for group in _with_policies(plain.get("param_groups"))
+    ]
+    if groups:
+        others["groups"] = groups
+    if not others:
+        return policy
+    if (
+        policy.get("_target_") == f"{_POLICIES}OptimizerPolicy"
+    ):  # that nothing is given twice, is checked as it is built
+        return {**policy, **others}
+    return {"_target_": f"{_POLICIES}OptimizerPolicy", "lr": policy, **others}
+
+
+_POLICIES = "lrbench_pl.policies."
+
+
+def _with_policies(groups: Any) -> list[Any]:
+    """Return the entries of ``param_groups`` that have a policy of their own."""
+    return [group for group in groups or () if isinstance(group, Mapping) and group.get("lr_policy") is not None]
+
+
+def _without_policies(groups: Any) -> Any:
+    """Return ``param_groups`` without the policies in it, and without entries at its end that have nothing else.
+
+    A policy makes the group that it names. So the task does not depend on whether the policy has groups.
+
+    Example:
+        >>> _without_policies([{"params": "*.bias", "weight_decay": 0.0}, {"params": "head.*", "lr_policy": {}}])
+        [{'params': '*.bias', 'weight_decay': 0.0}]
+    """
+    if not _with_policies(groups):
+        return groups
+    found = [{key: value for key, value in group.items() if key != "lr_policy"} for group in groups]
+    while found and found[-1].keys() == {"params"} and groups[len(found) - 1].get("lr_policy") is not None:
+        found.pop()
+    return found
 
 
 # -- from a configuration --------------------------------------------------------------------------------------
@@ -407,20 +470,18 @@ def _resolved(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf, open_dict, read_write
 
-    cfg = copy.deepcopy(cfg)
     without = _NOT_PART + (("model", "optimizer") if cfg.workload is not None else ())
-    kept = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in without])
-    kept._set_parent(cfg)  # so that references, which are resolved in `cfg`, also find the parts left out
 
-    def resolve() -> dict[str, Any]:
-        return {str(key): value for key, value in OmegaConf.to_container(kept, resolve=True).items()}  # type: ignore[union-attr]
+    def resolve(cfg: DictConfig) -> dict[str, Any]:
+        return {str(key): _value_of(cfg, key) for key in cfg if key not in without}
 
     def resolve_at(lr: float, seed: int) -> dict[str, Any]:
-        with read_write(cfg), open_dict(cfg):
-            cfg.lr, cfg.seed = lr, seed
-        return resolve()
+        other = copy.deepcopy(cfg)
+        with read_write(other), open_dict(other):
+            other.lr, other.seed = lr, seed
+        return resolve(other)
 
-    plain = resolve()
+    plain = resolve(cfg)
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else None  # references may name them
     others = {str(key): value for key, value in OmegaConf.to_container(cfg).items() if key not in ("lr", "seed")}  # type: ignore[union-attr]
     key = repr((others, choices, without))
@@ -429,6 +490,16 @@ def _resolved(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
             _symbols.clear()
         _symbols[key] = _symbolic(resolve_at(1.0, 0), resolve_at(2.0, 1))
     return plain, copy.deepcopy(_symbols[key])
+
+
+def _value_of(cfg: DictConfig, key: Any) -> Any:
+    """Return the value of a key without references."""
+    from omegaconf import OmegaConf
+
+    if OmegaConf.is_missing(cfg, key):
+        return "???"
+    value = cfg[key]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 _symbols: dict[str, Any] = {}  # of configurations that differ in rate and seed only

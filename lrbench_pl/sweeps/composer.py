@@ -10,9 +10,10 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 _SILENT_S = 2.0  # no progress is shown before
 _EVERY_S = 5.0  # between two lines of progress
@@ -113,6 +114,14 @@ def _is_choice(override: Any, files: Any) -> bool:
     return override.package is not None or (
         not isinstance(override.value(), dict) and files.group_exists(override.key_or_group)
     )
+
+
+def set_hydra_config(config: DictConfig) -> None:
+    """Let ``HydraConfig`` be that of a job, as Hydra sets it, but without a copy of its hundreds of values."""
+    OmegaConf.set_readonly(config.hydra, True)
+    hidden = OmegaConf.create({})
+    hidden.__dict__["_content"]["hydra"] = config.hydra  # whose parent stays `config`, so that references resolve
+    HydraConfig.instance().cfg = hidden  # type: ignore[assignment]
 
 
 def compose_once(context: HydraContext) -> None:

@@ -13,6 +13,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf, open_dict
 
 from lrbench_pl.runs.options import one_line
+from lrbench_pl.sweeps.composer import set_hydra_config
 from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd, Placing, QueuedAgain, ignore_ctrl_c, job_folder
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def _compose(launcher: Placing, overrides: Sequence[str], number: int) -> Job:
     with open_dict(config):
         config.hydra.job.num = number
         config.hydra.job.id = f"{config.hydra.job.name}_{number}"
-    HydraConfig.instance().set_config(config)  # the name of the folder may refer to it
+    set_hydra_config(config)  # the name of the folder may refer to it
     return Job(number, tuple(filter_overrides(overrides)), config, job_folder(config), None)
 
 

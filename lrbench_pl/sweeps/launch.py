@@ -40,7 +40,7 @@ from lrbench_pl.runs.folder import (
 from lrbench_pl.runs.options import one_line, remarks
 from lrbench_pl.runs.result import RESULT_FILE, Outcome, RunResult
 from lrbench_pl.runs.spec import RunSpec, policy_name
-from lrbench_pl.sweeps.composer import began
+from lrbench_pl.sweeps.composer import began, set_hydra_config
 from lrbench_pl.sweeps.reservations import Reservations, Reserved
 from lrbench_pl.sweeps.view import SweepView
 from lrbench_pl.verdict import Status
@@ -125,7 +125,7 @@ class JobCall:
         setup_globals()
         BaseContainer._resolvers.update(self.resolvers)
         Singleton.set_state(self.state)
-        HydraConfig.instance().set_config(self.config)
+        set_hydra_config(self.config)
         with _output_into(job_folder(self.config)):
             yield
 
@@ -274,11 +274,11 @@ class SweepLauncher:
         with open_dict(config):
             config.hydra.job.num = number
             config.hydra.job.id = f"{config.hydra.job.name}_{number}"
-        HydraConfig.instance().set_config(config)
+        set_hydra_config(config)
         job = Job(number, overrides, config, job_folder(config), None)
         with contextlib.suppress(OmegaConfBaseException, ValueError):
             spec = RunSpec.from_config(job.task_config)
-            job = replace(job, run_id=spec.run_id, spec=spec)
+            job = _changed(job, run_id=spec.run_id, spec=spec)
         return job
 
     def _assign_folders(self, jobs: list[Job], reserved: Mapping[Path, Reserved] | None = None) -> list[Job]:
@@ -345,7 +345,7 @@ def _refusal(job: Job) -> str | None:
     """Return why a job cannot use its folder; None if it can."""
     if job.run_id is None or not any((job.folder / name).exists() for name in (RECORD_FILE, RESULT_FILE)):
         return None
-    HydraConfig.instance().set_config(job.config)
+    set_hydra_config(job.config)
     try:
         check_same_run(job.folder, job.run_id, identity(job.task_config))
     except ChangedConfigurationError as error:
@@ -366,7 +366,14 @@ def _moved(job: Job, folder: Path) -> Job:
         return job
     with read_write(job.config.hydra.sweep):
         job.config.hydra.sweep.subdir = os.path.relpath(folder, Path(job.config.hydra.sweep.dir).absolute())
-    return replace(job, folder=folder)
+    return _changed(job, folder=folder)
+
+
+def _changed(job: Job, **changes: Any) -> Job:
+    """Return a job with other fields, of the same task."""
+    changed = replace(job, **changes)
+    changed.__dict__["task_config"] = job.task_config
+    return changed
 
 
 def ignore_ctrl_c() -> None:
@@ -383,7 +390,7 @@ def _print_remarks(jobs: Sequence[Job]) -> None:
     before = HydraConfig.instance().cfg
     try:
         for job in jobs:
-            HydraConfig.instance().set_config(job.config)
+            set_hydra_config(job.config)
             with contextlib.suppress(
                 OmegaConfBaseException, ValueError, TypeError, ZeroDivisionError
             ):  # the run reports it
@@ -409,7 +416,7 @@ def _result_after(job: Job, end: JobEnd) -> tuple[RunResult, bool]:
         why = end or "it was interrupted and wrote no result"
     status: Status = "stopped" if end is None or isinstance(end, Stopped) else "failed"
     before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(job.config)
+    set_hydra_config(job.config)
     try:
         result = RunResult.build(*specify(job.task_config), Outcome(status, message=why))
     except Exception:  # the run was refused for this very reason, which is `why`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -85,8 +86,10 @@ def _start_ray(init: Mapping[str, Any]) -> None:
     import ray
 
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    given = {key: value for key, value in init.items() if value is not None}
+    own = {} if os.environ.get("RAY_ADDRESS") else {"address": "local"}  # otherwise Ray joins a cluster that runs here
     with _ctrl_c_delayed():
-        ray.init(**{**quiet, **init})
+        ray.init(**{**quiet, **own, **given})
 
 
 def _resources(job: Job, num_cpus: float | None, num_gpus: float | None) -> tuple[float, float]:

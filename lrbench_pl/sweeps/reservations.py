@@ -114,6 +114,11 @@ class Reservations:
                 self._path(suffix, name).unlink(missing_ok=True)
 
 
+def running_sweeps(sweep: Path) -> dict[Path, Reserved]:
+    """Return the folders that sweeps running in a folder have reserved for their jobs."""
+    return Reservations(sweep).others() if (sweep / _FOLDER).is_dir() else {}
+
+
 def clean_sweep(sweep: Path) -> None:
     """Remove what killed sweeps left half-written in a folder, if no sweep is running there."""
     folders = [sweep, sweep / ".equal", sweep / _FOLDER]

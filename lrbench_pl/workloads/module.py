@@ -24,7 +24,8 @@ class SupervisedModule(pl.LightningModule):
         num_classes: Outputs of the model per prediction: classes, symbols, or 1 for regression.
         param_groups: Parameters with options of their own. Each is a mapping with ``params``, a pattern of names such
             as ``*.bias``, and options of the group, such as ``lr_scale``, a factor of the policy's rate, or
-            ``weight_decay``. A parameter belongs to the first pattern that matches its name.
+            ``weight_decay``. A parameter belongs to the first pattern that matches its name. The pattern is also the
+            ``name`` of the group in the optimizer.
         channels_last: Whether images and kernels use the channels-last memory format (NHWC).
         compile: Whether to compile the model with ``torch.compile``.
 
@@ -96,15 +97,23 @@ def group_parameters(model: nn.Module, param_groups: Sequence[Mapping[str, Any]]
     """Return the trainable parameters in optimizer groups, those that match no pattern first.
 
     Raises:
-        ValueError: If a group has no pattern, or a pattern matches no parameter.
+        ValueError: If a group has no pattern, a pattern matches no parameter, or a group has a policy, which the
+            callback takes.
 
     Example:
         >>> first, biases = group_parameters(nn.Linear(2, 3), [{"params": "*bias", "lr_scale": 2.0}])
-        >>> len(first["params"]), len(biases["params"]), biases["lr_scale"]
-        (1, 1, 2.0)
+        >>> len(first["params"]), len(biases["params"]), biases["lr_scale"], biases["name"]
+        (1, 1, 2.0, '*bias')
     """
-    groups = [{**group, "params": []} for group in ({}, *param_groups)]
     patterns = [str(group.get("params", "")) for group in param_groups]
+    for pattern, group in zip(patterns, param_groups, strict=True):
+        if "lr_policy" in group:
+            raise ValueError(
+                f"param_groups: lr_policy of {pattern!r} must be given to the callback that applies it, as "
+                f"LRPolicyCallback(..., groups={{{pattern!r}: ...}})"
+            )
+    named = ({"name": pattern, **group} for pattern, group in zip(patterns, param_groups, strict=True))
+    groups = [{**group, "params": []} for group in ({}, *named)]
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     for name, parameter in trained:
         index = next((i for i, pattern in enumerate(patterns, 1) if fnmatchcase(name, pattern)), 0)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _NEEDS = {
     "hydra.sweeper.": "hydra/sweeper=lrbench",
     "hydra.launcher.": "hydra/launcher=joblib",
-    "logger.wandb.": "logger=wandb",
+    **{f"logger.{name}.": f"logger={name}" for name in ("wandb", "tensorboard", "mlflow", "aim")},
 }
 
 
@@ -99,6 +99,7 @@ def _compose(overrides: list[str], own: list[str], many: bool) -> None:
             continue
         seen.update(job)
         cfg = compose([each for each in job if not each.startswith("lr_policy_file=")])
+        cfg.logger = {}  # whose packages need not be installed here
         check_config(cfg)
         if not own:  # whose classes are there only when the document is followed
             build_policy(cfg)

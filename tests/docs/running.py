@@ -28,6 +28,7 @@ NOT_RUN = {
     "make demo": "installs; its two commands stand below",
     "source .venv": "the tests run in it",
     "pip install": "the network",
+    "python experiments/benchmarks/": "measures for minutes, or needs a GPU",
     "ray start": "a cluster",
     "wandb login": "an account",
     "wandb sync multirun": "sends",
@@ -36,10 +37,11 @@ NOT_RUN = {
 }
 # its two commands, as they stand in the Makefile
 DEMO = ("python run.py --multirun experiment=demo hydra.sweep.dir=multirun/demo", "lrbench rank multirun/demo")
-_INSTEAD = (  # of what is not on this machine
+_INSTEAD = (  # of what is not on this machine; the launchers have tests of their own
     (r"experiment=(mnist|cifar10|imagenet|kjv|letter)\w*", "dataset=synthetic"),
     (r"dataset\.download=true ?", ""),
-    (r"hydra/launcher=submitit_slurm|hydra/launcher=ray", "hydra/launcher=basic"),
+    (r"logger=(mlflow|aim|many)", "logger=tensorboard"),
+    (r"hydra/launcher=(submitit_slurm|submitit_local|ray|joblib|fused)", "hydra/launcher=basic"),
     (r"'?\+?hydra\.launcher\.[\w.]+=[^\s']+'? ?", ""),
     (r"/shared/multirun", "multirun"),
     (r"PATH/policy\.yaml", "multirun/first/0/policy.yaml"),

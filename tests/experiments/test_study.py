@@ -1,11 +1,15 @@
 """Studies of policies: their protocols, their stages, and that every figure comes out of the frozen rows."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
+
+from tests import forks
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
@@ -122,7 +126,15 @@ def test_a_policy_over_the_short_budget_is_a_row_of_its_own_with_the_same_tuning
 
 
 @pytest.mark.slow
-def test_a_small_study_runs_whole_and_goes_on_where_it_was(tmp_path, capfd):
+def forked(command, check):
+    """Run a sweep of a study in a forked process, with its output to this one's."""
+    with os.fdopen(os.dup(1), "w") as output:
+        process = forks.start(command, Path.cwd(), {**os.environ, "OMP_NUM_THREADS": "1"}, output)
+        return SimpleNamespace(returncode=process.wait(600))
+
+
+def test_a_small_study_runs_whole_and_goes_on_where_it_was(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(study, "subprocess", SimpleNamespace(run=forked))
     protocol = study.Protocol(
         workload=("trainer=cpu", "logger=none"),
         max_steps=200,

@@ -27,7 +27,7 @@ TWELVE = (*LONG, "lr_policy=fix,tri", "seed=0,1,2,3,4,5")
 @pytest.fixture(scope="module")
 def undisturbed(made_once):
     def fill(folder):
-        done = sweep(folder / "sweep", "joblib", *TWELVE)
+        done = sweep(folder / "sweep", "basic", *TWELVE)
         assert done.returncode == 0, done.stdout + done.stderr
 
     found = numbers(made_once("undisturbed", fill) / "sweep")
@@ -77,7 +77,7 @@ def test_ctrl_c_ends_a_sweep_that_goes_on_when_started_again_and_killed(tmp_path
     assert states["stopped"] == states.total() - states["missed"] >= 1  # one may have just ended
     counted = f"interrupted with {states['missed']} of 4 jobs finished and {states['stopped']} stopped; "
     assert f"{counted}the same command resumes the sweep" in " ".join(text.split())
-    go_through(folder, launcher, jobs, () if launcher == "joblib" else ("worker",), seed=1)
+    go_through(folder, launcher, jobs, ("worker",) if launcher == "basic" else (), seed=1)
     wanted = {run_id for run_id, _ in numbers(folder)}
     assert len(wanted) == 4
     assert numbers(folder) == [row for row in undisturbed if row[0] in wanted]

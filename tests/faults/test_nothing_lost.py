@@ -149,7 +149,9 @@ def test_the_next_start_removes_what_a_killed_write_left(run, tmp_path):
     run("a", dies_at=45)
     left = [folder / ".result.json.0123456789ab.tmp", folder / "checkpoints" / ".unfinished.ckpt"]
     left.append(folder / "checkpoints" / "..unfinished.ckpt.0123456789ab.tmp")
+    left.append(folder / ".hydra" / ".config.yaml.0123456789ab.tmp")
     for path in left:
+        path.parent.mkdir(exist_ok=True)
         path.write_text("half")
     kept = [folder / ".mine.tmp", folder / ".result.json.mine.tmp"]
     for path in kept:

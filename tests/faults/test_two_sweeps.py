@@ -61,7 +61,7 @@ def test_a_sweep_that_overlaps_another_runs_whole(tmp_path):
         assert wait_for(lambda: list(folder.glob(".sweeps/*.json")))
         second = forks.run(command(folder, "basic", *jobs[1]), tmp_path, ENVIRONMENT, 300)
         assert second.returncode == 0, second.stdout + second.stderr
-        assert first.wait(timeout=120) == 0
+        assert first.wait(timeout=300) == 0
     finally:
         end(first)
     assert sorted(row["seed"] for row in rows(folder)) == [0, 1, 2]

@@ -19,13 +19,16 @@ from lrbench_pl.policies import (
     Constant,
     Factor,
     FactorPerStep,
+    GroupPolicy,
     Horizon,
     Interval,
     Meaning,
     Milestones,
     MultiStep,
     Nested,
+    OptimizerPolicy,
     Period,
+    PerOptimizer,
     Policy,
     Positive,
     Rate,
@@ -124,6 +127,8 @@ FOREIGN = [
     Stairs(0.1, 0.5, 250),
     Saw(0.1, 500),
     Sequential((Constant(0.05), Scaled(MultiStep(0.1, 0.5, (100, 200)))), (300,)),
+    OptimizerPolicy(Rex(0.1, 1000), Saw(0.9, 500), None, (GroupPolicy("head", Stairs(0.1, 0.5, 250)),)),
+    PerOptimizer((Rex(0.1, 1000), OptimizerPolicy(Constant(0.1), weight_decay=Rex(0.01, 1000)))),
 ]
 TYPES = list(registered().values())
 
@@ -144,8 +149,14 @@ KINDS = {
     "moment": st.integers(0, 500),
     "milestones": st.lists(counts, max_size=3, unique=True).map(sorted),
     "nested": st.builds(Step, st.floats(0, 10), st.floats(1e-6, 1), counts),
+    "group": st.one_of(st.text(min_size=1), st.integers(0, 9)),
 }
+KINDS["optional"] = st.one_of(st.none(), KINDS["nested"])
 KINDS["stages"] = st.lists(KINDS["nested"], min_size=1, max_size=3)
+PARTS = {
+    OptimizerPolicy: st.lists(st.builds(GroupPolicy, KINDS["group"], KINDS["nested"]), max_size=2),
+    PerOptimizer: KINDS["stages"],
+}
 
 
 @st.composite
@@ -155,7 +166,9 @@ def policies_of(draw, kind):
     for name, meaning in meanings(kind).items():
         if hasattr(kind, name) and draw(st.booleans()):
             continue  # the default
-        of_kind = st.sampled_from(get_args(hints[name])) if meaning.kind == "choice" else KINDS[meaning.kind]
+        of_kind = st.sampled_from(get_args(hints[name])) if meaning.kind == "choice" else KINDS.get(meaning.kind)
+        if meaning.kind == "parts":
+            of_kind = PARTS[kind]
         values[name] = draw(of_kind)
     try:
         return kind(**values)
@@ -190,11 +203,15 @@ def test_a_registered_policy_is_a_value_that_is_stored_stretched_and_cut(kind, d
 @pytest.mark.parametrize("bad", [None, "0.1", -math.inf, math.nan, True])
 def test_every_field_of_every_type_refuses_invalid_values(kind, bad):
     """The message names the field, and nothing else in the policy runs before it."""
-    sample = {"nested": Constant(0.1), "stages": (Constant(0.1),), "milestones": (), "phase": 0}
+    sample = {"nested": Constant(0.1), "stages": (Constant(0.1),), "milestones": (), "phase": 0, "optional": None}
+    sample["parts"] = () if kind is OptimizerPolicy else (Constant(0.1),)
     good = {name: sample.get(meaning.kind, 1) for name, meaning in meanings(kind).items()}
     good |= {name: get_args(get_type_hints(kind)[name])[0] for name, m in meanings(kind).items() if m.kind == "choice"}
     kind(**good)
     for name in good:
+        kind_of_field = meanings(kind)[name].kind
+        if (kind_of_field == "optional" and bad is None) or (kind_of_field == "group" and bad == "0.1"):
+            continue
         with pytest.raises(ValueError, match=rf"^{name} must .*, got {bad!r}"):
             kind(**{**good, name: bad})
 

@@ -54,7 +54,7 @@ def run_py(folder, *arguments, **variables):
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -176,7 +176,7 @@ def test_a_checkout_that_is_not_installed_says_what_to_do(there, tmp_path):
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(packages)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: lrbench_pl is not installed for this Python ({sys.executable}: ")

@@ -79,7 +79,7 @@ def server():
             cwd=home,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=60,
+            timeout=300,
         )
         return done.returncode
 

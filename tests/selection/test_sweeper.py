@@ -383,8 +383,8 @@ def learnt(row):
 
 @pytest.mark.slow
 def test_with_joblib_killed_in_the_middle_and_started_again(tmp_path):
-    arguments = command("lr_policy=cosine,fix", "lr=0.1,0.05", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    arguments += ["hydra.sweeper.confirm=1", "hydra.sweeper.bisections=0"]
+    arguments = command("lr_policy=cosine,fix", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    arguments += ["hydra.sweeper.rates=[1.0]", "hydra.sweeper.confirm=1", "hydra.sweeper.bisections=0"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             arguments, cwd=tmp_path, stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True

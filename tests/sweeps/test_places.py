@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from lrbench_pl.runs.writable import check_writable
 from lrbench_pl.sweeps.local import slots_for, visible_gpus
-from tests.faults.sweeps import ENVIRONMENT, numbers, rows, sweep
+from tests.faults.sweeps import ENVIRONMENT, needs, numbers, rows, sweep
 
 SHORT = ("max_steps=20", "check_every=10", "target=null")
 
@@ -101,7 +101,7 @@ print([outcome for _, outcome in in_workers([(job, lock)] * 4, n_jobs=2)])
 def test_idle_workers_exit_silently_and_release_their_semaphores():
     """A killed worker would leak its semaphores, of which Python warns at exit."""
     command = [sys.executable, "-c", IDLE]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[None, None, None, None]\n", "")
 
 
@@ -115,6 +115,25 @@ def test_a_missing_package_is_named(tmp_path, launcher, extra):
     assert done.returncode == 1
     assert f"pip install 'lrbench_pl[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "given", "address"),
+    [(None, None, "local"), ("auto", None, None), (None, "auto", "auto"), ("auto", "10.0.0.1:6379", "10.0.0.1:6379")],
+)
+def test_a_sweep_starts_its_own_ray_unless_told_where_one_runs(monkeypatch, variable, given, address):
+    needs("ray")
+    import ray
+
+    from lrbench_pl.sweeps.on_ray import _start_ray
+
+    started = {}
+    monkeypatch.setattr(ray, "init", lambda **given: started.update(given))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    _start_ray({"address": given})
+    assert started.get("address") == address
 
 
 def test_gpus_are_listed_without_torch(monkeypatch, tmp_path):

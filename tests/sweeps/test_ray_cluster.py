@@ -42,6 +42,6 @@ def test_a_job_whose_node_is_lost_resumes_on_another(tmp_path, cluster):
     assert "resuming from step=" in text
     assert "2 jobs: 2 missed" in text
     assert [row["status"] for row in rows(folder)] == ["missed", "missed"]
-    other = sweep(tmp_path / "other", "joblib", *JOBS)
+    other = sweep(tmp_path / "other", "basic", *JOBS)
     assert other.returncode == 0, other.stdout + other.stderr
     assert numbers(folder) == numbers(tmp_path / "other")

@@ -26,7 +26,7 @@ def test_what_a_killed_sweep_has_reserved_is_free(tmp_path):
         "folder = pathlib.Path(sys.argv[1])\n"
         "with Reservations(folder) as held: held.reserve({folder / '0': 'a'}); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=120)
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=300)
     assert killed.returncode == -signal.SIGKILL
     assert len(list(tmp_path.glob(".sweeps/*.json"))) == 1
     with Reservations(tmp_path) as reservations:

@@ -21,7 +21,7 @@ def command(*arguments, module=False):
 
 def call(folder, *arguments, module=False):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return forks.run(command(*arguments, module=module), folder, environment, timeout=120)
+    return forks.run(command(*arguments, module=module), folder, environment, timeout=300)
 
 
 def rows(folder):
@@ -111,7 +111,7 @@ def test_ctrl_c_gives_a_result_and_exit_code_130(tmp_path):
         while not history.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        code = process.wait(timeout=60)
+        code = process.wait(timeout=300)
     finally:
         process.kill_group()
     output = (tmp_path / "output.txt").read_text()

@@ -29,7 +29,7 @@ def notes(tmp_path_factory):
         for processes in ("1", "2")
     ]
     for training in trainings:  # beside each other: most of the time they start and wait
-        shown, _ = training.communicate(timeout=120)
+        shown, _ = training.communicate(timeout=600)
         assert training.returncode == 0, shown
     return [json.loads((folder / name).read_text()) for name in ("1-0.json", "2-0.json", "2-1.json")]
 

@@ -138,8 +138,8 @@ def arrivals_figure(info: ArrivalsInfo) -> go.Figure:
     return finished(figure, 430, legend=True)
 
 
-def rates_figure(names: Sequence[str], tables: Sequence[Sequence[float]]) -> go.Figure:
-    """Draw the learning rates of policies over their budgets."""
+def rates_figure(names: Sequence[str], tables: Sequence[Sequence[float]], title: str = "learning rate") -> go.Figure:
+    """Draw the learning rates of policies, or another setting, over their budgets."""
     lines = []
     for name, rates in zip(names, tables, strict=True):
         steps, values = curves.thin(range(len(rates)), rates, most=1000)
@@ -147,5 +147,5 @@ def rates_figure(names: Sequence[str], tables: Sequence[Sequence[float]]) -> go.
     figure = go.Figure()
     add_lines(figure, lines, "rate", highlighted=len(lines))
     figure.update_xaxes(title_text="optimizer steps")
-    figure.update_yaxes(title_text="learning rate", rangemode="tozero")
+    figure.update_yaxes(title_text=title, rangemode="tozero" if title == "learning rate" else "normal")
     return finished(figure, 460, legend=True)

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from lrbench_pl.policies import AdaptivePolicy
+from lrbench_pl.policies import AdaptivePolicy, settings_of
 from lrbench_pl.runs.config import build_policy
 from lrbench_pl.runs.options import is_callback
 from lrbench_pl.runs.spec import canonical
+from lrbench_pl.sweeps.composer import set_hydra_config
 from lrbench_pl.sweeps.fused.checkpoint import GroupFolder
 from lrbench_pl.sweeps.launch import Job, JobCall
 
@@ -81,7 +82,7 @@ def plan(calls: Sequence[Call], workers: int, most: int | None = None, folders: 
     try:
         for call in calls:
             job = call[0]
-            HydraConfig.instance().set_config(job.config)  # names and loggers may refer to it
+            set_hydra_config(job.config)  # names and loggers may refer to it
             try:
                 reason = None if job.spec is None else why_alone(job)
                 key = None if job.spec is None or reason is not None else group_key(job)
@@ -140,8 +141,11 @@ def why_alone(job: Job) -> str | None:
 def _of_policy(cfg: DictConfig) -> str | None:
     if cfg.lr_policy_file is None and is_callback(cfg.lr_policy):
         return f"lr_policy={cfg.names.policy} decides on its rates while it trains"
-    if isinstance(build_policy(cfg), AdaptivePolicy):
+    policy = build_policy(cfg)
+    if isinstance(policy, AdaptivePolicy):
         return f"lr_policy={cfg.names.policy} is adaptive: its rates depend on the checks"
+    if others := list(settings_of(policy))[1:]:
+        return f"the policy sets {', '.join(others)} too, and a fused program changes one rate for all groups alone"
     return None
 
 
@@ -173,11 +177,11 @@ def _of_trainer(trainer: DictConfig) -> str | None:
 
 def _of_loggers(cfg: DictConfig) -> str | None:
     for name, logger in cfg.logger.items():
-        target = str(logger.get("_target_"))
+        target = _LOGGER if logger is None else str(logger.get("_target_"))
         if target == _WANDB:
             return "logger=wandb: a process has one W&B run at a time"
         if target != _LOGGER:
-            return f"logger.{name} ({target}) may need a Trainer"
+            return f"logger.{name} ({target.rpartition('.')[2]}): fused jobs write metrics.csv alone"
     return None
 
 

@@ -2,7 +2,7 @@
 
     python experiments/headline.py [--write]
 
-One line per study: its default policy, the best of its tuned policies, and `auto`.
+One line per study with a protocol: its default policy, the best of its tuned policies, and `auto`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def _steps(row: Row) -> str:
 
 def main() -> None:
     """Print the table, or write it into the README."""
-    text = "\n".join(lines(sorted(HERE.glob("policies_*/results.csv"), reverse=True)))
+    text = "\n".join(
+        lines(sorted((path.with_name("results.csv") for path in HERE.glob("policies_*/study.yaml")), reverse=True))
+    )
     if "--write" in sys.argv[1:]:
         README.write_text(written(README.read_text(encoding="utf-8"), text), encoding="utf-8")
     print(text)

@@ -1,7 +1,7 @@
 """A study of policies: from a protocol in YAML to frozen results, a table and a figure.
 
     python experiments/study.py NAME [--budget 0.05] [--stages default,auto] [--work multirun/NAME] [OVERRIDE...]
-    python experiments/study.py NAME --table       # from the frozen results: nothing is trained
+    python experiments/study.py NAME --table [--write]      # from the frozen results: nothing is trained
 
 ``experiments/NAME/study.yaml`` is the protocol (see :class:`Protocol`). Its stages are sweeps in ``--work``:
 
@@ -13,8 +13,9 @@
 ``short``    those whose tuning run reached the target, stretched over that short budget, to the target
 
 Interrupted, the same command resumes it; ``--stages`` runs only some of them, and ``target`` always. At the end the
-results of all stages are frozen in ``results.csv`` (the column ``study`` has the stage), the figure is drawn, and the
-table is written into the study's ``README.md``. Overrides are Hydra's, such as ``dataset.root=PATH``.
+results of all stages are frozen in ``results.csv`` (the column ``study`` has the stage), the checks in ``curves.csv``
+(see ``by_target.py``), the figure is drawn, and the table is written into the study's ``README.md``. Overrides are
+Hydra's, such as ``dataset.root=PATH``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pathlib import Path
 
 import polars as pl
 import yaml
+from by_target import freeze_curves
 from tables import blocks, figure, heat, written
 
 from lrbench_pl.analysis.load import load_runs
@@ -235,11 +237,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--launcher", default="joblib", help="Hydra's launcher (default joblib)")
     parser.add_argument("--work", type=Path, help="folder of the sweeps (default multirun/NAME)")
     parser.add_argument("--table", action="store_true", help="print the table of the frozen results")
+    parser.add_argument("--write", action="store_true", help="with --table: write it into the README too")
     given = parser.parse_intermixed_args(arguments)
     folder = HERE / given.name
     results = folder / "results.csv"
     if given.table:
-        print(blocks(pl.read_csv(results)))
+        write_table(folder, pl.read_csv(results), given.write)
         return
     protocol = Protocol.read(folder / "study.yaml")
     budget = protocol.budget if given.budget is None else given.budget
@@ -250,13 +253,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--stages must be of {', '.join(STAGES)}, got {unknown.pop()}")
     work = given.work or Path("multirun") / given.name
     study = Study(given.name, protocol, budget, work, given.launcher, tuple(given.overrides), stages)
-    freeze(study.run(), results)
+    found = study.run()
+    freeze(found, results)
+    freeze_curves(found, folder / "curves.csv")
     rows = pl.read_csv(results)
     draw = heat if len(protocol.optimizers) > 1 else figure
     draw(rows, folder / "figure.png")
-    readme = folder / "README.md"
-    readme.write_text(written(readme.read_text(encoding="utf-8"), blocks(rows)), encoding="utf-8")
-    print(blocks(rows))
+    write_table(folder, rows)
+
+
+def write_table(folder: Path, rows: pl.DataFrame, into_readme: bool = True) -> None:
+    """Print the table of a study and write it into its README."""
+    text = blocks(rows)
+    print(text)
+    if into_readme:
+        readme = folder / "README.md"
+        readme.write_text(written(readme.read_text(encoding="utf-8"), text), encoding="utf-8")
 
 
 if __name__ == "__main__":

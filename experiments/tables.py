@@ -51,6 +51,7 @@ class Row:
         steps: Median steps in all, with its interval.
         speed_up: Speed-up over the default, without tuning.
         counted: The same, with tuning.
+        budget_ratio: The default's whole budget over its steps in all, 0 for a miss.
         tuning: Steps of its tuning, in the median.
         test_accuracy: Median where the training ended.
         each: Steps to the target by seed; infinite for a miss.
@@ -64,6 +65,7 @@ class Row:
     steps: st.Estimate
     speed_up: Gain
     counted: Gain
+    budget_ratio: st.Estimate
     tuning: int
     test_accuracy: float
     each: tuple[float, ...]
@@ -110,6 +112,7 @@ def compared(rows: pl.DataFrame) -> list[Row]:
                 steps=st.Estimate(place["median_steps"], place["median_low"], place["median_high"], len(hit)),
                 speed_up=_gain(base, alone, hit),
                 counted=_gain(base, whole, hit),
+                budget_ratio=st.budget_ratio(float(default["max_steps"][0]), steps, hit).times,
                 tuning=round(statistics.median(given_up)),
                 test_accuracy=statistics.median(mine["test_accuracy"].to_list()),
                 each=tuple(step if ok else math.inf for step, ok in zip(steps, hit, strict=True)),
@@ -156,14 +159,15 @@ def table(rows: pl.DataFrame) -> list[str]:
     lines = aim(rows)
     lines += [
         "",
-        "| tier | policy | rate | reached | steps, median [95 %] | speed-up | with tuning | tuning | test |",
+        "| tier | policy | rate | reached | steps, median [95 %] "
+        "| speed-up | with tuning | budget ratio | tuning | test |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in compared(rows):
         name = f"**{row.name}**: `{first['policy']}`" if row.name == "the default" else f"`{row.name}`"
         lines.append(
             f"| {row.tier} | {name} | {'' if row.lr is None else f'{row.lr:g}'} | {row.reached}/{row.n} "
-            f"| {spread(row.steps, '.0f')} | {row.speed_up} | {row.counted} "
+            f"| {spread(row.steps, '.0f')} | {row.speed_up} | {row.counted} | {spread(row.budget_ratio, '.2f')} "
             f"| {row.tuning} | {row.test_accuracy:.4f} |"
         )
     return lines + best_case(rows)
@@ -285,6 +289,17 @@ def save(picture: Any, path: Path) -> None:
     pyplot.close(picture)
 
 
+def save_lines(picture: Any, path: Path) -> None:
+    """Write a figure of curves, with a minimal frame."""
+    from matplotlib import pyplot
+
+    for axes in picture.axes:
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    picture.savefig(path, dpi=150)
+    pyplot.close(picture)
+
+
 def heat(rows: pl.DataFrame, path: Path) -> None:
     """Draw the median steps to the target by policy and optimizer."""
     import matplotlib
@@ -321,7 +336,7 @@ def blocks(rows: pl.DataFrame) -> str:
     return "\n".join(table(rows))
 
 
-def written(readme: str, text: str) -> str:
+def written(readme: str, text: str, begin: str = BEGIN) -> str:
     r"""Return a README with the text between its marks.
 
     Raises:
@@ -331,7 +346,7 @@ def written(readme: str, text: str) -> str:
         >>> written(f"a\n\n{BEGIN}\n\nold\n\n{END}\n", "new")
         'a\n\n<!-- from results.csv -->\n\nnew\n\n<!-- end -->\n'
     """
-    found, count = re.subn(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n\n{text}\n\n{END}", readme, flags=re.DOTALL)
+    found, count = re.subn(f"{begin}.*?{END}", lambda _: f"{begin}\n\n{text}\n\n{END}", readme, flags=re.DOTALL)
     if count != 1:
-        raise ValueError(f"expected one {BEGIN} … {END}, found {count}")
+        raise ValueError(f"expected one {begin} … {END}, found {count}")
     return found

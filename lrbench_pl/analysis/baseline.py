@@ -37,6 +37,22 @@ def add_speed_ups(
             row |= _compared(other, group, seed)
 
 
+def compared_with(
+    baseline: str, groups: Sequence[Group], keys: Sequence[str], seed: int = 0
+) -> tuple[int, dict[str, float | None]] | None:
+    """Return the place of the first group's baseline, and the columns of the speed-up over it.
+
+    Returns:
+        None if the first group has no baseline, is it itself, or the runs do not determine the speed-up.
+    """
+    other = _baselines(baseline, groups, keys)[0]
+    first = groups[0]
+    if other is None or other is first or first.open.any() or other.open.any() or math.isnan(first.budget):
+        return None
+    found = _compared(other, first, seed)
+    return None if found["speed_up"] is None else (groups.index(other), found)
+
+
 def _baselines(baseline: str, groups: Sequence[Group], keys: Sequence[str]) -> list[Group | None]:
     """Return the group to compare each group with: the baseline that agrees with it in all other columns."""
     by_name = {",".join(str(group.key[key]) for key in keys): group for group in groups}

@@ -28,6 +28,7 @@ class Column:
         is_name: Whether the cells are names: aligned to the left, and folded if the table is too narrow.
         drop_order: Columns with the largest number are dropped first if the table is too narrow; 0 is never dropped.
         short: Text of each row without the interval, for a table that is too narrow.
+        values: Value of each row, to sort by; None where it is missing.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Column:
     is_name: bool = False
     drop_order: int = 0
     short: tuple[str, ...] | None = None
+    values: tuple[Any, ...] = ()
 
     @property
     def title_width(self) -> int:
@@ -57,11 +59,12 @@ def columns(ranking: pl.DataFrame, monitor: str | None) -> list[Column]:
     """Return the columns of a ranking for people, in order, without those that are empty."""
     rows = ranking.to_dicts()
     names = ranking.columns
-    found: list[Column | None] = [Column("tier", tuple(MISSING if r["tier"] is None else str(r["tier"]) for r in rows))]
-    found.append(Column("rank", tuple(map(_rank, rows))) if "rank" in names else None)
+    tiers = tuple(MISSING if row["tier"] is None else str(row["tier"]) for row in rows)
+    found: list[Column | None] = [Column("tier", tiers, values=_values(rows, "tier"))]
+    found.append(Column("rank", tuple(map(_rank, rows)), values=_values(rows, "rank")) if "rank" in names else None)
     for key in group_keys(ranking):
         cells = tuple(_number(key, row[key]) for row in rows)
-        found.append(Column(clean(key), cells, is_name=ranking.schema[key] == pl.String))
+        found.append(Column(clean(key), cells, ranking.schema[key] == pl.String, values=_values(rows, key)))
     best, tested = (f"{kind} {metric_title(monitor)}" for kind in ("best", "test"))
     if "reached" in names:
         found += _of_cost(rows, names, best, tested)
@@ -70,7 +73,8 @@ def columns(ranking: pl.DataFrame, monitor: str | None) -> list[Column]:
     else:
         found += _of_utility(rows, names, best, tested)
     more = tuple(more_seeds(row.get("more_seeds")) for row in rows)
-    found.append(Column("more seeds", more, drop_order=3) if any(more) else None)
+    needed = Column("more seeds", more, drop_order=3, values=_values(rows, "more_seeds") if any(more) else ())
+    found.append(needed if any(more) else None)
     found += [_counts(rows, name) for name in ("diverged", "failed", "stopped")]
     return [column for column in found if column is not None and any(cell != MISSING for cell in column.cells)]
 
@@ -89,9 +93,11 @@ def more_seeds(number: int | None) -> str:
 
 def _of_cost(rows: Sequence[_Row], names: Sequence[str], best: str, tested: str) -> list[Column | None]:
     return [
-        Column("reached", tuple(f"{row['reached']}/{row['runs']}" for row in rows)),
+        Column("reached", tuple(f"{row['reached']}/{row['runs']}" for row in rows), values=_values(rows, "reached")),
         _counts(rows, "open"),
-        Column("share", tuple(map(_share, rows)), drop_order=5) if "share_low" in names else None,
+        Column("share", tuple(map(_share, rows)), drop_order=5, values=_values(rows, "share"))
+        if "share_low" in names
+        else None,
         _interval(rows, "median steps", "median_steps", "median"),
         _interval(rows, "speed-up", "speed_up", "speed_up") if "speed_up" in names else None,
         _value(rows, "expected steps", "expected_steps", 4) if "expected_steps" in names else None,
@@ -110,7 +116,7 @@ def _of_utility(rows: Sequence[_Row], names: Sequence[str], best: str, tested: s
         _interval(rows, titles[main], main, main),
         _value(rows, best, "best_value", 2) if main != "best_value" else None,
         _value(rows, "top 5", "test_top5", 3),
-        Column("confidence", tuple(map(_confidence, rows)), drop_order=1),
+        Column("confidence", tuple(map(_confidence, rows)), drop_order=1, values=_values(rows, "confidence")),
     ]
 
 
@@ -124,20 +130,25 @@ def _of_robustness(rows: Sequence[_Row]) -> list[Column | None]:
 
 
 def _value(rows: Sequence[_Row], title: str, name: str, drop_order: int = 0) -> Column:
-    return Column(title, tuple(_number(name, row[name]) for row in rows), drop_order=drop_order)
+    cells = tuple(_number(name, row[name]) for row in rows)
+    return Column(title, cells, drop_order=drop_order, values=_values(rows, name))
 
 
 def _interval(rows: Sequence[_Row], title: str, name: str, stem: str) -> Column:
     cells = tuple(_with_interval(name, stem, row) for row in rows)
     short = tuple(_number(name, row[name]) for row in rows)
-    return Column(title, cells, short=short if short != cells else None)
+    return Column(title, cells, short=short if short != cells else None, values=_values(rows, name))
 
 
 def _counts(rows: Sequence[_Row], name: str) -> Column | None:
     """Return a column of counts; None if all are 0."""
     if not any(row.get(name) for row in rows):
         return None
-    return Column(name, tuple(str(row[name] or 0) for row in rows))
+    return Column(name, tuple(str(row[name] or 0) for row in rows), values=_values(rows, name))
+
+
+def _values(rows: Sequence[_Row], name: str) -> tuple[Any, ...]:
+    return tuple(row[name] for row in rows)
 
 
 def _rank(row: _Row) -> str:

@@ -120,6 +120,11 @@ def _parsed_settings(runs: pl.DataFrame) -> dict[str, _Settings]:
     return {text: json.loads(text) for text in runs["settings"].drop_nulls().unique(maintain_order=True)}
 
 
+def setting_names(runs: pl.DataFrame) -> set[str]:
+    """Return the names of all settings of the runs."""
+    return {key for settings in _parsed_settings(runs).values() for key in settings}
+
+
 def with_settings(runs: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     """Add a column for each key that is a setting of the runs, such as ``optimizer.weight_decay``.
 

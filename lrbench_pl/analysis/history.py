@@ -204,7 +204,7 @@ def _at_target(row: Mapping[str, Any], target: float) -> dict[str, Any]:
         raise HistoryError("its result does not contain the monitor")
     history = read_history(row["folder"], row["monitor"], target, row["target"])
     rule = (row["mode"] or "max", row["confirmations"] or 1)
-    _check_history(row, history, rule)
+    check_history(row, history, rule)
     hit = history.first_confirmed(target, *rule)
     judged = {**row, "target": target, "open": False, "steps_to_target": None, "seconds_to_target": None}
     if hit is not None:
@@ -217,7 +217,7 @@ def _at_target(row: Mapping[str, Any], target: float) -> dict[str, Any]:
     return {**judged, "status": "missed", "open": stopped, "message": message}
 
 
-def _check_history(row: Mapping[str, Any], history: History, rule: tuple[str, int]) -> None:
+def check_history(row: Mapping[str, Any], history: History, rule: tuple[str, int]) -> None:
     """Require that a history reproduces the result of its run; it may be incomplete or of another run."""
     # a result has no NaN: such a check is missing there
     last = history.values[-1] if history.values and math.isfinite(history.values[-1]) else None

@@ -11,9 +11,10 @@ import polars as pl
 
 from lrbench_pl.analysis import statistics as st
 from lrbench_pl.analysis.baseline import add_speed_ups
-from lrbench_pl.analysis.comparable import TASK_COLUMNS, check_comparable, with_settings
+from lrbench_pl.analysis.comparable import TASK_COLUMNS, check_comparable, setting_names, with_settings
 from lrbench_pl.analysis.groups import METRICS, TESTED, UNCOUNTED, UTILITY, Group, Metric, utility_column, with_interval
 from lrbench_pl.analysis.load import AnalysisError, Source, as_table
+from lrbench_pl.runs.result import FIELD_TYPES
 
 _MOST_GROUPS = 2000  # all pairs of groups are compared
 
@@ -66,7 +67,8 @@ def rank(
         One row per group. Columns are ``rank`` (ties share one), ``rank_low`` and ``rank_high`` (95 % interval, null
         below 3 runs), ``tier``, those of ``by``, ``runs``, those of the metric, ``more_seeds`` (runs to add until the
         difference to the tier's first is significant at 80 % power; null for the first, and where the first is not
-        ahead), ``diverged``, ``failed`` and ``stopped``. Columns ``…_low`` and ``…_high`` are intervals, null below 5
+        ahead), ``diverged``, ``failed``, ``stopped`` and ``separated`` (whether it is significantly worse than the
+        first of all). Columns ``…_low`` and ``…_high`` are intervals, null below 5
         runs except for ``share``.
 
         ``cost``: ``reached``, ``open`` (runs that ended before the budget without reaching the target), ``share``,
@@ -99,18 +101,34 @@ def rank(
     keys = list(by) if by is not None else default_keys(table)
     if repeated := sorted({key for key in keys if keys.count(key) > 1}):
         raise AnalysisError(f"--by must name each column once, got {repeated[0]!r} twice")
-    settings = [key for key in keys if key not in table.columns]
     table = with_settings(table, keys).with_columns(pl.col("status").cast(pl.String))
     counted = table.filter(~pl.col("status").is_in(UNCOUNTED))
     check_comparable(counted, keys)
-    of_task = {*TASK_COLUMNS, "settings"}
-    of_task |= {key for key in settings if not key.startswith(("optimizer.", "lr_policy."))}  # these are compared
-    tasks = [key for key in keys if key in of_task and counted[key].n_unique() > 1]
+    tasks = task_keys(counted, keys)
     parts = table.sort(tasks, maintain_order=True).partition_by(tasks, maintain_order=True) if tasks else [table]
     ranked = pl.concat(
         [_rank_task(part, keys, tasks, metric, baseline, seed) for part in parts], how="vertical_relaxed"
     )
     return _with_profile(ranked, keys) if metric == "cost" else ranked
+
+
+def task_keys(counted: pl.DataFrame, keys: Sequence[str]) -> list[str]:
+    """Return the columns that separate tasks, each of which has its own ranks.
+
+    Args:
+        counted: The runs that give evidence.
+        keys: Columns that group the runs; settings of optimizer and policy are compared within a task.
+
+    Example:
+        >>> task_keys(pl.DataFrame({"policy": ["a", "b"], "dataset": ["x", "y"]}), ["policy", "dataset"])
+        ['dataset']
+    """
+    compared = ("optimizer.", "lr_policy.")
+    others = [key for key in keys if key not in FIELD_TYPES]
+    settings = setting_names(counted) if others else set()  # other columns are the caller's
+    of_task = {key for key in others if key in settings and not key.startswith(compared)}
+    of_task |= {*TASK_COLUMNS, "settings"}
+    return [key for key in keys if key in of_task and counted[key].n_unique() > 1]
 
 
 def _rank_task(
@@ -162,6 +180,7 @@ def _add_intervals(groups: Sequence[Group], rows: Sequence[dict[str, Any]], metr
     for i, (row, tier) in enumerate(zip(rows, st.tiers(found.better), strict=True)):
         low, high = found.low[i], found.high[i]
         row["tier"] = tier
+        row["separated"] = bool(found.better[0, i])
         if low is not None and high is not None:
             row |= {"rank_low": min(low, row["rank"]), "rank_high": max(high, row["rank"])}
         if i == 0 or tier > rows[i - 1]["tier"]:
@@ -232,7 +251,7 @@ def _schema(
     else:
         names = [*with_interval("loss_difference"), "cdac", "accuracy_spread"]
     columns |= dict.fromkeys(names, pl.Float64)
-    return columns | dict.fromkeys(("more_seeds", "diverged", *UNCOUNTED), pl.Int64)
+    return columns | dict.fromkeys(("more_seeds", "diverged", *UNCOUNTED), pl.Int64) | {"separated": pl.Boolean}
 
 
 def equal_policies(runs: pl.DataFrame) -> list[list[str]]:

@@ -14,15 +14,18 @@ import plotly.graph_objects as go
 import polars as pl
 
 from lrbench_pl.analysis import curves, plots
-from lrbench_pl.analysis.columns import MISSING, more_seeds
+from lrbench_pl.analysis.answer import CONSTANT, Answer, answers
+from lrbench_pl.analysis.by_target import by_target, columns_by_target
+from lrbench_pl.analysis.columns import Column, columns
 from lrbench_pl.analysis.comparable import with_settings
-from lrbench_pl.analysis.load import Folders, Runs, load_runs
+from lrbench_pl.analysis.further import commands
+from lrbench_pl.analysis.load import AnalysisError, Folders, Runs, load_runs
 from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank
 from lrbench_pl.analysis.show import the_monitor
-from lrbench_pl.analysis.web_page import Live, Section, as_html, page
+from lrbench_pl.analysis.web_page import Live, Section, as_html, command, page
 from lrbench_pl.files import write_atomically
 from lrbench_pl.reading import LARGEST_YAML, UnreadableError, read_text, read_yaml
-from lrbench_pl.words import counted, is_accuracy, metric_name, metric_title
+from lrbench_pl.words import counted, metric_name
 
 _MOST_COMPOSITIONS = 8
 _MOST_COMMANDS = 20
@@ -47,7 +50,21 @@ def report(
     keys = list(by) if by is not None else default_keys(table)
     ranking = rank(table, keys, baseline=baseline)
     runs = replace(runs, table=with_settings(table, keys))
-    return page(_title(table), _lead(table), sections(runs, ranking, keys), live)
+    found = answers(runs.table, ranking, baseline)
+    answer = _answer(found, runs.table)
+    return page(_title(table), _lead(table), sections(runs, ranking, keys, baseline), live, answer)
+
+
+def _answer(found: Sequence[Answer], runs: pl.DataFrame) -> str:
+    """Return the answers as HTML, with the commands that would decide."""
+    blocks = []
+    for each in found:
+        lines = commands(runs, each.undecided, each.seeds)
+        first, *rest = each.sentence.split("; ", 1)
+        more = "".join(f"; {as_html(clause)}" for clause in rest)
+        blocks.append(f'<p class="answer"><strong>{as_html(first)}</strong>{more}{":" if lines else "."}</p>')
+        blocks += map(command, lines)
+    return "".join(blocks)
 
 
 def write_report(
@@ -93,7 +110,8 @@ def figures(runs: pl.DataFrame, ranking: pl.DataFrame, keys: Sequence[str]) -> d
 _WORDS = {
     "ranking": (
         "Ranking",
-        "Dots are medians, whiskers 95 % intervals (none below 5 runs, for ranks below 3); × is a median of misses. "
+        "Ordered by the share of runs that reached the target, then by median steps. Dots are medians, open if some "
+        "runs missed; × is a median of misses. Whiskers are 95 % intervals (none below 5 runs, for ranks below 3). "
         "No policy in a tier is significantly worse than the tier's first.",
     ),
     "course": (
@@ -105,15 +123,20 @@ _WORDS = {
         "Runs at the target",
         "Kaplan-Meier estimate of the share of runs at the target by step; misses are censored.",
     ),
-    "heat": ("Policy and optimizer", "Mean steps to the target, a miss counted as the whole budget; (reached/runs)."),
+    "heat": (
+        "Policy and optimizer",
+        "Expected steps to the target if misses are restarted: all steps divided by the runs that reached it (in "
+        "brackets, of all). Dark is fast.",
+    ),
     "sensitivity": (
         "Sensitivity to the learning rate",
-        "The width is the range of rates with at most 1.5 times the best cost; ≥: it ends at the edge of those tried.",
+        "Expected steps by rate; a rate at which every run missed has no point. The width is the range of rates "
+        "with at most 1.5 times the best; ≥: it ends at the edge of those tried.",
     ),
 }
 
 
-def sections(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str]) -> list[Section]:
+def sections(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str], baseline: str | None = None) -> list[Section]:
     """Return the sections of the report for which there is data."""
     made = figures(runs.table, ranking, keys)
     metric = metric_name(the_monitor(runs.table))
@@ -123,10 +146,12 @@ def sections(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str]) -> list[Sec
         found.append(Section(title.format(metric=metric[0].upper() + metric[1:]), note, (("", figure),)))
     table = Section(
         "Table",
-        "Click a heading to sort, a row to highlight it in the figures.",
+        "Click a heading to sort, a row to highlight it in the figures. Square brackets are 95 % intervals.",
         body=_table(ranking, keys, the_monitor(runs.table)),
     )
     found.insert(1 if "ranking" in made else 0, table)
+    if (section := _by_target(runs, ranking, keys, baseline)) is not None:
+        found.append(section)
     if drawn := _compositions(runs.table):
         more = runs.table.filter(pl.col("policy") == "auto").height - len(drawn)
         note = (
@@ -136,6 +161,27 @@ def sections(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str]) -> list[Sec
         found.append(Section("Composed while training", note, tuple(drawn)))
     found.append(Section("Runs", body=_provenance(runs)))
     return found
+
+
+def _by_target(runs: Runs, ranking: pl.DataFrame, keys: Sequence[str], baseline: str | None) -> Section | None:
+    """Return the section of speed-ups by target; None without a baseline, its histories, or another policy."""
+    try:
+        found = by_target(runs, ranking, keys, baseline or CONSTANT)
+    except AnalysisError:
+        return None
+    if (info := plots.targets_info(found)) is None:
+        return None
+    note = (
+        f"Above, the speed-up: the steps of {info.baseline} to a target divided by those of the policy, median over "
+        f"seeds, with 95 % intervals of the two best (all are in the table); △: at least, since {info.baseline} missed "
+        f"the target on some seeds. Below, the whole budget of {info.baseline} divided by the steps of the policy: a "
+        f"ratio that is often called a speed-up too, although {info.baseline} itself has one above 1."
+    )
+    tables = "".join(
+        f"<details><summary>{title}</summary>{_html_table(columns_by_target(found, name))}</details>"
+        for name, title in (("speed_up", "Table of speed-ups"), ("budget_ratio", "Table of budget ratios"))
+    )
+    return Section("Speed-up by target", note, (("", plots.targets_figure(info)),), tables)
 
 
 def _compositions(runs: pl.DataFrame) -> list[tuple[str, go.Figure]]:
@@ -162,62 +208,35 @@ def write_preview(shown: Mapping[str, Sequence[tuple[str, Sequence[float]]]], pa
 
 # -- the table ----------------------------------------------------------------------------------------------------
 
-_COLUMNS = {
-    "rank": "rank",
-    "rank_low": "from",
-    "rank_high": "to",
-    "tier": "tier",
-    "reached": "reached",
-    "median_steps": "median steps",
-    "median_low": "low",
-    "median_high": "high",
-    "speed_up": "speed-up",
-    "speed_up_low": "low",
-    "speed_up_high": "high",
-    "best_value": "best acc.",
-    "test_value": "test",
-    "test_accuracy": "test acc.",
-    "more_seeds": "more seeds",
-    "open": "open",
-    "diverged": "diverged",
-    "failed": "failed",
-    "stopped": "stopped",
-}
-
 
 def _table(ranking: pl.DataFrame, keys: Sequence[str], monitor: str | None) -> str:
-    names = ["rank", "rank_low", "rank_high", "tier", *keys]
-    names += [name for name in _COLUMNS if name not in names and name in ranking.columns]
-    names = [name for name in names if name in keys or ranking[name].drop_nulls().len()]
-    counts = ("open", "diverged", "failed", "stopped")
-    names = [name for name in names if name not in counts or ranking[name].sum()]
-    text = {name for name in names if ranking.schema[name] == pl.String}
-    names = [name for name in names if name != "test_value" or not is_accuracy(monitor)]  # shown as test_accuracy
-    titles = {**_COLUMNS} | {f"{kind}_value": f"{kind} {metric_title(monitor)}" for kind in ("best", "test")}
+    """Return the table of :func:`lrbench_pl.analysis.columns.columns` as HTML."""
+    found = [column for column in columns(ranking, monitor) if any(column.cells)]
+    return _html_table(found, [plots.name_of(row) for row in ranking.select(keys).rows()])
+
+
+def _html_table(found: Sequence[Column], groups: Sequence[str] = ()) -> str:
+    """Return columns as a table in HTML that sorts; a row with a group highlights it in the figures."""
     heads = "".join(
-        f'<th scope="col"{" class=text" if name in text else ""}><button type="button">'
-        f"{as_html(titles.get(name, name))}</button></th>"
-        for name in names
+        f'<th scope="col"{" class=text" if column.is_name else ""}>'
+        f'<button type="button">{as_html(column.title)}</button></th>'
+        for column in found
     )
     rows = []
-    for row in ranking.to_dicts():
-        group = plots.name_of([row[key] for key in keys])
-        cells = "".join(_cell(name, row, name in text) for name in names)
-        rows.append(f'<tr data-group="{as_html(html.escape(group, quote=False))}">{cells}</tr>')
+    for number in range(len(found[0].cells)):
+        cells = "".join(_cell(column, number) for column in found)
+        group = f' data-group="{as_html(html.escape(groups[number], quote=False))}"' if groups else ""
+        rows.append(f"<tr{group}>{cells}</tr>")
     inner = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="scroll"><table class="sorts">{inner}</table></div>'
+    return f'<div class="wide"><div class="scroll"><table class="sorts">{inner}</table></div></div>'
 
 
-def _cell(name: str, row: dict[str, Any], is_text: bool) -> str:
-    value = row[name]
-    if is_text:
-        return f'<td class="text">{as_html(MISSING if value is None else str(value))}</td>'
-    if value is None:
-        return f'<td data-value="">{MISSING}</td>'
-    shown = "∞" if value == math.inf else f"{value:.4f}" if name.endswith("accuracy") else f"{value:.4g}"
-    shown = str(value) if isinstance(value, int) else shown
-    shown = f"{value}/{row['runs']}" if name == "reached" else more_seeds(value) if name == "more_seeds" else shown
-    return f'<td data-value="{"Infinity" if value == math.inf else value}">{as_html(shown)}</td>'
+def _cell(column: Column, row: int) -> str:
+    text, value = as_html(column.cells[row]), column.values[row]
+    if column.is_name:
+        return f'<td class="text">{text}</td>'
+    shown = "" if value is None else "Infinity" if value == math.inf else str(value)
+    return f'<td data-value="{as_html(shown)}">{text}</td>'
 
 
 # -- words about the runs -----------------------------------------------------------------------------------------
@@ -248,7 +267,7 @@ def _lead(runs: pl.DataFrame) -> str:
 def _provenance(runs: Runs) -> str:
     """Return the commands, notes on the runs, and the configuration of the first run."""
     folders = [Path(folder) for folder in runs.table["folder"].to_list()]
-    body = "".join(f"<pre>{as_html(command)}</pre>" for command in _commands(folders))
+    body = "".join(map(command, _commands(folders)))
     if found := _notes(runs):
         body += f"<ul>{''.join(f'<li>{as_html(line)}</li>' for line in found)}</ul>"
     return body + _first_configuration(folders)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import polars as pl
 from rich.console import Console
 
-from lrbench_pl.analysis.columns import columns
+from lrbench_pl.analysis.columns import Column, columns
 from lrbench_pl.analysis.terminal import draw, fitted
 from lrbench_pl.words import clean, spreadsheet_cell
 
@@ -38,16 +39,21 @@ def render(ranking: pl.DataFrame, form: Format, width: int | None = None, monito
         |---|---|---|---|---|---|---|
         | 1 | 1 [1, 2] | tri | 5/5 | 240 [220, 300] | 0.9830 | 0.9700 |
     """
-    if form == "csv":
-        return for_spreadsheets(ranking).write_csv().rstrip("\n")
-    if form == "json":
-        rows = [{name: _json(value) for name, value in row.items()} for row in ranking.to_dicts()]
-        return json.dumps(rows, indent=2, allow_nan=False)
+    if form in ("csv", "json"):
+        return render_rows(ranking, form)
     if form == "markdown":
-        return _markdown(ranking, monitor)
+        return markdown(columns(ranking, monitor))
     width = width or Console().width
     text, left_out = render_table(ranking, width, monitor)
     return f"{text}\n\n{left_out_note(left_out, width)}" if left_out else text
+
+
+def render_rows(table: pl.DataFrame, form: Literal["csv", "json"]) -> str:
+    """Render any table for programs."""
+    if form == "csv":
+        return for_spreadsheets(table).write_csv().rstrip("\n")
+    rows = [{name: _json(value) for name, value in row.items()} for row in table.to_dicts()]
+    return json.dumps(rows, indent=2, allow_nan=False)
 
 
 def render_table(ranking: pl.DataFrame, width: int | None = None, monitor: str | None = None) -> tuple[str, list[str]]:
@@ -86,8 +92,8 @@ def for_spreadsheets(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(cells).rename({name: spreadsheet_cell(clean(name)) for name in table.columns})
 
 
-def _markdown(ranking: pl.DataFrame, monitor: str | None) -> str:
-    found = columns(ranking, monitor)
+def markdown(found: Sequence[Column]) -> str:
+    """Render columns as a table in Markdown."""
     rows = [[column.title for column in found], *zip(*(column.cells for column in found), strict=True)]
     lines = [f"| {' | '.join(map(_markdown_cell, row))} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(found) + "|", *lines[1:]])

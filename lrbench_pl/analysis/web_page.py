@@ -54,7 +54,7 @@ _ANSWER = (
 )
 
 
-def page(title: str, lead: str, sections: Sequence[Section], live: Live | None = None) -> str:
+def page(title: str, lead: str, sections: Sequence[Section], live: Live | None = None, answer: str = "") -> str:
     """Return a self-contained page as HTML.
 
     Args:
@@ -62,6 +62,7 @@ def page(title: str, lead: str, sections: Sequence[Section], live: Live | None =
         lead: First paragraph, as text.
         sections: Its sections.
         live: Set if the page reloads itself.
+        answer: What stands above them, as HTML.
     """
     from plotly.offline import get_plotlyjs
 
@@ -93,7 +94,7 @@ def page(title: str, lead: str, sections: Sequence[Section], live: Live | None =
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{head}'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>{as_html(title)}</title><style>{css}</style></head>\n<body><main><h1>{as_html(title)}</h1>"
-        f'<p class="lead">{as_html(lead)}</p>{status}<nav>{links}</nav>\n{chr(10).join(blocks)}</main>\n'
+        f'<p class="lead">{as_html(lead)}</p>{status}{answer}<nav>{links}</nav>\n{chr(10).join(blocks)}</main>\n'
         f"{chr(10).join(specs)}\n<script>{get_plotlyjs()}</script>\n<script>{script}</script></body></html>\n"
     )
 
@@ -101,6 +102,11 @@ def page(title: str, lead: str, sections: Sequence[Section], live: Live | None =
 def as_html(text: str) -> str:
     """Return text as HTML; whoever wrote it, it is shown and neither obeyed nor executed."""
     return html.escape("\n".join(map(clean, text.split("\n"))))
+
+
+def command(text: str) -> str:
+    """Return a command as HTML, with a button that copies it."""
+    return f'<div class="command"><pre>{as_html(text)}</pre><button type="button">Copy</button></div>'
 
 
 def _json(figure: go.Figure) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,9 @@ class StepProgressBar(TQDMProgressBar):
 class ProgressLines(Callback):
     """Prints a line about five times per training, for logs and pipes.
 
+    A line has the range of the rates since the line before: a single one would always be the same if the lines are as
+    far apart as the policy's period.
+
     Args:
         monitor: The metric to print.
     """
@@ -60,16 +64,29 @@ class ProgressLines(Callback):
     def __init__(self, monitor: str) -> None:
         self._monitor = monitor
         self._next = 0  # step from which the next line is due
+        self._low, self._high = math.inf, -math.inf  # of the rates since the last line
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the step of the first line."""
         self._next = trainer.max_steps // _LINES
+        self._low, self._high = math.inf, -math.inf
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Note the rate of the step."""
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        if isinstance(lr, float):  # reading a tensor could wait for the device
+            self._low, self._high = min(self._low, lr), max(self._high, lr)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print a line if it is due."""
         if trainer.is_global_zero and trainer.max_steps > 0 and self._next <= trainer.global_step < trainer.max_steps:
             self._next = trainer.global_step + trainer.max_steps // _LINES
-            metrics = ", ".join(f"{name} {value}" for name, value in _shown(trainer, self._monitor).items())
+            shown = _shown(trainer, self._monitor)
+            low, high = f"{self._low:.3g}", f"{self._high:.3g}"
+            if self._low <= self._high and low != high:
+                shown["lr"] = f"{low} to {high}"
+            self._low, self._high = math.inf, -math.inf
+            metrics = ", ".join(f"{name} {value}" for name, value in shown.items())
             print(f"  step {trainer.global_step} of {trainer.max_steps}: {metrics}", flush=True)
 
 

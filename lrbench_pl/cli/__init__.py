@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ from lrbench_pl.cli import db as cli_db
 from lrbench_pl.words import clean, counted
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from lrbench_pl.analysis.load import Runs
 
 _HELP = "Verify, rank and find learning-rate policies: which one reaches the target, how fast, and how certain is that?"
@@ -71,6 +74,10 @@ def rank_command(
     ] = "cost",
     baseline: _Baseline = "",
     target: _Target = None,
+    targets: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Show the speed-up over the baseline at N targets instead, from the histories."),
+    ] = None,
     form: Annotated[str, typer.Option("--format", help="table, csv, json or markdown.")] = "table",
     wandb: Annotated[
         str, typer.Option(metavar="PROJECT", help="Also send ranking, figures and bands to this W&B project.")
@@ -78,23 +85,57 @@ def rank_command(
 ) -> None:
     """Rank policies, with 95 % intervals and tiers.
 
+    Begins with the answer in one sentence, and the command that would decide what is open.
+
     Ordered by the share of runs that reached the target, then median steps to it, then best value.
 
     No policy in a tier is significantly worse than the tier's first.
     """
+    from lrbench_pl.analysis.answer import answer_lines, answers
+    from lrbench_pl.analysis.comparable import with_settings
     from lrbench_pl.analysis.notes import notes
-    from lrbench_pl.analysis.ranking import rank
+    from lrbench_pl.analysis.ranking import default_keys, rank
     from lrbench_pl.analysis.show import render, the_monitor
 
     _check_format(form)
     runs, keys = _load(folders, target), _keys(by)
     ranking = rank(runs.table, keys, metric, baseline or None)  # type: ignore[arg-type]
-    print(render(ranking, form, monitor=the_monitor(runs.table)))  # type: ignore[arg-type]
-    print("", *map(clean, notes(ranking, runs)), sep="\n", file=sys.stderr)
+    table = with_settings(runs.table, keys or default_keys(runs.table))
+    width = shutil.get_terminal_size().columns
+    if targets is not None:
+        _print_by_target(replace(runs, table=table), ranking, baseline, targets, form, width)
+    else:
+        found = answers(table, ranking, baseline or None)
+        lines = [line for each in found for line in answer_lines(each, table, width)]
+        out = sys.stdout if form == "table" else sys.stderr  # the other formats are for programs
+        print(*map(clean, lines), "", sep="\n", file=out)
+        print(render(ranking, form, monitor=the_monitor(runs.table)))  # type: ignore[arg-type]
+        print("", *map(clean, notes(ranking, runs)), sep="\n", file=sys.stderr)
     if wandb:
         from lrbench_pl.cli.publish import publish
 
         print(publish(runs.table, wandb, keys), file=sys.stderr)
+
+
+def _print_by_target(runs: Runs, ranking: pl.DataFrame, baseline: str, number: int, form: str, width: int) -> None:
+    """Print the speed-ups at several targets."""
+    import textwrap
+
+    from lrbench_pl.analysis.answer import CONSTANT
+    from lrbench_pl.analysis.by_target import BUDGET_NOTE, STEPS_NOTE, by_target, columns_by_target, render_by_target
+    from lrbench_pl.analysis.columns import group_keys
+    from lrbench_pl.analysis.show import markdown, render_rows
+
+    found = by_target(runs, ranking, group_keys(ranking), baseline or CONSTANT, number)
+    if form == "table":
+        print(render_by_target(found, width))
+    elif form == "markdown":
+        print(*(markdown(columns_by_target(found, name)) for name in ("speed_up", "budget_ratio")), sep="\n\n")
+    else:
+        print(render_rows(found.table, form))  # type: ignore[arg-type]
+    notes = [STEPS_NOTE, BUDGET_NOTE, *(f"skipped: {each.path}: {each.reason}" for each in found.skipped)]
+    lines = [line for note in notes for line in textwrap.wrap(clean(note), width)]
+    print("", *lines, sep="\n", file=sys.stderr)
 
 
 @app.command("report")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lrbench_pl.overrides import program_options as program_options
+from lrbench_pl.overrides import quoted as quoted
 from lrbench_pl.policies import OTHER_POLICIES, AdaptivePolicy, GroupPolicy, Policy, combined, from_config
 from lrbench_pl.reading import read_yaml
 from lrbench_pl.runs.budget import convert_budget
@@ -154,38 +155,6 @@ def expand(overrides: Sequence[str]) -> list[tuple[str, ...]]:
         except (HydraException, ValueError) as error:
             raise UserError(one_line(error)) from error
     return list(itertools.product(*choices))
-
-
-def quoted(text: str) -> str:
-    r"""Quote any text so that Hydra's grammar reads it back unchanged.
-
-    Example:
-        >>> print(quoted("it's here/a b"))
-        'it\'s here/a b'
-    """
-    text = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
-    text = re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", text)  # backslashes are special only before a quote
-    text = re.sub(r"\\+$", lambda found: found[0] * 2, text)
-    return f"'{text}'"
-
-
-def program_options(hydra: Mapping[str, Any]) -> list[str]:
-    """Return the command-line options that select the sources of a configuration.
-
-    Args:
-        hydra: The node ``hydra``, composed or as stored in ``.hydra/hydra.yaml``.
-
-    Example:
-        >>> sources = [{"provider": "main", "path": "conf"}, {"provider": "command-line", "path": "/home/me/mine"}]
-        >>> program_options({"runtime": {"config_sources": sources}, "job": {"config_name": "config"}})
-        ['--config-dir', '/home/me/mine']
-    """
-    sources = hydra["runtime"]["config_sources"]
-    words = [word for each in sources if each["provider"] == "command-line" for word in ("--config-dir", each["path"])]
-    name = (hydra.get("job") or {}).get("config_name")
-    words += ["--config-name", name] if name not in (None, "config") else []
-    given = (hydra.get("overrides") or {}).get("hydra") or []
-    return words + [each for each in map(str, given) if each.lstrip("+").startswith("hydra.searchpath=")]
 
 
 def build_policy(cfg: DictConfig, kept_in: Path | None = None, settings: Mapping[str, Any] | None = None) -> Any:

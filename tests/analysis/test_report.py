@@ -1,6 +1,7 @@
 """The report: what its figures show, and the page in a real browser."""
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from lrbench_pl.analysis import curves, plots
 from lrbench_pl.analysis.load import load_runs
+from lrbench_pl.analysis.plots._mutual import contrasting
 from lrbench_pl.analysis.ranking import rank
 from lrbench_pl.analysis.report import figures, report, write_report
 from tests import forks
@@ -92,14 +94,70 @@ def test_arrivals_rise_as_runs_reach_the_target(tmp_path):
     assert plots.arrivals_info(grouped(load_runs([tmp_path])), None) is None
 
 
-def test_a_miss_counts_as_the_budget_in_the_heat_map(tmp_path):
-    for policy, steps in {"a": 40, "b": None}.items():
-        for optimizer in ("sgd", "adam"):
-            write(tmp_path, policy, steps, optimizer=optimizer, max_steps=100)
-    info = plots.heat_info(load_runs([tmp_path]).table)
-    assert (info.policies, info.steps) == (("a", "b"), ((40.0, 40.0), (100.0, 100.0)))
-    assert info.words[1] == ("100 (0/1)", "100 (0/1)")
-    assert plots.heat_info(load_runs([tmp_path]).table.filter(pl.col("optimizer") == "sgd")) is None
+def test_the_heat_map_has_the_expected_steps_of_the_ranking(tmp_path):
+    for policy, each in {"a": [40, None], "b": [None, None]}.items():
+        for seed, steps in enumerate(each):
+            for optimizer in ("sgd", "adam"):
+                write(tmp_path, policy, steps, seed, optimizer=optimizer, max_steps=100)
+    runs = load_runs([tmp_path]).table
+    info = plots.heat_info(runs)
+    assert (info.policies, info.steps) == (("a", "b"), ((140.0, 140.0), (math.inf, math.inf)))
+    assert info.words == (("140 (1/2)", "140 (1/2)"), ("∞ (0/2)", "∞ (0/2)"))
+    assert rank(runs)["expected_steps"].to_list() == [140, 140, math.inf, math.inf]
+    assert plots.heat_info(runs.filter(pl.col("optimizer") == "sgd")) is None
+    assert plots.heat_info(runs.filter(pl.col("policy") == "b")) is None
+
+
+def luminance(colour):
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    return sum(w * ((c + 0.055) / 1.055) ** 2.4 for w, c in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+
+def test_dark_is_fast_and_every_cell_is_readable():
+    steps = tuple(float(each) for each in range(100, 2100, 100))
+    words = tuple(map(str, steps))
+    drawn = plots.heat_figure(plots.HeatInfo(("a", "b"), words, (steps, (math.inf,) * 20), (words, ("∞",) * 20)))
+    (_, fast), (_, slow) = drawn.data[0].colorscale
+    assert luminance(fast) < luminance(slow)
+    assert drawn.data[0].z[0][0] == drawn.data[0].zmin
+    assert set(drawn.data[0].z[1]) == {None}
+    colours = [each.font.color for each in drawn.layout.annotations]
+    assert colours[:20] == sorted(colours[:20], reverse=True)
+    assert set(colours[20:]) == {None}  # that of the page
+    for red in range(0, 256, 15):
+        for green in range(0, 256, 15):
+            text, cell = (luminance(c) + 0.05 for c in (contrasting((red, green, 90)), f"#{red:02x}{green:02x}5a"))
+            assert max(text, cell) / min(text, cell) > 4.4
+
+
+def test_a_policy_that_some_runs_missed_with_is_marked_in_the_ranking(tmp_path):
+    for policy, each in {"whole": [80] * 5, "some": [40] * 4 + [None], "none": [None] * 5}.items():
+        for seed, steps in enumerate(each):
+            write(tmp_path, policy, steps, seed, max_steps=100)
+    drawn = plots.ranking_figure(plots.ranking_info(rank(tmp_path), ["policy"], 100))
+    left = [trace for trace in drawn.data if trace.xaxis == "x" and trace.mode == "markers" and trace.y != (None,)]
+    symbols = {name: symbol for trace in left for name, symbol in zip(trace.y, trace.marker.symbol, strict=True)}
+    assert symbols == {"whole": "circle", "some": "circle-open", "none": "x-thin-open"}
+    (shares,) = [trace for trace in drawn.data if trace.mode == "text"]
+    assert dict(zip(shares.y, shares.text, strict=True)) == {
+        "whole": "5/5",
+        "some": "<b>4/5</b>",
+        "none": "<b>0/5</b>",
+    }
+    legend = [(trace.name, trace.marker.symbol) for trace in drawn.data if trace.showlegend is not False]
+    assert all(symbol == "circle" for _, symbol in legend)
+
+
+def test_curves_of_one_policy_with_two_optimizers_do_not_hide_each_other(tmp_path):
+    runs = sweep(tmp_path)
+    drawn = figures(runs.table, rank(runs.table), ["policy", "optimizer"])
+    for name in ("course", "arrivals"):
+        lines = [trace for trace in drawn[name].data if trace.meta and "name" in trace.meta]
+        for policy in ("tri", "cos"):
+            dashes = {line.meta["name"]: line.line.dash for line in lines if line.meta["name"].startswith(policy)}
+            assert sorted(dashes.values()) == ["dash", "solid"]
+        order = [line.line.dash for line in lines if line.yaxis in ("y", None)]
+        assert order == sorted(order, reverse=True)  # the dashed ones are drawn last
 
 
 def test_sensitivity_needs_three_rates(tmp_path):
@@ -161,7 +219,14 @@ def test_another_target_and_a_baseline(tmp_path, monkeypatch, capsys):
     assert (code, err) == (0, "")
     assert ", to 0.9 val/accuracy within" in page.read_text()
     rows = re.findall(r'<tr data-group="(\w+)">(.*?)</tr>', page.read_text())
-    assert [(name, ">1.5</td>" in cells) for name, cells in rows] == [("tri", True), ("fix", False)]
+    assert [(name, '">1.50</td>' in cells) for name, cells in rows] == [
+        ("tri", True),
+        ("fix", False),
+    ]
+    assert (
+        '<p class="answer"><strong>tri reached 0.9 soonest, 1.5 times as fast as fix</strong>; 5 seeds'
+        in page.read_text()
+    )
     code, _, err = call(monkeypatch, capsys, *given, "--baseline", "nothing")
     assert (code, err.startswith("error: --baseline must name one of")) == (2, True)
 
@@ -186,11 +251,12 @@ def look_at(page, profile, plots):
         drawn = driver.find_elements(By.CSS_SELECTOR, ".plot")
         assert len(drawn) == plots
         assert all(plot.find_elements(By.CSS_SELECTOR, ".main-svg .trace, .main-svg .hm") for plot in drawn)
-        heads = driver.find_elements(By.CSS_SELECTOR, "th")
+        table = driver.find_element(By.CSS_SELECTOR, "table.sorts")  # that of the ranking
+        heads = table.find_elements(By.CSS_SELECTOR, "th")
         column = [head.text for head in heads].index("median steps")
 
         def values():
-            rows = driver.find_elements(By.CSS_SELECTOR, "tbody tr")
+            rows = table.find_elements(By.CSS_SELECTOR, "tbody tr")
             return [float(row.find_elements(By.TAG_NAME, "td")[column].get_attribute("data-value")) for row in rows]
 
         heads[column].find_element(By.TAG_NAME, "button").click()
@@ -200,6 +266,20 @@ def look_at(page, profile, plots):
         assert len(set(up)) > 1
         driver.find_element(By.CSS_SELECTOR, "tbody tr").click()
         assert len(driver.find_elements(By.CSS_SELECTOR, "tr.chosen")) == 1
+        driver.find_element(By.CSS_SELECTOR, ".command button").click()
+        command = driver.find_element(By.CSS_SELECTOR, ".command pre").text
+        assert driver.execute_script("return getSelection().toString().trim()") == command
+        phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+        state = """
+            const shown = (axis) => [...document.querySelectorAll(
+              `section:first-of-type .${axis}axislayer-above .${axis}tick text`
+            )].filter((text) => text.getClientRects().length).length;
+            const cut = [...document.querySelectorAll("pre, main")].filter((box) => box.scrollWidth > box.clientWidth);
+            return [shown("y"), shown("x") > 2, document.querySelectorAll(".wide:not(.cut)").length, cut.length];
+        """
+        # names are above the lines and the axis keeps its ticks; the tables say that there is more; nothing is cut
+        WebDriverWait(driver, 20).until(lambda _: driver.execute_script(state) == [0, True, 0, 0])
         assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
     finally:
         driver.quit()
@@ -209,6 +289,7 @@ def look_at(page, profile, plots):
 def test_the_page_in_a_browser(tmp_path):
     runs = sweep(tmp_path / "s", (NASTY, "tri", "cos"), rates=(0.01, 0.02, 0.04), seeds=3)
     (tmp_path / "s" / "0" / "tuning.json").write_text(json.dumps([{**LEG, "value": 0.9, "kept": True, "why": "x"}]))
+    (tmp_path / "s" / "multirun.yaml").write_text(f"hydra: {{overrides: {{task: [name={'x' * 500}]}}}}\n")
     look_at(write_report(runs, tmp_path / "r.html"), tmp_path / "profile", plots=6)
 
 
@@ -223,4 +304,4 @@ def test_the_page_of_a_real_sweep(tmp_path):
     runs = load_runs([tmp_path / "sweep"])
     assert runs.table.height == 28
     assert not runs.skipped
-    look_at(write_report(runs, tmp_path / "r.html"), tmp_path / "profile", plots=4)
+    look_at(write_report(runs, tmp_path / "r.html"), tmp_path / "profile", plots=5)

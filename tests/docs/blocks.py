@@ -28,7 +28,8 @@ _PATH = re.compile(r"^(?:# @package \S+\n)?# ([\w./-]+\.(?:py|yaml|sh))$", re.MU
 _INLINE = re.compile(r"`([^`]+)`")
 _KEY_VALUE = re.compile(r"^[+~]{0,2}[a-z][\w./@]*=\S+$")
 _PLACEHOLDER = re.compile(r"…|\b(?:[A-Z]{2,}|N)\b(?!\()")
-_TABLE_MARKS = ("<!-- from results.csv -->", "<!-- end -->")  # between them stands what a script wrote
+# between them stands what a script wrote
+_TABLE_MARKS = ("<!-- from results.csv -->", "<!-- from curves.csv -->", "<!-- end -->")
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,15 @@
     for (const name of Object.keys(result)) {
       if (/^[xy]axis\d*$/.test(name)) {
         result[name] = { ...result[name], gridcolor: grid, linecolor: grid };
-        if (small && name[0] === "y" && result.meta && result.meta.rows) {
-          result[name].ticklabelposition = "inside top";
-          result[name].ticklabelshift = 7;
-        }
+        if (small && name[0] === "y" && result.meta && result.meta.names) result[name].showticklabels = false;
       }
     }
-    if (small && result.meta && result.meta.rows) result.height = 150 + 36 * result.meta.rows;
+    if (small && result.meta && result.meta.names) { // names above their lines leave the width to the axes
+      result.height = 150 + 36 * result.meta.rows;
+      result.annotations = [...(result.annotations || []), ...result.meta.names.map((text) => (
+        { text, x: 0, xref: "x domain", xanchor: "left", y: text, yref: "y", yanchor: "bottom", yshift: 4, showarrow: false }
+      ))];
+    }
     if (printing && result.meta && result.meta.rows) result.height = 120 + Math.min(22, Math.max(13, 640 / result.meta.rows)) * result.meta.rows;
     return result;
   };
@@ -68,6 +70,30 @@
       });
     }
   }
+
+  for (const box of document.querySelectorAll(".command")) {
+    const button = box.querySelector("button");
+    button.addEventListener("click", async () => {
+      const code = box.querySelector("pre");
+      getSelection().selectAllChildren(code);
+      try {
+        await navigator.clipboard.writeText(code.textContent);
+        button.textContent = "Copied";
+      } catch { // a page from a file may not write to the clipboard; the text is selected
+        button.textContent = document.execCommand("copy") ? "Copied" : "Press Ctrl+C";
+      }
+    });
+  }
+  const measured = () => {
+    for (const wide of document.querySelectorAll(".wide")) {
+      const box = wide.querySelector(".scroll");
+      wide.classList.toggle("cut", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    }
+  };
+  addEventListener("resize", measured);
+  for (const each of document.querySelectorAll("details")) each.addEventListener("toggle", measured);
+  for (const box of document.querySelectorAll(".scroll")) box.addEventListener("scroll", measured);
+  measured();
 
   const printed = (now) => { printing = now; draw(); };
   addEventListener("beforeprint", () => printed(true));

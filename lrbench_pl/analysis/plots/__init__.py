@@ -22,6 +22,7 @@ from lrbench_pl.analysis.plots._mutual import (
 )
 from lrbench_pl.analysis.plots._ranking import Place, RankingInfo, ranking_figure, ranking_info
 from lrbench_pl.analysis.plots._shared import Group, Line, groups, name_of, steps_and_hits
+from lrbench_pl.analysis.plots._targets import TargetsInfo, targets_figure, targets_info
 from lrbench_pl.analysis.plots._tuning import SegmentInfo, TuningInfo, tuning_figure, tuning_info
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "RankingInfo",
     "SegmentInfo",
     "SensitivityInfo",
+    "TargetsInfo",
     "TuningInfo",
     "arrivals_figure",
     "arrivals_info",
@@ -49,6 +51,8 @@ __all__ = [
     "sensitivity_figure",
     "sensitivity_info",
     "steps_and_hits",
+    "targets_figure",
+    "targets_info",
     "tuning_figure",
     "tuning_info",
 ]

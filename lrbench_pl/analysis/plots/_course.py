@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -45,10 +45,10 @@ def course_info(grouped: Sequence[Group], target: float | None, monitor: str, mo
         found = [each for each in read if each is not None]
         if not found:
             continue
-        values.append(_band_line(group.name, curves.band(found)))
+        values.append(replace(_band_line(group.name, curves.band(found)), variant=group.variant))
         longest = max(found, key=lambda each: each.rate_steps[-1:] or (0,))
         peak = group.runs["lr"].to_list()[0] if relative else None
-        rate.append(_rate_line(group.name, longest, peak))
+        rate.append(replace(_rate_line(group.name, longest, peak), variant=group.variant))
     if not values:
         return None
     shown = tuple(line for line in rate if line.x)
@@ -124,8 +124,8 @@ def arrivals_info(grouped: Sequence[Group], target: float | None) -> ArrivalsInf
             for values in (share, low, high):
                 values.append(values[-1])
             steps.append(float(budget))
-        rounded = [tuple(round(each, 5) for each in values) for values in (share, low, high)]
-        lines.append(Line(group.name, tuple(steps), *rounded))
+        middle, least, most = (tuple(round(each, 5) for each in values) for values in (share, low, high))
+        lines.append(Line(group.name, tuple(steps), middle, least, most, group.variant))
     return ArrivalsInfo(tuple(lines), budget)
 
 

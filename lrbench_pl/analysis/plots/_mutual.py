@@ -15,12 +15,12 @@ from lrbench_pl.analysis.plots._shared import Line, add_lines, finished, plain_t
 
 @dataclass(frozen=True)
 class HeatInfo:
-    """Mean steps by policy and optimizer; a miss counts as the whole budget.
+    """Expected steps to the target by policy and optimizer.
 
     Args:
         policies: Rows, best first.
         optimizers: Columns, best first.
-        steps: Mean steps; None without a run.
+        steps: Expected steps, infinite if every run missed; None without a run.
         words: Text of each cell.
     """
 
@@ -31,7 +31,7 @@ class HeatInfo:
 
 
 def heat_info(runs: pl.DataFrame) -> HeatInfo | None:
-    """Compute mean steps by policy and optimizer; None with one optimizer, one policy or no target."""
+    """Compute expected steps by policy and optimizer; None with one optimizer, one policy or no run at the target."""
     counts = runs.filter(~pl.col("status").cast(pl.String).is_in(["failed", "stopped"]))
     counts = counts.drop_nulls(["policy", "optimizer", "max_steps", "target"])
     if counts["policy"].n_unique() < 2 or counts["optimizer"].n_unique() < 2:
@@ -39,12 +39,17 @@ def heat_info(runs: pl.DataFrame) -> HeatInfo | None:
     cells: dict[tuple[str, str], tuple[float, str]] = {}
     for (policy, optimizer), part in counts.group_by(["policy", "optimizer"]):
         steps, hits = steps_and_hits(part)
-        mean = sum(steps) / len(steps)
-        cells[str(policy), str(optimizer)] = mean, f"{sum(hits)}/{len(hits)}"
+        cells[str(policy), str(optimizer)] = statistics.expected_steps(steps, hits), f"{sum(hits)}/{len(hits)}"
+    if not any(math.isfinite(steps) for steps, _ in cells.values()):
+        return None
 
     def order(names: set[str], at: int) -> list[str]:
-        means = {name: [mean for key, (mean, _) in cells.items() if key[at] == name] for name in names}
-        return sorted(names, key=lambda name: (sum(means[name]) / len(means[name]), name))
+        def worth(name: str) -> tuple[int, float, str]:
+            steps = [value for key, (value, _) in cells.items() if key[at] == name]
+            reached = [value for value in steps if math.isfinite(value)]
+            return len(steps) - len(reached), sum(reached) / max(1, len(reached)), name
+
+        return sorted(names, key=worth)
 
     policies, optimizers = order({key[0] for key in cells}, 0), order({key[1] for key in cells}, 1)
     table = [[cells.get((policy, optimizer)) for optimizer in optimizers] for policy in policies]
@@ -52,37 +57,78 @@ def heat_info(runs: pl.DataFrame) -> HeatInfo | None:
         tuple(policies),
         tuple(optimizers),
         tuple(tuple(cell and round(cell[0], 1) for cell in row) for row in table),
-        tuple(tuple(f"{cell[0]:.0f} ({cell[1]})" if cell else "" for cell in row) for row in table),
+        tuple(tuple(_cell(*cell) if cell else "" for cell in row) for row in table),
     )
+
+
+def _cell(steps: float, reached: str) -> str:
+    return f"{steps:.0f} ({reached})" if math.isfinite(steps) else f"∞ ({reached})"
+
+
+_DARK, _LIGHT = (0x10, 0x36, 0x6B), (0xDC, 0xE9, 0xF8)  # fast and slow
 
 
 def heat_figure(info: HeatInfo) -> go.Figure:
-    """Draw a heat map, dark is fast; each cell contains the mean steps and the runs that reached the target."""
+    """Draw a heat map, dark is fast; each cell contains the expected steps and the runs that reached the target."""
+    logs = [[math.log(s) if s is not None and math.isfinite(s) and s > 0 else None for s in row] for row in info.steps]
+    known = [log for row in logs for log in row if log is not None]
+    low, high = min(known), max(max(known), min(known) + 1e-9)
     figure = go.Figure(
         go.Heatmap(
-            z=info.steps,
+            z=logs,
             x=[plain_text(name) for name in info.optimizers],
             y=[plain_text(name) for name in info.policies],
+            zmin=low,
+            zmax=high,
             text=info.words,
-            texttemplate="%{text}",
             hovertemplate="%{y}, %{x}: %{text}<extra></extra>",
-            colorscale="Viridis",
+            hoverongaps=False,
+            colorscale=[[0, _hex(_DARK)], [1, _hex(_LIGHT)]],
+            showscale=False,
             xgap=2,
             ygap=2,
-            colorbar={"title": {"text": "steps"}, "thickness": 10, "outlinewidth": 0},
         )
     )
+    for row, name in enumerate(info.policies):
+        for column, optimizer in enumerate(info.optimizers):
+            log = logs[row][column]
+            font = {} if log is None else {"color": contrasting(_between((log - low) / (high - low)))}
+            place = {"x": plain_text(optimizer), "y": plain_text(name), "showarrow": False}
+            figure.add_annotation(text=info.words[row][column], font=font, **place)
     figure.update_yaxes(autorange="reversed", showgrid=False, type="category")
     figure.update_xaxes(side="top", showgrid=False, type="category")
     return finished(figure, 110 + 27 * len(info.policies))
 
 
+def _between(share: float) -> tuple[int, int, int]:
+    red, green, blue = (round(a + share * (b - a)) for a, b in zip(_DARK, _LIGHT, strict=True))
+    return red, green, blue
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def contrasting(colour: tuple[int, int, int]) -> str:
+    """Return black or white, whichever has the larger contrast to a colour; it is at least 4.5 : 1.
+
+    Example:
+        >>> contrasting((0x10, 0x36, 0x6B)), contrasting((0xDC, 0xE9, 0xF8))
+        ('#ffffff', '#000000')
+
+    Source: WCAG 2.2, relative luminance and contrast ratio.
+    """
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (each / 255 for each in colour)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000000" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "#ffffff"
+
+
 @dataclass(frozen=True)
 class SensitivityInfo:
-    """Mean steps to the target over the peak learning rate.
+    """Expected steps to the target over the peak learning rate.
 
     Args:
-        lines: One per policy: ``x`` the rates, ``y`` the mean steps; a miss counts as the whole budget.
+        lines: One per policy: ``x`` the rates that reached the target, ``y`` the expected steps.
         octaves: For each line, the width of the range of rates near its best cost, in words.
     """
 
@@ -91,7 +137,7 @@ class SensitivityInfo:
 
 
 def sensitivity_info(runs: pl.DataFrame, order: Sequence[str] = (), factor: float = 1.5) -> SensitivityInfo | None:
-    """Compute mean steps by rate for policies with three rates or more, per optimizer; None without any.
+    """Compute expected steps by rate for policies with three rates or more, per optimizer; None without any.
 
     Args:
         runs: Table of runs.
@@ -107,12 +153,12 @@ def sensitivity_info(runs: pl.DataFrame, order: Sequence[str] = (), factor: floa
         for (lr,), runs_at in sorted(part.group_by(["lr"]), key=lambda item: item[0]):
             steps, hits = steps_and_hits(runs_at)
             rates.append(float(lr))
-            costs.append(sum(steps) / len(steps) if any(hits) else math.inf)
+            costs.append(statistics.expected_steps(steps, hits))
         if len(rates) < 3:
             continue
         width = statistics.sensitivity(rates, costs, factor)
-        budget = float(part["max_steps"].max())  # type: ignore[arg-type]
-        line = Line(", ".join(map(str, key)), tuple(rates), tuple(min(cost, budget) for cost in costs))
+        known = [(lr, cost) for lr, cost in zip(rates, costs, strict=True) if math.isfinite(cost)]
+        line = Line(", ".join(map(str, key)), tuple(lr for lr, _ in known), tuple(cost for _, cost in known))
         found.append((line, _octaves(width)))
     if not found:
         return None
@@ -136,5 +182,5 @@ def sensitivity_figure(info: SensitivityInfo) -> go.Figure:
     figure = go.Figure()
     add_lines(figure, named, "steps", markers=True)
     figure.update_xaxes(type="log", title_text="peak learning rate")
-    figure.update_yaxes(title_text="mean steps, a miss as the budget", rangemode="tozero")
+    figure.update_yaxes(title_text="expected steps", rangemode="tozero")
     return finished(figure, 430, legend=True)

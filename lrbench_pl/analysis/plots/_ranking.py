@@ -86,8 +86,9 @@ def ranking_info(ranking: pl.DataFrame, keys: Sequence[str], budget: float) -> R
 
 
 def ranking_figure(info: RankingInfo) -> go.Figure:
-    """Draw median steps on the left and ranks on the right, with intervals and one colour per tier."""
-    figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.04, column_widths=[0.62, 0.38])
+    """Draw median steps, runs that reached the target, and ranks, with intervals and one colour per tier."""
+    figure = make_subplots(cols=3, shared_yaxes=True, horizontal_spacing=0.02, column_widths=[0.56, 0.1, 0.34])
+    names = [plain_text(place.name) for place in info.places]
     tiers = list(dict.fromkeys(place.tier or 0 for place in info.places))
     for tier in tiers:
         places = [place for place in info.places if (place.tier or 0) == tier]
@@ -102,25 +103,50 @@ def ranking_figure(info: RankingInfo) -> go.Figure:
             info.budget,
             [f"{place.reached}/{place.runs} reached" for place in places],
             column=1,
+            is_whole=[place.reached == place.runs for place in places],
         )
         ranks = [(place.rank, place.rank_low, place.rank_high) for place in places]
         words = ["rank" if place.rank_low is not None else "rank, too few runs for an interval" for place in places]
         _add_intervals(
-            figure, [plain_text(place.name) for place in places], ranks, colour, label, math.inf, words, column=2
+            figure, [plain_text(place.name) for place in places], ranks, colour, label, math.inf, words, column=3
         )
-    names = [plain_text(place.name) for place in info.places]
+        marker = {"color": colour, "size": 9, "symbol": "circle"}  # of the legend: the first policy may have another
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=label, legendgroup=label)
+    figure.add_scatter(
+        x=[0.5] * len(names),
+        y=names,
+        mode="text",
+        text=[_share(place) for place in info.places],
+        hoverinfo="skip",
+        showlegend=False,
+        row=1,
+        col=2,
+    )
     for number, (above, below) in enumerate(itertools.pairwise(info.places)):
         if above.tier != below.tier:
             figure.add_hline(y=number + 0.5, line={"color": "#888888", "width": 1, "dash": "dot"})
     figure.update_yaxes(
         type="category", categoryorder="array", categoryarray=names, range=[len(names) - 0.4, -0.6], showgrid=False
     )
+    figure.update_xaxes(side="top", nticks=5)
+    figure.update_xaxes(title_text="median steps", range=[0, 1.04 * info.budget], row=1, col=1)
     figure.update_xaxes(
-        title_text="median steps to the target", range=[0, 1.04 * info.budget], side="top", row=1, col=1
+        title_text="reached", range=[0, 1], tickvals=[0.5], ticktext=[" "], showgrid=False, row=1, col=2
     )
-    figure.update_xaxes(title_text="rank", range=[0, len(names) + 1], side="top", row=1, col=2)
-    figure.update_layout(meta={"rows": len(names)})
+    figure.update_xaxes(title_text="rank", range=[0, len(names) + 1], row=1, col=3)
+    figure.update_layout(meta={"rows": len(names), "names": names})
     return finished(figure, 110 + 22 * len(names) + 24, legend=True)
+
+
+def _share(place: Place) -> str:
+    """Return the runs that reached the target over all, in bold if some missed it.
+
+    Example:
+        >>> _share(Place("tri", 90.0, None, None, 4, 5, 1, None, None, 1))
+        '<b>4/5</b>'
+    """
+    share = f"{place.reached}/{place.runs}"
+    return share if place.reached == place.runs else f"<b>{share}</b>"
 
 
 def _add_intervals(
@@ -132,18 +158,20 @@ def _add_intervals(
     edge: float,
     words: Sequence[str],
     column: int,
+    is_whole: Sequence[bool] = (),
 ) -> None:
-    """Add dots with whiskers; an infinite value is an open mark at ``edge``."""
+    """Add dots with whiskers, open where ``is_whole`` is false; an infinite value is a cross at ``edge``."""
     x: list[float] = []
     y: list[str] = []
     symbols, above, below, hover = [], [], [], []
-    for name, (value, low, high), word in zip(names, estimates, words, strict=True):
+    whole = is_whole or [True] * len(names)
+    for name, (value, low, high), word, full in zip(names, estimates, words, whole, strict=True):
         if value is None:
             continue
         dot = min(value, edge)
         x.append(dot)
         y.append(name)
-        symbols.append("circle" if math.isfinite(value) else "x-thin-open")
+        symbols.append("x-thin-open" if math.isinf(value) else "circle" if full else "circle-open")
         above.append(0.0 if high is None else max(0.0, min(high, edge) - dot))
         below.append(0.0 if low is None else max(0.0, dot - min(low, edge)))
         hover.append([f"{value:g}" if math.isfinite(value) else "∞", _interval(low, high), word])
@@ -151,13 +179,13 @@ def _add_intervals(
         x=x,
         y=y,
         mode="markers",
-        marker={"color": colour, "size": 9, "symbol": symbols},
+        marker={"color": colour, "size": 9, "symbol": symbols, "line": {"color": colour, "width": 2}},
         error_x={"symmetric": False, "array": above, "arrayminus": below, **_WHISKER, "color": colour},
         customdata=hover,
         hovertemplate="%{y}: %{customdata[0]}%{customdata[1]}, %{customdata[2]}<extra></extra>",
         name=label,
         legendgroup=label,
-        showlegend=column == 1,
+        showlegend=False,
         row=1,
         col=column,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,10 +24,12 @@ class Group:
     Args:
         name: Its name, such as ``tri, adam``.
         runs: Table of its runs, without failed and stopped ones.
+        variant: Number of groups of the same policy before it, such as those with other optimizers.
     """
 
     name: str
     runs: pl.DataFrame
+    variant: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Line:
         y: Values.
         low: Lower edge of the band around the curve.
         high: Upper edge of the band.
+        variant: That of its group: lines of one policy may coincide, so each gets a dash of its own.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Line:
     y: tuple[float, ...]
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
+    variant: int = 0
 
 
 def groups(runs: pl.DataFrame, ranking: pl.DataFrame, keys: Sequence[str]) -> list[Group]:
@@ -59,9 +64,12 @@ def groups(runs: pl.DataFrame, ranking: pl.DataFrame, keys: Sequence[str]) -> li
     counts = runs.filter(~pl.col("status").cast(pl.String).is_in(["failed", "stopped"]))
     parts = {tuple(key): part for key, part in counts.group_by(list(keys), maintain_order=True)}
     found = []
+    seen: Counter[object] = Counter()
     for row in ranking.select(list(keys)).rows():
         if row in parts:
-            found.append(Group(name_of(row), parts[row]))
+            policy = dict(zip(keys, row, strict=True)).get("policy", row)
+            found.append(Group(name_of(row), parts[row], seen[policy]))
+            seen[policy] += 1
     return found
 
 
@@ -109,16 +117,18 @@ def add_lines(
     stairs: bool = False,
     markers: bool = False,
     highlighted: int = HIGHLIGHTED,
+    axis: str = "steps",
 ) -> None:
     """Add curves in order of rank: the first in colour, the others in grey behind them with one legend entry."""
     place = {"row": row, "col": 1} if row is not None else {}
     order = list(names) if names is not None else [line.name for line in lines]
-    coloured = min(len(lines), highlighted)
-    others = 0
-    for line in reversed(lines):  # the best on top
+    coloured = min(len(order), highlighted)
+    grey, others = sum(order.index(line.name) >= coloured for line in lines), 0
+    # the best on top, but a dashed line above the solid one that it may coincide with
+    for line in sorted(reversed(lines), key=lambda line: line.variant if order.index(line.name) < coloured else -1):
         number = order.index(line.name)
         is_coloured = number < coloured
-        style = _style(number, is_coloured) | {"shape": "hv" if stairs else "linear"}
+        style = _style(number, is_coloured, line.variant) | {"shape": "hv" if stairs else "linear"}
         group = f"{number}" if is_coloured else "others"
         if is_coloured and bands and not stairs:
             _add_band(figure, line, number, place)
@@ -128,20 +138,24 @@ def add_lines(
             y=line.y,
             mode="lines+markers" if markers else "lines",
             line=style,
-            name=plain_text(line.name) if is_coloured else f"the {len(lines) - coloured} others",
+            name=plain_text(line.name) if is_coloured else f"the {grey} others",
             legendgroup=group,
             legendrank=1000 + number,
             showlegend=legend and (is_coloured or others == 1),
             meta={"group": number, "name": plain_text(line.name), "grey": not is_coloured},
-            hovertemplate="%{meta.name}<br>%{x} steps: %{y:.4g} " + quantity.replace("%", "") + "<extra></extra>",
+            hovertemplate="%{meta.name}<br>%{x} "
+            + axis
+            + ": %{y:.4g} "
+            + quantity.replace("%", "")
+            + "<extra></extra>",
             **place,
         )
 
 
-def _style(number: int, is_coloured: bool) -> dict[str, object]:
+def _style(number: int, is_coloured: bool, variant: int) -> dict[str, object]:
     if not is_coloured:
         return {"color": GREY, "width": 1.2, "dash": "solid"}
-    dash = DASHES[number // len(COLOURS) % len(DASHES)]
+    dash = DASHES[(number // len(COLOURS) + variant) % len(DASHES)]
     return {"color": COLOURS[number % len(COLOURS)], "width": 2.2, "dash": dash}
 
 

@@ -27,11 +27,13 @@ from lrbench_pl.analysis.statistics._estimates import (
 )
 from lrbench_pl.analysis.statistics._inputs import FEWEST_FOR_INTERVAL, FEWEST_FOR_RANK, Bools, Floats
 from lrbench_pl.analysis.statistics._profiles import Profile, Sensitivity, performance_profile, sensitivity
+from lrbench_pl.analysis.statistics._targets import Bounded, bounded_speed_up, budget_ratio, target_grid
 
 __all__ = [
     "FEWEST_FOR_INTERVAL",
     "FEWEST_FOR_RANK",
     "Bools",
+    "Bounded",
     "Comparison",
     "Estimate",
     "Floats",
@@ -39,6 +41,8 @@ __all__ = [
     "Profile",
     "Sensitivity",
     "SurvivalCurve",
+    "bounded_speed_up",
+    "budget_ratio",
     "compare",
     "expected_steps",
     "kaplan_meier",
@@ -51,5 +55,6 @@ __all__ = [
     "sensitivity",
     "speed_up",
     "success_rate",
+    "target_grid",
     "tiers",
 ]

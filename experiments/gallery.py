@@ -4,7 +4,7 @@
     python experiments/gallery.py --text     # text only
 
 Formulas are those of the docstrings, shapes those of ``conf/lr_policy``, places and steps those of
-``policies_*/results.csv`` and ``optimizers_*/results.csv``.
+``results.csv`` of the studies with a ``study.yaml``.
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ class Entry:
 def entries() -> tuple[Entry, ...]:
     """Return every policy in every study: tuned ones among themselves if there are several, others among all."""
     found = []
-    for path in sorted(HERE.glob("policies_*/results.csv")):
+    for path in sorted(each.with_name("results.csv") for each in HERE.glob("policies_*/study.yaml")):
         results = pl.read_csv(path)
         usual = stage(results, "default").row(0, named=True)
         task = f"{usual['dataset']}/{usual['model']}, {usual['max_steps']} steps"

@@ -306,7 +306,7 @@ def test_processes_that_are_killed(tmp_path, whom):
     }
     notes = [note for record in records(folder) for note in record["notes"]]
     assert any(note.startswith("resuming from step ") for note in notes)
-    assert len(history(folders(folder)[next(iter(found))])) == 1 + 2 * 40 + 60 + 1
+    assert len(history(folders(folder)[next(iter(found))])) == 1 + 2 * 100 + 60 + 1
     assert not (folder / ".fused").exists()
 
 

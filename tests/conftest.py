@@ -34,6 +34,7 @@ def environment_is_left_as_it_was():
         "TORCHINDUCTOR_CACHE_DIR",  # torch sets these when wandb looks for GPUs
         "PYTORCH_NVML_BASED_CUDA_CHECK",
         "_RJEM_MALLOC_CONF",  # polars sets it when imported
+        "RAY_CLIENT_MODE",  # Ray sets it when imported
     }
     leaked = {key for key in before.keys() | os.environ.keys() if before.get(key) != os.environ.get(key)} - allowed
     for key in leaked | {"PL_GLOBAL_SEED", "PL_SEED_WORKERS"}:

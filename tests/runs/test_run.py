@@ -127,7 +127,7 @@ def test_ctrl_c_gives_a_result(tmp_path, monkeypatch):
     assert RunResult.read(tmp_path / "result.json") == result
 
 
-@pytest.mark.parametrize("place", ["specify", "instantiate"])
+@pytest.mark.parametrize("place", ["specify", "open_loggers"])
 def test_ctrl_c_that_a_library_turns_into_another_error_is_ctrl_c(tmp_path, monkeypatch, place):
     def swallow(*arguments, **options):
         try:

@@ -28,7 +28,8 @@ TIMES = ("seconds_to_target", "wall_time_s")
 LIMIT_S = 600
 LONG = ("max_steps=800", "check_every=100", "checkpoint_every=50", "target=null")
 Process = forks.Process | subprocess.Popen[bytes]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+# Ray runs its workers at niceness 15, so that beside other tests they would get nothing done
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
 
 
 def needs(package: str) -> None:

@@ -16,6 +16,7 @@ JOBS = ("max_steps=6000", "check_every=500", "checkpoint_every=100", "target=nul
 def cluster():
     needs("ray")
     before = dict(os.environ)
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as in the environment of the sweep
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80_000_000}

@@ -155,7 +155,7 @@ class _InTensor(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """What messages call a setting, and the bound that its values may not reach."""
+    """Names of a setting in messages, and the bound that its values may not reach."""
 
     noun: str
     plural: str

@@ -42,7 +42,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Task:
-    """What was asked of the runs of one ranking; missing values are None."""
+    """Target, monitor and budget of the runs of one ranking; missing values are None."""
 
     target: float | None
     monitor: str | None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from typing import Literal
 
 from lrbench_pl.composing.forecast import has_fallen, is_frozen, trend
-from lrbench_pl.composing.planner import Planner
+from lrbench_pl.composing.planner import Conditions, Planner
 from lrbench_pl.composing.segments import Segment, SegmentResult
 from lrbench_pl.composing.settings import BRANCH_DECAYS, Settings
 from lrbench_pl.composing.state import Composition, joined
@@ -44,26 +43,14 @@ class ComparingPlanner(Planner):
 
     Args:
         settings: Settings of the composition; ``decay`` and ``tuning_budget`` apply.
-        lr: The optimizer's own rate.
-        max_steps: Optimizer steps in total, abandoned trials included.
-        interval: Steps between two checks.
-        target: Value to reach; None trains one decay over all steps after the trials.
-        mode: ``max`` if larger values are better, ``min`` if smaller ones are.
+        given: Its conditions; without a target one decay takes all steps after the trials.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        lr: float,
-        max_steps: int,
-        interval: int,
-        target: float | None,
-        mode: Literal["max", "min"],
-    ) -> None:
-        super().__init__(settings, lr, max_steps, interval, target, mode)
-        self.peak = lr
+    def __init__(self, settings: Settings, given: Conditions) -> None:
+        super().__init__(settings, given)
+        self.peak = given.lr
         self.t = 0  # step of the policy
-        self.policy: Policy = Constant(lr)
+        self.policy: Policy = Constant(given.lr)
         self.values: list[float] = []  # signed values of the checks since training last went back
         self.ends: list[tuple[int, float]] = []  # steps and signed values at the ends of decays since then
         self.good: tuple[str, Policy, int] = ("start", self.policy, 0)  # last good snapshot, its policy and its step

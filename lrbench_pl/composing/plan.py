@@ -11,7 +11,7 @@ from typing import Literal
 from lrbench_pl.composing import forecast
 from lrbench_pl.composing.comparison import ComparingPlanner
 from lrbench_pl.composing.forecast import Trend, has_fallen, is_frozen, is_standstill, trend
-from lrbench_pl.composing.planner import Planner
+from lrbench_pl.composing.planner import Conditions, Planner
 from lrbench_pl.composing.range_test import MARGIN, RateRamp, analyse, range_passes
 from lrbench_pl.composing.segments import Segment, SegmentResult
 from lrbench_pl.composing.settings import BRANCH_DECAYS, Settings
@@ -54,11 +54,12 @@ def plan_segments(
         target: Value to reach; None spends the budget on one policy.
         mode: ``max`` if larger values are better, ``min`` if smaller ones are.
     """
+    given = Conditions(lr, max_steps, interval, target, mode)
     planner: Planner
     if settings.repeats is not None or _is_long(max_steps, interval):
-        planner = _Planner(settings, lr, max_steps, interval, target, mode)
+        planner = _Planner(settings, given)
     else:
-        planner = ComparingPlanner(settings, lr, max_steps, interval, target, mode)
+        planner = ComparingPlanner(settings, given)
     segments, reported = planner.segments(), 0
     segment = next(segments)
     while True:
@@ -87,22 +88,14 @@ class _Outlook:
 class _Planner(Planner):
     """Planner of a budget that is long enough for a range test, or whose settings decide on it."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        lr: float,
-        max_steps: int,
-        interval: int,
-        target: float | None,
-        mode: Literal["max", "min"],
-    ) -> None:
-        super().__init__(settings, lr, max_steps, interval, target, mode)
+    def __init__(self, settings: Settings, given: Conditions) -> None:
+        super().__init__(settings, given)
         self.is_guarded = settings.repeats is None  # the peak needs proof, and falling values are watched
         self.repeats = _PASSES if settings.repeats is None else settings.repeats
         self.tuning_steps = 0  # steps that are not part of the policy
-        self.first_branch = self._whole_intervals(settings.first_branch * max_steps)
-        warmup_steps = max(1, min(interval, self.first_branch // 5))
-        self.stable = StablePhase(list(settings.stable), lr, self.first_branch, warmup_steps, Constant(lr))
+        self.first_branch = self._whole_intervals(settings.first_branch * given.max_steps)
+        warmup_steps = max(1, min(given.interval, self.first_branch // 5))
+        self.stable = StablePhase(list(settings.stable), given.lr, self.first_branch, warmup_steps, Constant(given.lr))
         self.observed = Observed()
         self.snapshot, self.snapshot_step = "start", 0  # last good state, and its step of the policy
         self.best_step = 0  # step of the best policy at its end

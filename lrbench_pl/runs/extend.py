@@ -143,7 +143,7 @@ class Extension:
 
     @property
     def suffix(self) -> str:
-        """What its name adds to that of the policy."""
+        """Suffix of the policy's name: budget, shape and share of the decay."""
         return f"{self.max_steps}-{self.shape}-{self.share:g}"
 
 
@@ -244,6 +244,9 @@ def _read_original(folder: Path) -> Original:
         raise ExtendError("the policies of parameter groups or of other settings cannot be extended")
     if result is not None and result.status == "diverged":
         raise ExtendError(f"expected a run that can continue, got one that diverged ({result.message})")
+    if not (folder / "policy.yaml").exists():
+        why = f" ({result.message})" if result is not None and result.message else ""
+        raise ExtendError(f"expected a run that has begun to train, got one without policy.yaml{why}; train it first")
     policy, horizon = read_policy(folder / "policy.yaml"), spec.task.max_steps
     is_composed = (folder / "tuning.json").exists()
     if is_composed:

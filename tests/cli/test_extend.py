@@ -397,6 +397,9 @@ def test_a_damaged_checkpoint_and_a_foreign_folder_are_refused(original, tmp_pat
     (original / "policy.yaml").write_text("_target_: lrbench_pl.policies.Constant\nlr: 0.1\n")
     with pytest.raises(ExtendError, match=r"run: policy.yaml is not the policy of result.json; restore it"):
         go(tmp_path)
+    (original / "policy.yaml").unlink()
+    with pytest.raises(ExtendError, match=r"run: expected a run that has begun to train, got one without policy.yaml"):
+        go(tmp_path)
 
 
 def test_a_folder_of_another_run_is_left_alone(original, tmp_path):

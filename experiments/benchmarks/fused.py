@@ -52,14 +52,14 @@ class Net:
     sizes: tuple[int, ...]
     augmented: bool = False
     channels_last: bool = True
-    engine: str = "captured"
+    engine: str = "stacked"
 
 
 NETS = {
-    "perceptron": Net("mlp", (1, 8, 8), 64, "32-true", 3000, (32, 128, 512), engine="stacked"),
-    "lenet": Net("lenet", (1, 28, 28), 64, "32-true", 10000, (32, 64)),
-    "cnn3": Net("cnn3", (3, 32, 32), 100, "bf16-mixed", 70000, (16, 48)),
-    "resnet20": Net("resnet20", (3, 32, 32), 128, "bf16-mixed", 64000, (16, 48), augmented=True),
+    "perceptron": Net("mlp", (1, 8, 8), 64, "32-true", 3000, (32, 128, 512)),
+    "lenet": Net("lenet", (1, 28, 28), 64, "32-true", 10000, (16, 64)),
+    "cnn3": Net("cnn3", (3, 32, 32), 100, "bf16-mixed", 70000, (16, 64)),
+    "resnet20": Net("resnet20", (3, 32, 32), 128, "bf16-mixed", 64000, (16, 64), augmented=True),
 }
 
 

@@ -23,7 +23,8 @@ if ! "$python" -c "import importlib.metadata as m; m.version('lrbench_pl')" 2>/d
     export PYTHONPATH="$PYTHONPATH:$PWD/$out/site"
     [ "${out#/}" = "$out" ] || export PYTHONPATH="$PYTHONPATH:$out/site"
 fi
-tests="-m pytest tests/sweeps/fused/test_cuda.py -q -p no:cacheprovider -o addopts= -W ignore --noconftest -x --maxfail=100"
+spread=$("$python" -c "import xdist; print('-n 8')" 2>/dev/null) # kernels are compiled side by side
+tests="-m pytest tests/sweeps/fused/test_cuda.py tests/sweeps/fused/test_layers.py $spread -q -p no:cacheprovider -o addopts= -W ignore --noconftest -x --maxfail=100"
 bench=experiments/benchmarks
 rm -f "$out/go"
 if [ "$1" = --rehearse ]; then

@@ -11,7 +11,7 @@ import torch
 
 from lrbench_pl.sweeps.fused.captured import CapturedEngine
 from lrbench_pl.sweeps.fused.engine import CannotFuse, Engine, Replica
-from lrbench_pl.sweeps.fused.stacked import StackedEngine
+from lrbench_pl.sweeps.fused.stacked import StackedEngine, uses_kernels
 from lrbench_pl.workloads.data.loaders import StreamLoader
 
 ENGINES: dict[str, type[StackedEngine] | type[CapturedEngine]] = {
@@ -52,7 +52,8 @@ def choose_engine(
     """Return the engine that trains these replicas fastest, and the number of replicas of a group.
 
     Groups grow by factors of two while that makes the training of all replicas faster and memory allows it. On the CPU
-    only the stacked engine is tried, against one training alone.
+    only the stacked engine is tried, against one training alone. On a GPU its kernels are compiled when a network first
+    needs them, so that for images it is tried only if the jobs take longer than that.
 
     Args:
         replicas: The jobs, at least one.
@@ -60,18 +61,21 @@ def choose_engine(
         precision: The Trainer's.
         device: Where to train.
         max_group: Most replicas of a group; None for as many as pay.
-        seconds: No further trial begins after so many seconds.
+        seconds: No further trial of an engine begins after so many seconds.
 
     Raises:
         CannotFuse: If no engine can train these replicas together, or if nothing is gained.
     """
     most = min(len(replicas), max_group or len(replicas))
-    deadline = time.monotonic() + seconds
+    steps = len(replicas) * len(replicas[0].rates)
     reasons: list[str] = []
     best = ("", 0, 0.0)
-    for name in ENGINES if device.type == "cuda" else ["stacked"]:
+    for name in ("captured", "stacked") if device.type == "cuda" else ("stacked",):
+        is_compiled = name == "stacked" and uses_kernels(replicas[0].module.model, device)
+        if is_compiled and best[0] and steps < _COMPILE_S * best[2]:
+            continue
         try:
-            size, rate = _grow(partial(_rate, name, replicas, loaders, precision, device), most, deadline)
+            size, rate = _grow(partial(_rate, name, replicas, loaders, precision, device), most, seconds)
         except CannotFuse as refusal:
             reasons.append(f"{name}: {refusal}")
             continue
@@ -88,6 +92,7 @@ def choose_engine(
     return name, -(-len(replicas) // groups)
 
 
+_COMPILE_S = 60.0  # that the jobs must take at least before kernels are compiled for them, which takes up to half
 _TRAINER_S = 0.0005  # of a step that a training by itself spends in the loop of the Trainer, at least
 _LEAST_GAIN = 1.1  # over trainings by themselves
 _LEAST_GROWTH = 1.1  # of the rate, that makes a group of twice the size worth its memory
@@ -97,10 +102,11 @@ _TRIALS = 5  # at most, of which the fastest counts: others may be using the mac
 _TRIAL_S = 1.0  # after which no further one begins
 
 
-def _grow(rate_of: Callable[[int], float], most: int, deadline: float) -> tuple[int, float]:
+def _grow(rate_of: Callable[[int], float], most: int, seconds: float) -> tuple[int, float]:
     """Return the size of a group from which on it does not get faster, and its rate."""
     size = min(_FIRST_SIZE, most)
     best, rate = size, rate_of(size)
+    deadline = time.monotonic() + seconds
     while size < most and time.monotonic() < deadline:
         size = min(2 * size, most)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +21,9 @@ from lrbench_pl.workloads.data.loaders import StreamLoader
 class StackedEngine(Program):
     """Trains replicas under ``torch.func.vmap``: a matrix product of one network becomes a batch of them.
 
-    Worth it for networks of matrix products, whose kernels are too small for the machine one by one. Convolutions
-    become grouped convolutions, which gain little.
+    Worth it for networks whose kernels are too small for the machine one by one. On a GPU, convolutions and norms of
+    images run kernels of the package (:mod:`lrbench_pl.sweeps.fused.layers`); on the CPU, or without Triton, ``vmap``
+    makes grouped convolutions of them, which gain little.
 
     Raises:
         CannotFuse: Also if the network does something that ``vmap`` cannot, or draws random numbers on a device or
@@ -75,6 +77,10 @@ class StackedEngine(Program):
 
     def _bind(self) -> None:
         base = copy.deepcopy(self._replicas[0].module.model).to(self._device)
+        if uses_kernels(base, self._device):
+            from lrbench_pl.sweeps.fused.layers import replace_layers
+
+            replace_layers(base)
         self._trained = base
         self._evaluated = copy.deepcopy(base).eval()
         _replace_dropout(base, self._masks)
@@ -131,6 +137,18 @@ class StackedEngine(Program):
 
         found: Tensor = vmap(sums)(dict(zip(self._layout.names, parameters, strict=True)), buffers)
         return found
+
+
+def uses_kernels(model: nn.Module, device: torch.device) -> bool:
+    """Return whether layers of a network run kernels of the package on a device."""
+    return _has_kernels(device) and any(isinstance(layer, nn.Conv2d | nn.BatchNorm2d) for layer in model.modules())
+
+
+def _has_kernels(device: torch.device) -> bool:
+    """Return whether the kernels run there: on a GPU from Ampere on, where Triton is installed."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @dataclass

@@ -22,9 +22,13 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
         y = self.norm2(self.conv2(relu(self.norm1(self.conv1(x)))))
-        if self.added:
-            x = pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.added // 2, self.added // 2))
-        return relu(x + y)
+        return relu(self.shortcut(x) + y)
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """Return what is added to the residual branch: the input, subsampled and padded if the shapes differ."""
+        if not self.added:
+            return x
+        return pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.added // 2, self.added // 2))
 
 
 def cifar_resnet(depth: int, num_classes: int, input_shape: Sequence[int]) -> nn.Sequential:

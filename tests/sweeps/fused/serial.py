@@ -27,12 +27,21 @@ def dropout_net(classes: int, shape: Sequence[int]) -> nn.Module:
     )
 
 
+def small_net(classes: int, shape: Sequence[int]) -> nn.Module:
+    """A convolution, batch norm with ReLU, and a max pool."""
+    conv = nn.Conv2d(shape[0], 4, 3, bias=False)
+    return nn.Sequential(
+        conv, nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, classes)
+    )
+
+
 NETS: dict[str, tuple[Callable[..., nn.Module], tuple[int, int, int]]] = {
     "mlp": (mlp, (1, 8, 8)),
     "dropout": (dropout_net, (1, 8, 8)),
     "lenet": (lenet, (1, 16, 16)),
     "cnn3": (cnn3, (3, 8, 8)),
     "resnet": (partial(cifar_resnet, 8), (3, 8, 8)),
+    "small": (small_net, (3, 8, 8)),
 }
 
 

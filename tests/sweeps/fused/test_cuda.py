@@ -98,6 +98,34 @@ def test_stacked_drifts_little_from_the_serial_run():
         assert checked[job] == pytest.approx(metrics, abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["lenet", "cnn3", "resnet"])
+def test_stacked_images_drift_little_from_the_serial_run(name, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    case = on_cuda(CASES[name], jobs=((0, 0.01), (0, 0.005), (1, 0.01)))
+    engine, replicas, validation = engine_of(case, "stacked")
+    engine.advance(case.steps)
+    checked = engine.evaluate(validation)
+    for job, found in enumerate(exported(engine, replicas)):
+        module, metrics, _ = case.serial(job)
+        print(f"{name} job {job}: drift {drift(found, weights(module)):.2e}")
+        assert drift(found, weights(module)) < 1e-4
+        assert checked[job] == pytest.approx(metrics, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["lenet bf16", "resnet bf16"])
+def test_stacked_images_in_bfloat16_drift_as_far_as_it_resolves(name):
+    case = on_cuda(CASES[name], jobs=((0, 0.01), (1, 0.005)))
+    engine, replicas, _ = engine_of(case, "stacked")
+    engine.advance(case.steps)
+    again, same, _ = engine_of(case, "stacked")
+    again.advance(case.steps)
+    for job, (found, repeated) in enumerate(zip(exported(engine, replicas), exported(again, same), strict=True)):
+        module, _, _ = case.serial(job)
+        print(f"{name} job {job}: drift {drift(found, weights(module)):.2e}")
+        assert drift(found, weights(module)) < 0.05
+        assert torch.equal(found, repeated)
+
+
 @pytest.mark.parametrize("engine_name", ["captured", "stacked"])
 def test_the_host_waits_for_nothing_between_checks(engine_name):
     case = on_cuda(CASES["mlp"], steps=400)

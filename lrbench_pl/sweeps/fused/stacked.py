@@ -141,7 +141,7 @@ class StackedEngine(Program):
 
 def uses_kernels(model: nn.Module, device: torch.device) -> bool:
     """Return whether layers of a network run kernels of the package on a device."""
-    return _has_kernels(device) and any(isinstance(layer, nn.Conv2d | nn.BatchNorm2d) for layer in model.modules())
+    return any(isinstance(layer, nn.Conv2d | nn.BatchNorm2d) for layer in model.modules()) and _has_kernels(device)
 
 
 def _has_kernels(device: torch.device) -> bool:

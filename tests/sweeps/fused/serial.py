@@ -35,12 +35,26 @@ def small_net(classes: int, shape: Sequence[int]) -> nn.Module:
     )
 
 
+class Branching(nn.Flatten):
+    """A layer whose result depends on a decision of the host."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Flatten, and double what is negative in all."""
+        return super().forward(input) * (2 if float(input.sum()) < 0 else 1)
+
+
+def branching_net(classes: int, shape: Sequence[int]) -> nn.Module:
+    """A network that vmap cannot run."""
+    return nn.Sequential(nn.Linear(shape[-1], 4), Branching(), nn.Linear(4 * shape[0] * shape[1], classes))
+
+
 NETS: dict[str, tuple[Callable[..., nn.Module], tuple[int, int, int]]] = {
     "mlp": (mlp, (1, 8, 8)),
     "dropout": (dropout_net, (1, 8, 8)),
     "lenet": (lenet, (1, 16, 16)),
     "cnn3": (cnn3, (3, 8, 8)),
     "resnet": (partial(cifar_resnet, 8), (3, 8, 8)),
+    "branching": (branching_net, (3, 8, 8)),
     "small": (small_net, (3, 8, 8)),
 }
 

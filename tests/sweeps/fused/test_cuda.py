@@ -221,7 +221,7 @@ def test_checks_of_a_graph_are_those_of_the_first_time():
 
 def test_the_stacked_engine_refuses_what_vmap_cannot_in_one_line():
     with pytest.raises(CannotFuse) as refusal:
-        engine_of(on_cuda(CASES["resnet bf16"]), "stacked")
+        engine_of(on_cuda(Case("branching")), "stacked")
     assert "vmap cannot run the model" in str(refusal.value)
     assert "hydra.launcher.engine=captured" in str(refusal.value)
     assert "\n" not in str(refusal.value)

@@ -338,8 +338,13 @@ def test_a_trial_chooses_engine_and_group_size(monkeypatch):
     full = torch.cuda.OutOfMemoryError("full")
     both = {("stacked", 8): 100.0, ("stacked", 16): 90.0, ("captured", 8): 300.0, ("captured", 16): full}
     assert choose(both, device=cuda) == ("captured", 7)
-    with pytest.raises(CannotFuse, match="stacked: a; captured: b"):
+    with pytest.raises(CannotFuse, match="captured: b; stacked: a"):
         choose({("stacked", 8): CannotFuse("a"), ("captured", 8): CannotFuse("b")}, device=cuda)
+    monkeypatch.setattr(choice, "uses_kernels", lambda *_: True)
+    assert len(replicas) * 40 < 60 * 300  # shorter than what compiling its kernels is worth: stacked is not even tried
+    assert choose({("captured", 8): 300.0, ("captured", 16): full}, device=cuda) == ("captured", 7)
+    slow = {("captured", 8): 10.0, ("captured", 16): full, ("stacked", 8): 11.0, ("stacked", 16): 11.5}
+    assert choose(slow, device=cuda) == ("stacked", 7)
 
 
 def test_the_trial_leaves_modules_and_loaders_alone():

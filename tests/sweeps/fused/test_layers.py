@@ -160,9 +160,9 @@ def test_a_layer_with_a_hook_stays(layers):
 
 def test_an_engine_trains_and_checks_as_a_serial_run(layers, monkeypatch):
     monkeypatch.setattr(stacked, "_has_kernels", lambda device: True)
-    case = Case("small", jobs=((0, 0.01), (1, 0.005)), steps=3, batch=8)
+    case = Case("small", jobs=((0, 0.01), (1, 0.005)), steps=3, batch=8, device=DEVICE.type)
     replicas, loaders, validation = case.replicas()
-    engine = make_engine("stacked", replicas, loaders, precision="32-true", device=torch.device("cpu"))
+    engine = make_engine("stacked", replicas, loaders, precision="32-true", device=DEVICE)
     engine.advance(3)
     checked = engine.evaluate(validation)
     for job, replica in enumerate(replicas):

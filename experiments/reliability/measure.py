@@ -1,6 +1,6 @@
 """Kill runs, sweeps, selections and databases thousands of times, and compare what they end with.
 
-    python experiments/reliability/measure.py [--hours 1.0] [--only run,auto] [--seed 0] [--missing-first] [-o results.csv]
+    python experiments/reliability/measure.py [--hours 1.0] [--only run,auto] [--seed 0] [--missing-first] [-o FILE]
 
 Each trial acts in a folder of its own, is struck once, acts again undisturbed, and is compared with what was never
 struck. It prints nothing for a trial that ends equal. Trials are appended to the table, so that the study can be run in

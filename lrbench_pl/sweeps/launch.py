@@ -305,8 +305,8 @@ class SweepLauncher:
         spec, require_target = None, False
         with contextlib.suppress(OmegaConfBaseException, ValueError):
             convert_budget(config)
-            require_target = bool(config.require_target)
             spec = RunSpec.from_config(without_hydra(config))
+            require_target = bool(config.require_target)
         run_id = None if spec is None else spec.run_id
         return Job(number, overrides, StoredConfig(config), job_folder(config), run_id, spec, require_target)
 

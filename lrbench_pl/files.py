@@ -35,8 +35,13 @@ class NewerFormatError(ResultError):
     """
 
 
-def write_atomically(path: str | Path, text: str) -> Path:
+def write_atomically(path: str | Path, text: str, is_durable: bool = True) -> Path:
     """Write a text file atomically, through a temporary file in the same folder.
+
+    Args:
+        path: The file.
+        text: Its content.
+        is_durable: Whether to wait until it is on the disk; if not, a power failure may leave an empty file.
 
     Example:
         >>> import tempfile
@@ -45,17 +50,21 @@ def write_atomically(path: str | Path, text: str) -> Path:
         'all of it'
     """
     path = Path(path)
-    with replacing(path) as file:
+    with replacing(path, is_durable) as file:
         file.write(text.encode())
     return path
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, is_durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a temporary file in the same folder, which replaces ``path`` at the end of the context.
 
     After an error the temporary file is removed, and ``path`` is unchanged. A killed process leaves it to
     :func:`remove_temporary`.
+
+    Args:
+        path: The file.
+        is_durable: Whether to wait until it is on the disk before it replaces the other.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{_TEMPORARY}")
@@ -63,7 +72,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with open(temporary, "xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if is_durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -1,10 +1,11 @@
 """Kill runs, sweeps, selections and databases thousands of times, and compare what they end with.
 
-    python experiments/reliability/measure.py [--hours 1.0] [--only run,auto] [--seed 0] [-o results.csv]
+    python experiments/reliability/measure.py [--hours 1.0] [--only run,auto] [--seed 0] [--missing-first] [-o FILE]
 
 Each trial acts in a folder of its own, is struck once, acts again undisturbed, and is compared with what was never
 struck. It prints nothing for a trial that ends equal. Trials are appended to the table, so that the study can be run in
-pieces; the same trial is not repeated. Needs Linux and a C compiler.
+pieces; the same trial is not repeated. With ``--missing-first`` the operations that no trial in the table has struck
+come first, before any moment. Needs Linux and a C compiler.
 
 How a trial is struck:
 
@@ -38,8 +39,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import asdict, dataclass, fields
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -405,6 +407,20 @@ class Struck:
         return any(self._counts(folder)) or self.act.files(folder) != self._files
 
 
+def missing(struck: list[Struck], done: Container[tuple[str, str, str]]) -> list[tuple[Struck, str, int]]:
+    """Return the operations that were not struck yet, kills before failures, the acts in turn."""
+    found: list[tuple[Struck, str, int]] = []
+    for strikes in (("write",), ("ENOSPC", "EIO")):
+        queues = [
+            [(each, strike, number) for strike in strikes for number in range(1, each.operations + 1)]
+            for each in struck
+            if strikes == ("write",) or each.act.full
+        ]
+        for turn in zip_longest(*queues):
+            found += [each for each in turn if each and (each[0].act.name, each[1], str(each[2])) not in done]
+    return found
+
+
 def plan(struck: list[Struck], seed: int) -> Iterator[tuple[Struck, str, int, int]]:
     """Yield trials without end: all acts alike, every operation of each before moments alone."""
     chance = random.Random(seed)
@@ -435,12 +451,13 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--only", default="", help="acts, separated by commas")
     parser.add_argument("--seed", type=int, default=0, help="of the order and of the moments; another for each piece")
+    parser.add_argument("--missing-first", action="store_true", help="begin with the operations not struck yet")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results.csv")
     arguments = parser.parse_args()
     _with_library()
     _import_all()
     names = [field.name for field in fields(Trial)]
-    done = set()
+    done: set[tuple[str, str, str]] = set()
     if arguments.output.exists():
         with arguments.output.open(newline="") as file:
             done = {(row["act"], row["strike"], row["at"]) for row in csv.DictReader(file)}
@@ -454,7 +471,11 @@ def main() -> None:
         for each in struck:
             print(f"{each.act.name}: {each.operations} operations, {each.batches} batches, {each.seconds:.2f} s")
         deadline = time.monotonic() + arguments.hours * 3600
-        for each, strike, at, seed in plan(struck, arguments.seed):
+        ahead = missing(struck, done) if arguments.missing_first else []
+        if arguments.missing_first:
+            print(f"{len(ahead)} operations were not struck yet", flush=True)
+        first = ((*trial, arguments.seed) for trial in ahead)
+        for each, strike, at, seed in chain(first, plan(struck, arguments.seed)):
             if time.monotonic() > deadline:
                 break
             if (each.act.name, strike, str(at)) in done:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
+import importlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -149,6 +152,7 @@ def _build_trainer(
     quiet = quiet or cfg.trainer.get("enable_progress_bar") is False
     kept = OmegaConf.masked_copy(cfg.trainer, [str(key) for key in cfg.trainer if key != "callbacks"])
     kept._set_parent(cfg)  # so that references to the parts left out still resolve
+    _look_for_plugins_once()
     trainer: pl.Trainer = instantiate(
         kept,
         val_check_interval=cfg.check_every * cfg.trainer.accumulate_grad_batches,  # Lightning counts batches
@@ -163,6 +167,14 @@ def _build_trainer(
             "trainer.fast_dev_run, and set the budget with max_steps"
         )
     return trainer
+
+
+def _look_for_plugins_once() -> None:
+    """Let Lightning read the entry points of all installed packages once in this process, not for every Trainer."""
+    with contextlib.suppress(ImportError, AttributeError):  # a version that looks elsewhere
+        module: Any = importlib.import_module("lightning_fabric.utilities.registry")
+        if not hasattr(module.entry_points, "cache_info"):
+            module.entry_points = functools.cache(module.entry_points)
 
 
 # Arguments of the Trainer that a run sets itself, and the keys to use instead.

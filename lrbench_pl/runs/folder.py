@@ -126,9 +126,14 @@ def finished_result(folder: Path, run_id: str) -> RunResult | None:
     return result if started_as == run_id else None
 
 
-def state_of(folder: Path) -> State:
-    """Return the state of a run; ``unfinished``: no result and no live process."""
-    result = read_result(folder)
+def state_of(folder: Path, result: RunResult | None = None) -> State:
+    """Return the state of a run; ``unfinished``: no result and no live process.
+
+    Args:
+        folder: Folder of the run.
+        result: The result in it, if it was read already.
+    """
+    result = result or read_result(folder)
     if result is not None:
         return "finished" if result.status in FINISHED else result.status  # type: ignore[return-value]
     if not (folder / RECORD_FILE).exists():

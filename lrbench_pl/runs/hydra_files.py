@@ -9,11 +9,14 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 
 from lrbench_pl.files import CONFIGURATION, open_to_append, write_atomically
+from lrbench_pl.runs.imports import import_run
 from lrbench_pl.runs.processes import is_first_process
 from lrbench_pl.words import without_passwords
 
@@ -31,15 +34,18 @@ class HydraFiles(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the configuration of a job; if it cannot be written, nor can its result, which the run reports."""
+        import_run()  # which the job needs next, and which costs more if a part of it is imported alone
         if not is_first_process():
             return
         folder = Path(config.hydra.runtime.output_dir) / CONFIGURATION
         with contextlib.suppress(OSError):
             if folder.is_symlink():
                 folder.unlink()
-            write_configuration(folder / "config.yaml", _part(config, hydra=False))
-            write_configuration(folder / "hydra.yaml", _part(config, hydra=True))
-            write_configuration(folder / "overrides.yaml", config.hydra.overrides.task)
+            task = _plain(config)
+            hydra = {"hydra": task.pop("hydra")}
+            overrides = hydra["hydra"]["overrides"]["task"]
+            for name, part in (("config", task), ("hydra", hydra), ("overrides", overrides)):
+                _write(folder / f"{name}.yaml", part, is_durable=False)  # nothing is resumed from them
 
 
 def write_multirun(config: DictConfig) -> None:
@@ -57,7 +63,34 @@ def write_multirun(config: DictConfig) -> None:
 
 def write_configuration(path: Path, config: DictConfig | ListConfig) -> None:
     """Write a configuration as YAML, with references unresolved and passwords masked."""
-    write_atomically(path, without_passwords(OmegaConf.to_yaml(config)))
+    _write(path, _plain(config))
+
+
+def _write(path: Path, plain: Any, is_durable: bool = True) -> None:
+    write_atomically(path, without_passwords(to_yaml(plain)), is_durable)
+
+
+def _plain(config: DictConfig | ListConfig) -> Any:
+    """Return a configuration as plain data, with references unresolved."""
+    return OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+
+
+def to_yaml(plain: Any) -> str:
+    """Return plain data as YAML as :meth:`OmegaConf.to_yaml` writes it, by the emitter in C where PyYAML has it.
+
+    Example:
+        >>> print(to_yaml({"seed": 0, "name": "1e3"}), end="")
+        seed: 0
+        name: '1e3'
+    """
+    return yaml.dump(plain, default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=_Dumper)
+
+
+class _Dumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]
+    """Dumper that quotes texts as OmegaConf does."""
+
+
+_Dumper.add_representer(str, get_omega_conf_dumper().str_representer)
 
 
 class LogFile(logging.FileHandler):
@@ -70,10 +103,6 @@ class LogFile(logging.FileHandler):
         """Drop a message that the disk has no room for; it is on the terminal too."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
-
-
-def _part(config: DictConfig, hydra: bool) -> DictConfig:
-    return OmegaConf.masked_copy(config, [str(key) for key in config if (key == "hydra") is hydra])
 
 
 def _check_unset(config: DictConfig) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
@@ -26,6 +26,7 @@ from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, plain_number
 from lrbench_pl.callbacks.lr_range_test import LRRangeTest
 from lrbench_pl.files import write_atomically
 from lrbench_pl.policies import AdaptivePolicy, cut, to_config
+from lrbench_pl.reading import read_text
 from lrbench_pl.runs import lint
 from lrbench_pl.runs.budget import convert_budget
 from lrbench_pl.runs.build import Parts, build
@@ -34,6 +35,7 @@ from lrbench_pl.runs.describe import headline, peak_found, specify, specify_part
 from lrbench_pl.runs.exits import EXIT_FAILED, EXIT_STOPPED, exit_code
 from lrbench_pl.runs.extend import prune_composed, resumed_findings
 from lrbench_pl.runs.folder import FINISHED, ChangedConfigurationError, add_note, hold_folder
+from lrbench_pl.runs.hydra_files import to_yaml
 from lrbench_pl.runs.loggers import close_logger, open_loggers, quiet_lightning
 from lrbench_pl.runs.options import check_config, one_line, remarks
 from lrbench_pl.runs.processes import further_processes, is_first_process
@@ -389,6 +391,14 @@ def _write(result: RunResult, output: Path) -> RunResult:
     return result
 
 
+def _write_if_changed(path: Path, text: str) -> None:
+    """Write a file that may have the same content already."""
+    with contextlib.suppress(OSError, ValueError):
+        if not path.is_symlink() and read_text(path) == text:
+            return
+    write_atomically(path, text)
+
+
 def _write_policy(cfg: DictConfig, spec: RunSpec, verifier: LRPolicyCallback, output: Path) -> None:
     """Write ``policy.yaml``; of an adaptive policy the schedule that was applied."""
     policy = verifier.policy
@@ -399,6 +409,6 @@ def _write_policy(cfg: DictConfig, spec: RunSpec, verifier: LRPolicyCallback, ou
     except (TypeError, ValueError):  # a policy type of the user's own
         stored = dict(spec.policy)
     if is_first_process():
-        write_atomically(output / "policy.yaml", OmegaConf.to_yaml(OmegaConf.create(stored)))
+        _write_if_changed(output / "policy.yaml", to_yaml(stored))
         if (records := getattr(verifier, "records", None)) is not None:
             write_atomically(output / "tuning.json", json.dumps(records, indent=2) + "\n")

@@ -89,4 +89,5 @@ class Pool:
         if result.status in FINISHED and result.shared_with is None:
             sweep = self.marker.parent.parent
             if output.resolve().is_relative_to(sweep.resolve()):
-                write_atomically(self.marker, str(output.resolve().relative_to(sweep.resolve())))
+                folder = str(output.resolve().relative_to(sweep.resolve()))
+                write_atomically(self.marker, folder, is_durable=False)  # a lost one costs a training

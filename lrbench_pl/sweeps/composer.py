@@ -3,21 +3,56 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
+import pickle
 import sys
 import time
+from collections import defaultdict
 from typing import Any
 
+import cloudpickle
+import omegaconf.base
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode, open_dict
+from omegaconf.base import Node
 
 _SILENT_S = 2.0  # no progress is shown before
 _EVERY_S = 5.0  # between two lines of progress
 _PAUSE_S = 1.0  # between two batches of jobs, at least
+
+
+class StoredConfig:
+    """A configuration as bytes, of which thousands fit in memory.
+
+    Args:
+        config: The configuration.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        try:
+            self._bytes = pickle.dumps(config)
+        except Exception:  # of a class that cannot be imported by its name
+            self._bytes = cloudpickle.dumps(config)
+
+    def load(self) -> DictConfig:
+        """Return the configuration, a new object for each call."""
+        config: DictConfig = pickle.loads(self._bytes)
+        return config
+
+    def __reduce__(self) -> Any:
+        """Pickle for another process, whose ``__main__`` may be another program."""
+        return _stored_elsewhere, (cloudpickle.dumps(self.load()),)
+
+
+def _stored_elsewhere(data: bytes) -> StoredConfig:
+    stored = object.__new__(StoredConfig)
+    stored._bytes = data
+    return stored
 
 
 class SweepComposer(ConfigLoaderImpl):
@@ -34,7 +69,7 @@ class SweepComposer(ConfigLoaderImpl):
     def __init__(self, loader: ConfigLoaderImpl) -> None:
         self.__dict__.update(loader.__dict__)
         self.began = time.monotonic()
-        self._validated: dict[tuple[Any, ...], DictConfig] = {}
+        self._validated: dict[tuple[Any, ...], StoredConfig] = {}
         self._bases: dict[tuple[Any, ...], DictConfig] = {}
         self._files: dict[tuple[Any, ...], Any] = {}
         self._parsed: dict[str, Any] = {}
@@ -49,10 +84,11 @@ class SweepComposer(ConfigLoaderImpl):
         """Compose a job; a second call returns what the first one composed."""
         key = (id(master_config), *sweep_overrides)
         if (validated := self._validated.pop(key, None)) is not None:
-            return validated
+            return validated.load()
         if time.monotonic() - self._latest > _PAUSE_S:
             self._count, self._next_line = 0, time.monotonic() + _SILENT_S
-        self._validated[key] = config = super().load_sweep_config(master_config, sweep_overrides)
+        config = super().load_sweep_config(master_config, sweep_overrides)
+        self._validated[key] = StoredConfig(config)
         self._count += 1
         self._latest = now = time.monotonic()
         if self._count > 1 and now >= self._next_line:
@@ -87,7 +123,7 @@ class SweepComposer(ConfigLoaderImpl):
         key = (config_name, *arguments, *choices)
         if key not in self._bases:
             self._bases[key] = super().load_configuration(config_name, choices, *arguments)
-        config = copy.deepcopy(self._bases[key])
+        config = copied(self._bases[key])
         self._apply_overrides_to_config(values, config)
         of_hydra = [each for each in parsed if each.is_hydra_override()]
         of_task = [each for each in parsed if not each.is_hydra_override()]
@@ -116,6 +152,60 @@ def _is_choice(override: Any, files: Any) -> bool:
     )
 
 
+def copied(config: DictConfig) -> DictConfig:
+    """Return a deep copy of a configuration, several times faster than :func:`copy.deepcopy`."""
+    copy_of_it: DictConfig = _copied(config, config._get_parent())
+    return copy_of_it
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Return a copy of the configuration of a job without the node ``hydra``, as its run receives it."""
+    task = _without_content(config, None)
+    content = config.__dict__["_content"]
+    task.__dict__["_content"] = {key: _copied(node, task) for key, node in content.items() if key != "hydra"}
+    return task  # type: ignore[no-any-return]
+
+
+def _copied(node: Any, parent: Any) -> Any:
+    kind = type(node)
+    if kind is DictConfig or kind is ListConfig:
+        new, content = _without_content(node, parent), node.__dict__["_content"]
+        if isinstance(content, dict):
+            content = {key: _copied(inner, new) for key, inner in content.items()}
+        elif isinstance(content, list):
+            content = [_copied(inner, new) for inner in content]
+        new.__dict__["_content"] = content
+        return new
+    if isinstance(node, ValueNode):  # whose values OmegaConf does not copy either
+        return _without_content(node, parent)
+    new = copy.deepcopy(node)
+    new._set_parent(parent)
+    return new
+
+
+def _without_content(node: Node, parent: Any) -> Any:
+    """Return a copy of a node that shares the content with the node."""
+    new = object.__new__(type(node))
+    known, metadata = node.__dict__, node._metadata
+    own = object.__new__(type(metadata))
+    own.__dict__.update(metadata.__dict__)
+    own.flags = None if metadata.flags is None else dict(metadata.flags)
+    own.resolver_cache = copy.deepcopy(metadata.resolver_cache) if metadata.resolver_cache else defaultdict(dict)
+    new.__dict__.update(known)
+    new.__dict__["_metadata"], new.__dict__["_parent"] = own, parent
+    if "_flags_cache" in known:
+        new.__dict__["_flags_cache"] = None
+    return new
+
+
+def parse_references_once() -> None:
+    """Let OmegaConf parse the text of each reference once in this process, not at every access."""
+    module: Any = omegaconf.base
+    parse = getattr(module, "parse", None)
+    if parse is not None and not hasattr(parse, "cache_info"):
+        module.parse = functools.lru_cache(maxsize=4096)(parse)
+
+
 def set_hydra_config(config: DictConfig) -> None:
     """Let ``HydraConfig`` be that of a job, as Hydra sets it, but without a copy of its hundreds of values."""
     OmegaConf.set_readonly(config.hydra, True)
@@ -126,6 +216,7 @@ def set_hydra_config(config: DictConfig) -> None:
 
 def compose_once(context: HydraContext) -> None:
     """Let the jobs of a program be composed by a :class:`SweepComposer`."""
+    parse_references_once()
     if type(context.config_loader) is ConfigLoaderImpl:
         context.config_loader = SweepComposer(context.config_loader)
 

@@ -13,7 +13,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf, open_dict
 
 from lrbench_pl.runs.options import one_line
-from lrbench_pl.sweeps.composer import set_hydra_config
+from lrbench_pl.sweeps.composer import StoredConfig, set_hydra_config
 from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd, Placing, QueuedAgain, ignore_ctrl_c, job_folder
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def launch_foreign(launcher: Placing, job_overrides: Sequence[Sequence[str]], fi
     before = HydraConfig.instance().cfg
     jobs = [_compose(launcher, overrides, first + i) for i, overrides in enumerate(job_overrides)]
     HydraConfig.instance().cfg = before
-    calls = JobCall.of_all(jobs, launcher.task_function, launcher.hydra_context)
+    calls = JobCall.of_all(jobs, launcher.task_function, launcher.hydra_context, is_own=False)
     shared = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     returns: dict[int, JobReturn] = {}
     log.info("%d jobs in %s", len(jobs), launcher.config.hydra.sweep.dir)
@@ -66,16 +66,17 @@ def _compose(launcher: Placing, overrides: Sequence[str], number: int) -> Job:
         config.hydra.job.num = number
         config.hydra.job.id = f"{config.hydra.job.name}_{number}"
     set_hydra_config(config)  # the name of the folder may refer to it
-    return Job(number, tuple(filter_overrides(overrides)), config, job_folder(config), None)
+    return Job(number, tuple(filter_overrides(overrides)), StoredConfig(config), job_folder(config), None)
 
 
 def _returned(job: Job, end: JobEnd) -> JobReturn:
     """Return Hydra's value, or a failed one if the process of the job was lost."""
     if isinstance(end, JobReturn):
         return end
+    config = job.config
     lost = JobReturn(overrides=list(job.overrides), cfg=job.task_config, status=JobStatus.FAILED)
-    lost.hydra_cfg = OmegaConf.masked_copy(job.config, ["hydra"])
-    lost.task_name = job.config.hydra.job.name
+    lost.hydra_cfg = OmegaConf.masked_copy(config, ["hydra"])
+    lost.task_name = config.hydra.job.name
     lost.return_value = RuntimeError(f"{job.folder}: {end or 'it was interrupted, or exited by itself'}")
     return lost
 

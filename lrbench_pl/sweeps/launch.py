@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import pickle
@@ -17,10 +16,10 @@ from typing import Any, Protocol
 import cloudpickle
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, setup_globals
 from hydra.errors import CompactHydraException
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
@@ -41,7 +40,15 @@ from lrbench_pl.runs.folder import (
 from lrbench_pl.runs.options import one_line, remarks
 from lrbench_pl.runs.result import RESULT_FILE, Outcome, RunResult
 from lrbench_pl.runs.spec import RunSpec, policy_name
-from lrbench_pl.sweeps.composer import began, set_hydra_config
+from lrbench_pl.sweeps.composer import (
+    StoredConfig,
+    began,
+    parse_references_once,
+    set_hydra_config,
+    without_hydra,
+)
+from lrbench_pl.sweeps.hydra_job import job_folder as job_folder
+from lrbench_pl.sweeps.hydra_job import run_as_hydra, run_job, set_output_folder
 from lrbench_pl.sweeps.reservations import Reservations, Reserved
 from lrbench_pl.sweeps.view import SweepView
 from lrbench_pl.verdict import Status
@@ -59,23 +66,30 @@ class Job:
     Args:
         number: Its number, as Hydra counts.
         overrides: Its overrides.
-        config: Its whole configuration, the node ``hydra`` included.
+        stored: Its whole configuration, the node ``hydra`` included.
         folder: Its folder.
         run_id: Hash of its specification; None if that cannot be resolved, which the run itself will report.
         spec: The specification itself, or None.
+        require_target: Whether it fails if it misses its target.
     """
 
     number: int
     overrides: tuple[str, ...]
-    config: DictConfig
+    stored: StoredConfig
     folder: Path
     run_id: str | None
     spec: RunSpec | None = None
+    require_target: bool = False
 
-    @functools.cached_property
+    @property
+    def config(self) -> DictConfig:
+        """The whole configuration, a new object for each access."""
+        return self.stored.load()
+
+    @property
     def task_config(self) -> DictConfig:
         """The configuration without the node ``hydra``, as the run receives it."""
-        return OmegaConf.masked_copy(self.config, [str(key) for key in self.config if key != "hydra"])
+        return without_hydra(self.config)
 
 
 @dataclass(frozen=True)
@@ -83,24 +97,33 @@ class JobCall:
     """A job as a callable that can be pickled and run in another process.
 
     Args:
-        config: The whole configuration of the job.
+        stored: The whole configuration of the job.
         function: The task function of the program.
         context: Hydra's context.
         state: State of Hydra's singletons.
         resolvers: Resolvers of the program, which a new process does not have.
+        is_own: Whether the program is ``lrbench run``, whose jobs need less than Hydra does for a job.
     """
 
-    config: DictConfig
+    stored: StoredConfig
     function: TaskFunction
     context: HydraContext
     state: Any
     resolvers: Mapping[str, Any] = field(default_factory=dict)
+    is_own: bool = True
 
     @classmethod
-    def of_all(cls, jobs: Sequence[Job], function: TaskFunction, context: HydraContext) -> list[tuple[Job, JobCall]]:
+    def of_all(
+        cls, jobs: Sequence[Job], function: TaskFunction, context: HydraContext, is_own: bool = True
+    ) -> list[tuple[Job, JobCall]]:
         """Return each job with its call, with the current state of this program."""
         state, resolvers = Singleton.get_state(), _own_resolvers()
-        return [(job, cls(job.config, function, context, state, resolvers)) for job in jobs]
+        return [(job, cls(job.stored, function, context, state, resolvers, is_own)) for job in jobs]
+
+    @property
+    def config(self) -> DictConfig:
+        """The whole configuration of the job, a new object for each access."""
+        return self.stored.load()
 
     def __reduce__(self) -> Any:
         """Pickle by cloudpickle, with the import path of this program."""
@@ -121,24 +144,26 @@ class JobCall:
             return None
 
     @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """Let this process be that of the job: its configuration is Hydra's, its output goes to ``output.log``."""
+    def entered(self) -> Iterator[DictConfig]:
+        """Let this process be that of the job: its configuration is Hydra's, its output goes to ``output.log``.
+
+        Yields:
+            The whole configuration of the job.
+        """
         setup_globals()
         BaseContainer._resolvers.update(self.resolvers)
         Singleton.set_state(self.state)
-        set_hydra_config(self.config)
-        with _output_into(job_folder(self.config)):
-            yield
+        config = self.config
+        set_hydra_config(config)
+        with _output_into(set_output_folder(config)):
+            yield config
 
     def run(self) -> JobReturn:
         """Run the job in this process."""
-        return run_job(
-            hydra_context=self.context,
-            task_function=self.function,
-            config=self.config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
+        if not self.is_own:
+            return run_as_hydra(self.context, self.function, self.config)
+        parse_references_once()
+        return run_job(self.context, self.function, self.config)
 
 
 def _unpickle(path: list[str], parts: bytes) -> JobCall:
@@ -218,13 +243,14 @@ class SweepLauncher:
                     discard_checkpoints(job.folder / CHECKPOINTS)
             _print_remarks(waiting)
             folders, mode = [job.folder for job in jobs], str(jobs[0].config.mode)
-            with SweepView(folders, self.config.hydra.sweep.dir, mode, start=start) as view:
+            known = {job.folder: results[job.number] for job in jobs if job.number in results}
+            with SweepView(folders, self.config.hydra.sweep.dir, mode, start=start, finished=known) as view:
                 returns, unwritten = self._run(waiting, results, view)
         if unwritten:
             count = f"{len(unwritten)} of {counted(len(jobs), 'job')}"
             raise CompactHydraException(f"{count} could not write a result: {'; '.join(unwritten)}")
         for job in jobs:
-            record_status(job.folder, results[job.number].status, bool(job.config.require_target))
+            record_status(job.folder, results[job.number].status, job.require_target)
         return [_returned(job, results[job.number], returns.get(job.number)) for job in jobs]
 
     def _run(
@@ -276,12 +302,13 @@ class SweepLauncher:
             config.hydra.job.num = number
             config.hydra.job.id = f"{config.hydra.job.name}_{number}"
         set_hydra_config(config)
-        job = Job(number, overrides, config, job_folder(config), None)
+        spec, require_target = None, False
         with contextlib.suppress(OmegaConfBaseException, ValueError):
             convert_budget(config)
-            spec = RunSpec.from_config(job.task_config)
-            job = _changed(job, run_id=spec.run_id, spec=spec)
-        return job
+            spec = RunSpec.from_config(without_hydra(config))
+            require_target = bool(config.require_target)
+        run_id = None if spec is None else spec.run_id
+        return Job(number, overrides, StoredConfig(config), job_folder(config), run_id, spec, require_target)
 
     def _assign_folders(self, jobs: list[Job], reserved: Mapping[Path, Reserved] | None = None) -> list[Job]:
         """Give every job the folder in which it was started before, or a new one.
@@ -297,6 +324,7 @@ class SweepLauncher:
         in_sweep = {job.run_id for job in jobs}
         taken = {job.folder for job in jobs}
         assigned: list[Job] = []
+        given: set[Path] = set()
         refusals: list[str] = []
         for job in jobs:
             folder = job.folder
@@ -305,23 +333,17 @@ class SweepLauncher:
                 folder = folder if folder in earlier else earlier[0]
                 earlier.remove(folder)
                 holders.pop(folder)
-            elif (folder in holders and holders[folder] in in_sweep) or any(
-                folder == other.folder for other in assigned
-            ):
+            elif (folder in holders and holders[folder] in in_sweep) or folder in given:
                 folder = _free(folder, taken)
             elif (refusal := _reserved(job, reserved) or _refusal(job)) is not None:
                 refusals.append(refusal)
             taken.add(folder)
+            given.add(folder)
             assigned.append(_moved(job, folder))
         if refusals:
             more = f" ({len(refusals) - 1} more like this)" if len(refusals) > 1 else ""
             raise CompactHydraException(f"the folder belongs to another sweep: {refusals[0]}{more}")
         return assigned
-
-
-def job_folder(config: DictConfig) -> Path:
-    """Return the folder of a job, from its whole configuration."""
-    return (Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)).absolute()
 
 
 def _runs_in(sweep: Path) -> dict[str, list[Path]]:
@@ -347,9 +369,9 @@ def _refusal(job: Job) -> str | None:
     """Return why a job cannot use its folder; None if it can."""
     if job.run_id is None or not any((job.folder / name).exists() for name in (RECORD_FILE, RESULT_FILE)):
         return None
-    set_hydra_config(job.config)
+    set_hydra_config(config := job.config)
     try:
-        check_same_run(job.folder, job.run_id, identity(job.task_config))
+        check_same_run(job.folder, job.run_id, identity(without_hydra(config)))
     except ChangedConfigurationError as error:
         return str(error)
     return None
@@ -366,16 +388,10 @@ def _free(folder: Path, taken: set[Path]) -> Path:
 def _moved(job: Job, folder: Path) -> Job:
     if folder == job.folder:
         return job
-    with read_write(job.config.hydra.sweep):
-        job.config.hydra.sweep.subdir = os.path.relpath(folder, Path(job.config.hydra.sweep.dir).absolute())
-    return _changed(job, folder=folder)
-
-
-def _changed(job: Job, **changes: Any) -> Job:
-    """Return a job with other fields, of the same task."""
-    changed = replace(job, **changes)
-    changed.__dict__["task_config"] = job.task_config
-    return changed
+    config = job.config
+    with read_write(config.hydra.sweep):
+        config.hydra.sweep.subdir = os.path.relpath(folder, Path(config.hydra.sweep.dir).absolute())
+    return replace(job, stored=StoredConfig(config), folder=folder)
 
 
 def ignore_ctrl_c() -> None:
@@ -392,11 +408,11 @@ def _print_remarks(jobs: Sequence[Job]) -> None:
     before = HydraConfig.instance().cfg
     try:
         for job in jobs:
-            set_hydra_config(job.config)
+            set_hydra_config(config := job.config)
             with contextlib.suppress(
                 OmegaConfBaseException, ValueError, TypeError, ZeroDivisionError
             ):  # the run reports it
-                for line in remarks(job.task_config, job.overrides):
+                for line in remarks(without_hydra(config), job.overrides):
                     if line not in _printed:
                         _printed.add(line)
                         print(line, file=sys.stderr, flush=True)
@@ -418,11 +434,11 @@ def _result_after(job: Job, end: JobEnd) -> tuple[RunResult, bool]:
         why = end or "it was interrupted and wrote no result"
     status: Status = "stopped" if end is None or isinstance(end, Stopped) else "failed"
     before = HydraConfig.instance().cfg
-    set_hydra_config(job.config)
+    set_hydra_config(config := job.config)
     try:
-        result = RunResult.build(*specify(job.task_config), Outcome(status, message=why))
+        result = RunResult.build(*specify(without_hydra(config)), Outcome(status, message=why))
     except Exception:  # the run was refused for this very reason, which is `why`
-        result = RunResult("unknown", policy_name(job.config), status, message=why)
+        result = RunResult("unknown", policy_name(config), status, message=why)
     finally:
         HydraConfig.instance().cfg = before
     try:
@@ -433,19 +449,15 @@ def _result_after(job: Job, end: JobEnd) -> tuple[RunResult, bool]:
 
 
 def _returned(job: Job, result: RunResult, returned: JobReturn | None) -> JobReturn:
-    """Return the value of a job for the sweeper, also if it finished before."""
+    """Return the value of a job for the sweeper, also if it finished before.
+
+    It has no configurations: nobody reads them, and those of thousands of jobs take gigabytes.
+    """
     if returned is not None and returned.status == JobStatus.COMPLETED:
         return returned
-    value = JobReturn()
-    value.overrides = list(job.overrides)
-    value.cfg = job.task_config
-    with read_write(job.config.hydra.runtime), open_dict(job.config.hydra.runtime):
-        job.config.hydra.runtime.output_dir = str(job.folder)
-    value.hydra_cfg = OmegaConf.masked_copy(job.config, ["hydra"])
-    value.working_dir = os.getcwd()
-    value.task_name = job.config.hydra.job.name
+    value = JobReturn(overrides=list(job.overrides), working_dir=os.getcwd(), status=JobStatus.COMPLETED)
+    value.task_name = JobRuntime.instance().get("name")
     value.return_value = result.best_value
-    value.status = JobStatus.COMPLETED
     return value
 
 

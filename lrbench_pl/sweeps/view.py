@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -68,8 +68,8 @@ def read_sweep(folders: Sequence[Path], known: SweepState | None = None) -> Swee
         if known is not None and known.states.get(folder) == "finished":
             found.states[folder], found.results[folder] = "finished", known.results[folder]
             continue
-        found.states[folder] = state_of(folder)
         result = read_result(folder)
+        found.states[folder] = state_of(folder, result)
         if result is not None:
             found.results[folder] = result
     return found
@@ -99,6 +99,7 @@ class SweepView:
         mode: Whether a larger (``max``) or a smaller (``min``) value is better.
         console: Console to print to; standard output by default.
         start: Start of the sweep, by :func:`time.monotonic`; now by default.
+        finished: Results of folders that were finished by earlier commands, so far as they were read already.
     """
 
     def __init__(
@@ -108,13 +109,15 @@ class SweepView:
         mode: str = "max",
         console: Console | None = None,
         start: float | None = None,
+        finished: Mapping[Path, RunResult] | None = None,
     ) -> None:
         self._folders, self._sweep, self._mode = list(folders), sweep, mode
         # do not wrap lines in a file
         self._console = console or Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty(), highlight=False)
         self._first = self._last = time.monotonic()  # start of the first job, end of the latest one
         self._start = self._first if start is None else start
-        self._state = read_sweep(self._folders)
+        known = dict(finished or {})
+        self._state = read_sweep(self._folders, SweepState(dict.fromkeys(known, "finished"), known))
         self._before = self._state.count("finished")  # by earlier commands
         self._shown: set[Path] = {folder for folder, state in self._state.states.items() if state == "finished"}
         self._queued: set[Path] = set()  # jobs that were interrupted and wait for their turn again

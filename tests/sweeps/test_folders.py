@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from lrbench_pl.runs.folder import Record
 from lrbench_pl.sweeps import launch
+from lrbench_pl.sweeps.composer import StoredConfig
 from lrbench_pl.sweeps.launch import Job, SweepLauncher
 
 
@@ -15,7 +16,10 @@ def assign(sweep, *run_ids):
         return OmegaConf.create({"hydra": {"sweep": {"dir": str(sweep), "subdir": str(number)}}})
 
     launcher = SimpleNamespace(config=config(0), hydra_context=None, task_function=None, place=None)
-    jobs = [Job(number, (), config(number), sweep / str(number), run_id) for number, run_id in enumerate(run_ids)]
+    jobs = [
+        Job(number, (), StoredConfig(config(number)), sweep / str(number), run_id)
+        for number, run_id in enumerate(run_ids)
+    ]
     assigned = SweepLauncher(launcher)._assign_folders(jobs)
     for job in assigned:
         assert launch.job_folder(job.config) == job.folder

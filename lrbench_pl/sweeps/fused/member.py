@@ -295,9 +295,8 @@ class Member:
 
     @contextlib.contextmanager
     def _active(self) -> Iterator[None]:
-        with self._call.entered(), quiet_lightning():
-            hydra = self._call.config.hydra
-            configure_log(hydra.job_logging, hydra.verbose)
+        with self._call.entered() as config, quiet_lightning():
+            configure_log(config.hydra.job_logging, config.hydra.verbose)
             yield
 
     # -- resuming ---------------------------------------------------------------------------------------------

@@ -40,13 +40,18 @@ def digits(root: str, download: bool, seed: int, test: int = 360) -> Splits:
     Source: scikit-learn's ``load_digits`` (UCI, Alpaydin & Kaynak 1998).
     """
     del root, download  # bundled with scikit-learn
+    images, labels = _all_digits()
+    kept, held_out = stratified_split(labels, test, seed)
+    return Splits(images[kept], labels[kept], images[held_out], labels[held_out])
+
+
+@functools.cache  # the jobs of a sweep in one process share them
+def _all_digits() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
     data = load_digits()
     images = torch.from_numpy(data.images).mul(255 / 16).round().to(torch.uint8)[:, None]
-    labels = torch.from_numpy(data.target).long()
-    kept, held_out = stratified_split(labels, test, seed)
-    return Splits(images[kept], labels[kept], images[held_out], labels[held_out])
+    return images, torch.from_numpy(data.target).long()
 
 
 def synthetic(

@@ -1,5 +1,6 @@
 """Which jobs of a sweep are fused, and why others are not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -9,6 +10,7 @@ from omegaconf import open_dict
 
 from lrbench_pl.runs.config import conf_dir, register_resolvers, use_own_launchers
 from lrbench_pl.runs.spec import RunSpec
+from lrbench_pl.sweeps.composer import StoredConfig
 from lrbench_pl.sweeps.fused.checkpoint import GroupFolder, group_folders
 from lrbench_pl.sweeps.fused.grouping import cut, plan
 from lrbench_pl.sweeps.launch import Job
@@ -25,9 +27,9 @@ def job(folder, number, *overrides):
         cfg.hydra.job.id = f"run_{number}"
         cfg.hydra.runtime.output_dir = str(folder / str(number))
     HydraConfig.instance().set_config(cfg)
-    made = Job(number, tuple(overrides), cfg, folder / str(number), None)
+    made = Job(number, tuple(overrides), StoredConfig(cfg), folder / str(number), None)
     spec = RunSpec.from_config(made.task_config)
-    return Job(number, tuple(overrides), cfg, folder / str(number), spec.run_id, spec)
+    return Job(number, tuple(overrides), StoredConfig(cfg), folder / str(number), spec.run_id, spec)
 
 
 def planned(folder, *jobs, workers=1, most=None, folders=()):
@@ -140,7 +142,7 @@ def test_a_job_like_no_other_and_one_with_a_checkpoint_of_its_own(tmp_path):
 def test_a_configuration_that_cannot_be_read_is_left_to_its_run(tmp_path):
     bad = job(tmp_path, 2, "seed=2")
     calls = [(job(tmp_path, n, f"seed={n}"), None) for n in (0, 1)]
-    calls.append((Job(2, (), bad.config, bad.folder, None), None))
+    calls.append((replace(bad, run_id=None, spec=None), None))
     calls.append((job(tmp_path, 3, "seed=3", "lr_policy.lr=high", "lr_policy=fix"), None))
     found = plan(calls, 1)
     assert [reason for _, reason in found.alone] == [None, None]

@@ -4,16 +4,22 @@ import fcntl
 import os
 import shutil
 import signal
+import sys
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job, which children would inherit
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.dont_write_bytecode = False  # or every process that a test starts would compile the package anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from lrbench_pl.runs.imports import import_torchmetrics
+
+import_torchmetrics()
 torch.set_num_threads(1)
 
 

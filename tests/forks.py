@@ -1,14 +1,18 @@
 """Programs of this project in processes forked from one that has everything imported, since imports take seconds.
 
 A forked process does what ``python run.py …`` does in one of its own: it has the folder, environment, output and
-session that it is given, and ends as an interpreter ends. What depends on how Python itself starts (locale, home,
-``PYTHONPATH``) is not shown by it.
+session that it is given, and ends as an interpreter ends. The Python programs that it starts, such as the workers of a
+sweep, are forked in the same way, from a process that knows nothing of the program. What depends on how Python itself
+starts (locale, home, ``PYTHONPATH``) is not shown by it.
 """
 
 from __future__ import annotations
 
+import _posixsubprocess
 import atexit
 import contextlib
+import ctypes
+import fcntl
 import functools
 import gc
 import importlib
@@ -22,6 +26,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +39,9 @@ _IMPORTED = (
     *("lrbench_pl.workloads.data", "lrbench_pl.workloads.models", "lrbench_pl.workloads.classifier"),
     *("lrbench_pl.selection.sweeper", "sklearn.datasets", "pytorch_lightning.loggers", "torch._dynamo"),
     *("scipy.stats", "plotly.graph_objects", "sqlalchemy"),  # polars has threads, which a fork would lose
+    *("loky.process_executor", "lrbench_pl.sweeps.fused.session"),
 )
+_CHILD_SUBREAPER = 36  # of prctl: a process whose parent has ended becomes a child of this one
 
 
 class Process:
@@ -194,15 +203,21 @@ def _forked(order: dict[str, Any], handles: Sequence[int]) -> Sequence[str]:
         os.dup2(handle, number)
     for handle in handles:
         os.close(handle)
+    _enter(order)
+    return list(order["words"])
+
+
+def _enter(order: Mapping[str, Any]) -> None:
+    """Let this process be that of a program, which does not know from which it was forked."""
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
     random.seed()
-    return list(order["words"])
 
 
 def _program(words: Sequence[str]) -> None:
     """Do what ``python WORDS`` does."""
+    warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)  # of what is imported
     if words[0] == "-m":
         sys.argv, sys.path[0] = list(words[1:]), os.getcwd()
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
@@ -211,8 +226,86 @@ def _program(words: Sequence[str]) -> None:
         runpy.run_path(words[0], run_name="__main__")
 
 
+# -- in a program: the Python programs that it starts ------------------------------------------------------------
+
+
+def _fork_children() -> Sequence[str] | None:
+    """Let the Python programs that this one starts be forked from a copy of it as it is now.
+
+    Returns:
+        In such a program the words of its command; None in this process.
+    """
+    ctypes.CDLL(None).prctl(_CHILD_SUBREAPER, 1)
+    parent = os.getpid()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        ours.close()
+        return _fork_for(parent, theirs)
+    theirs.close()
+    lock, start = threading.Lock(), _posixsubprocess.fork_exec
+
+    def fork_exec(args: Any, executables: Any, close: Any, kept: Any, folder: Any, environment: Any, *more: Any) -> int:
+        words = [os.fsdecode(word) for word in args]
+        words[1:2] = words[1:2] if words[1:2] != ["-u"] else []
+        is_script = len(words) > 1 and (words[1] == "-m" or not words[1].startswith("-"))
+        if words[0] != sys.executable or not is_script or more[15] is not None:  # a function to call before
+            return start(args, executables, close, kept, folder, environment, *more)
+        pairs = None if environment is None else [os.fsdecode(pair).split("=", 1) for pair in environment]
+        standard = [given if given != -1 else number for number, given in enumerate((more[0], more[3], more[5]))]
+        order = {
+            "words": words[1:],
+            "folder": os.getcwd() if folder is None else os.fsdecode(folder),
+            "environment": dict(os.environ if pairs is None else pairs),
+            "session": bool(more[9]),
+            "numbers": [0, 1, 2, *map(int, kept)],
+        }
+        with lock:
+            socket.send_fds(ours, [json.dumps(order).encode()], [*standard, *map(int, kept)])
+            return int(ours.recv(100))
+
+    _posixsubprocess.fork_exec = subprocess._fork_exec = fork_exec
+    return None
+
+
+def _fork_for(parent: int, orders: socket.socket) -> Sequence[str]:
+    """Fork a child of the parent for each of its orders, and end with it; return the words of its command there."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for number in range(3):
+        os.dup2(os.open(os.devnull, os.O_RDWR), number)  # whoever reads the output of the program would wait for this
+    while True:
+        message, handles, _, _ = socket.recv_fds(orders, 1 << 20, 250)
+        if not message:
+            os._exit(0)
+        if os.fork() == 0:
+            between = os.getpid()
+            if os.fork():
+                os._exit(0)  # and its child becomes one of the parent
+            break
+        for handle in handles:
+            os.close(handle)
+    while os.getppid() == between:
+        time.sleep(0.001)
+    if os.getppid() != parent:  # which was killed meanwhile
+        os._exit(0)
+    orders.send(str(os.getpid()).encode())
+    orders.close()
+    order = json.loads(message)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    high = [fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 500) for handle in handles]
+    for handle in handles:
+        os.close(handle)
+    for number, handle in zip(order["numbers"], high, strict=True):
+        os.dup2(handle, number)
+        os.close(handle)
+    if order["session"]:
+        os.setsid()
+    time.sleep(0.2)  # submitit makes the folder of a job while its interpreter starts
+    _enter(order)
+    return _fork_children() or list(order["words"])
+
+
 if __name__ == "__main__":
     _import_all()
     _words = _serve(socket.socket(fileno=int(sys.argv[1])))
     if _words is not None:
-        _program(_words)
+        _program(_fork_children() or _words)

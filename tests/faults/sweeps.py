@@ -1,6 +1,6 @@
 """Sweeps as a user starts them, killed and started again. Whatever hangs is ended after a time.
 
-With the basic launcher, which trains where it is started, the process is forked from one that has everything imported.
+All but Ray's processes are forked from one that has everything imported.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def sweep(
 ) -> subprocess.CompletedProcess[str]:
     """Run a sweep to its end."""
     words = command(folder, launcher, *overrides)
-    if launcher == "basic" and environment is None:
-        return forks.run(words, folder.parent, ENVIRONMENT, LIMIT_S)
+    if launcher != "ray":
+        return forks.run(words, folder.parent, {**ENVIRONMENT, **(environment or {})}, LIMIT_S)
     return subprocess.run(
         words,
         cwd=folder.parent,
@@ -63,9 +63,9 @@ def sweep(
 def start(folder: Path, launcher: str, *overrides: str, output: Path | None = None) -> Process:
     """Start a sweep in a process group of its own, with its output in a file or nowhere."""
     words = command(folder, launcher, *overrides)
-    if launcher == "basic":
-        return forks.start(words, folder.parent, ENVIRONMENT)
     with open(output or os.devnull, "w") as file:
+        if launcher != "ray":
+            return forks.start(words, folder.parent, ENVIRONMENT, file)
         return subprocess.Popen(
             words, cwd=folder.parent, env=ENVIRONMENT, stdout=file, stderr=file, start_new_session=True
         )

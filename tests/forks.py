@@ -1,9 +1,9 @@
 """Programs of this project in processes forked from one that has everything imported, since imports take seconds.
 
 A forked process does what ``python run.py …`` does in one of its own: it has the folder, environment, output and
-session that it is given, and ends as an interpreter ends. The Python programs that it starts, such as the workers of a
-sweep, are forked in the same way, from a process that knows nothing of the program. What depends on how Python itself
-starts (locale, home, ``PYTHONPATH``) is not shown by it.
+session that it is given, and its threads, ``atexit`` functions and exit code. The Python programs that it starts, such
+as the workers of a sweep, are forked in the same way, from a process that knows nothing of the program. What depends on
+how Python itself starts (locale, home, ``PYTHONPATH``), or on what it does with its objects at the end, is not shown.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import warnings
@@ -41,6 +42,7 @@ _IMPORTED = (
     *("scipy.stats", "plotly.graph_objects", "sqlalchemy"),  # polars has threads, which a fork would lose
     *("loky.process_executor", "lrbench_pl.sweeps.fused.session"),
 )
+_FILES = 400  # more than a program has open
 _CHILD_SUBREAPER = 36  # of prctl: a process whose parent has ended becomes a child of this one
 
 
@@ -91,7 +93,12 @@ class Process:
 
 
 def start(
-    args: Sequence[Any], folder: Path, environment: Mapping[str, str], out: Any = None, err: Any = None
+    args: Sequence[Any],
+    folder: Path,
+    environment: Mapping[str, str],
+    out: Any = None,
+    err: Any = None,
+    terminal: int | None = None,
 ) -> Process:
     """Start a program.
 
@@ -101,6 +108,7 @@ def start(
         environment: Its whole environment.
         out: Where its output goes, an open file; None for nowhere.
         err: Where its errors go; None for where the output goes.
+        terminal: A terminal that becomes its own, in place of both.
     """
     words = [str(word) for word in args]
     assert words[0] == sys.executable, words
@@ -109,9 +117,9 @@ def start(
     try:
         to = nowhere if out is None else out.fileno()
         order = {"words": words[1:], "folder": str(folder), "environment": dict(environment)}
-        socket.send_fds(
-            _server(), [json.dumps(order).encode()], [nowhere, to, to if err is None else err.fileno(), writing]
-        )
+        order["terminal"] = terminal is not None
+        standard = [nowhere, to, to if err is None else err.fileno()] if terminal is None else [terminal] * 3
+        socket.send_fds(_server(), [json.dumps(order).encode()], [*standard, writing])
     finally:
         os.close(nowhere)
         os.close(writing)
@@ -203,6 +211,8 @@ def _forked(order: dict[str, Any], handles: Sequence[int]) -> Sequence[str]:
         os.dup2(handle, number)
     for handle in handles:
         os.close(handle)
+    if order["terminal"]:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     _enter(order)
     return list(order["words"])
 
@@ -211,8 +221,38 @@ def _enter(order: Mapping[str, Any]) -> None:
     """Let this process be that of a program, which does not know from which it was forked."""
     os.environ.clear()
     os.environ.update(order["environment"])
+    time.tzset()
     os.chdir(order["folder"])
     random.seed()
+    from lightning_fabric.utilities.rank_zero import _get_rank
+    from lightning_utilities.core.rank_zero import rank_zero_only
+
+    rank_zero_only.rank = _get_rank() or 0  # which Lightning reads when it is imported
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run a program; return its exit code."""
+    try:
+        _program(words)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return 0
+
+
+def _end(code: int) -> None:
+    """End as an interpreter does, but leave its objects to the system: to free them takes longer than most programs."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for file in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            file.flush()
+    os._exit(code & 0xFF)
 
 
 def _program(words: Sequence[str]) -> None:
@@ -251,16 +291,17 @@ def _fork_children() -> Sequence[str] | None:
         if words[0] != sys.executable or not is_script or more[15] is not None:  # a function to call before
             return start(args, executables, close, kept, folder, environment, *more)
         pairs = None if environment is None else [os.fsdecode(pair).split("=", 1) for pair in environment]
+        kept = [int(handle) for handle in kept if handle != more[7]]  # where a failure to execute would be told
         standard = [given if given != -1 else number for number, given in enumerate((more[0], more[3], more[5]))]
         order = {
             "words": words[1:],
             "folder": os.getcwd() if folder is None else os.fsdecode(folder),
             "environment": dict(os.environ if pairs is None else pairs),
             "session": bool(more[9]),
-            "numbers": [0, 1, 2, *map(int, kept)],
+            "numbers": [0, 1, 2, *kept],
         }
         with lock:
-            socket.send_fds(ours, [json.dumps(order).encode()], [*standard, *map(int, kept)])
+            socket.send_fds(ours, [json.dumps(order).encode()], [*standard, *kept])
             return int(ours.recv(100))
 
     _posixsubprocess.fork_exec = subprocess._fork_exec = fork_exec
@@ -270,8 +311,11 @@ def _fork_children() -> Sequence[str] | None:
 def _fork_for(parent: int, orders: socket.socket) -> Sequence[str]:
     """Fork a child of the parent for each of its orders, and end with it; return the words of its command there."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
-        os.dup2(os.open(os.devnull, os.O_RDWR), number)  # whoever reads the output of the program would wait for this
+        os.dup2(nowhere, number)
+    os.closerange(3, orders.fileno())  # whoever reads what the program writes would wait for this process too
+    os.closerange(orders.fileno() + 1, _FILES)
     while True:
         message, handles, _, _ = socket.recv_fds(orders, 1 << 20, 250)
         if not message:
@@ -291,9 +335,8 @@ def _fork_for(parent: int, orders: socket.socket) -> Sequence[str]:
     orders.close()
     order = json.loads(message)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    high = [fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 500) for handle in handles]
-    for handle in handles:
-        os.close(handle)
+    high = [fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, _FILES) for handle in handles]
+    os.closerange(0, _FILES)
     for number, handle in zip(order["numbers"], high, strict=True):
         os.dup2(handle, number)
         os.close(handle)
@@ -308,4 +351,4 @@ if __name__ == "__main__":
     _import_all()
     _words = _serve(socket.socket(fileno=int(sys.argv[1])))
     if _words is not None:
-        _program(_fork_children() or _words)
+        _end(_run(_fork_children() or _words))

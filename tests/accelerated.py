@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+import transformers
 
 from lrbench_pl.policies import Polynomial
 from lrbench_pl.scheduler import LRPolicyScheduler
@@ -27,11 +26,13 @@ def watch(optimizer: torch.optim.Optimizer) -> list[float]:
     return rates
 
 
-def tiny_model() -> GPT2LMHeadModel:
+def tiny_model() -> transformers.GPT2LMHeadModel:
     """A language model of a few hundred weights, from its configuration."""
     torch.manual_seed(0)
-    config = GPT2Config(n_layer=1, n_head=1, n_embd=4, vocab_size=8, n_positions=6, bos_token_id=0, eos_token_id=0)
-    return GPT2LMHeadModel(config)
+    config = transformers.GPT2Config(
+        n_layer=1, n_head=1, n_embd=4, vocab_size=8, n_positions=6, bos_token_id=0, eos_token_id=0
+    )
+    return transformers.GPT2LMHeadModel(config)
 
 
 def texts(n: int = 32) -> list[dict[str, torch.Tensor]]:
@@ -40,7 +41,7 @@ def texts(n: int = 32) -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": row, "labels": row} for row in tokens]
 
 
-def arguments(folder: Path | str, **given: Any) -> TrainingArguments:
+def arguments(folder: Path | str, **given: Any) -> transformers.TrainingArguments:
     """Six quiet steps on the CPU with an evaluation every two."""
     defaults = {
         "max_steps": 6,
@@ -53,11 +54,13 @@ def arguments(folder: Path | str, **given: Any) -> TrainingArguments:
         "report_to": "none",
         "disable_tqdm": True,
     }
-    return TrainingArguments(output_dir=str(folder), **{**defaults, **given})
+    return transformers.TrainingArguments(output_dir=str(folder), **{**defaults, **given})
 
 
 def with_accelerate(is_prepared: bool) -> list[float]:
     """The rates of a loop with gradient accumulation."""
+    from accelerate import Accelerator  # when it is used: pytest collects the tests in every process
+
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     model = torch.nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -83,13 +86,15 @@ def with_trainer(folder: str) -> list[float]:
     rates = watch(optimizer)
     scheduler = LRPolicyScheduler(optimizer, POLICY)
     data = texts()
-    Trainer(
+    transformers.Trainer(
         model, arguments(folder), train_dataset=data, eval_dataset=data[:4], optimizers=(optimizer, scheduler)
     ).train()
     return rates
 
 
 if __name__ == "__main__":
+    from accelerate import Accelerator
+
     found = {
         "prepared": with_accelerate(True),
         "not prepared": with_accelerate(False),

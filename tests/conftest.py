@@ -4,16 +4,26 @@ import fcntl
 import os
 import shutil
 import signal
+import sys
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job, which children would inherit
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):  # every process that a test starts would compile the package anew
+    sys.dont_write_bytecode = False
 
+import hydra
 import pytest
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobRuntime
 
+from lrbench_pl.runs.imports import import_torchmetrics
+from lrbench_pl.sweeps.composer import SweepComposer
+
+import_torchmetrics()
 torch.set_num_threads(1)
 
 
@@ -63,6 +73,25 @@ def hydra_is_not_initialized():
 def forget_hydra():
     HydraConfig.instance().cfg = None
     GlobalHydra.instance().clear()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def files_are_merged_once_for_all_tests():
+    """Let ``compose`` merge the files of a choice of groups once, as a sweep does, which tests compare with Hydra."""
+    own, composers = hydra.compose, {}
+
+    def compose(*arguments, **options):
+        program = GlobalHydra.instance().hydra
+        if type(program.config_loader) is ConfigLoaderImpl:
+            key = (str(program.config_loader.get_search_path()), os.getcwd(), JobRuntime.instance().get("name"))
+            composer = program.config_loader = composers.setdefault(key, SweepComposer(program.config_loader))
+            if len(composer._bases) > 50:  # a megabyte each
+                composer._bases.clear()
+        return own(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hydra, "compose", compose)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback
 from lrbench_pl.policies import Constant
 from lrbench_pl.runs.loggers import quiet_lightning
+from tests import forks
 from tests.faults.sweeps import numbers
 from tests.helpers import TinyModule, tiny_trainer
 
@@ -68,21 +69,20 @@ def test_in_a_job_without_srun_lightning_s_remark_stays(login_node, monkeypatch)
             SLURMEnvironment()
 
 
-def run(folder, root=ROOT, environment=(), without=()):
-    """Train 20 steps as a user does; the output, and the numbers of the row."""
+def run(folder, root=ROOT, environment=(), without=(), fresh=False):
+    """Train 20 steps as a user does, in a fresh Python if that matters; the output, and the numbers of the row."""
     folder.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, str(root / "run.py"), "max_steps=20", "check_every=10", "trainer=cpu"]
+    words += ["target=null", "hydra.run.dir=out/0"]
     known = {name: value for name, value in os.environ.items() if name not in without}
-    done = subprocess.run(
-        [
-            *(sys.executable, str(root / "run.py"), "max_steps=20", "check_every=10", "trainer=cpu"),
-            *("target=null", "hydra.run.dir=out/0"),
-        ],
-        cwd=folder,
-        env={**known, "OMP_NUM_THREADS": "1", **dict(environment)},
-        capture_output=True,
-        timeout=300,
-    )
-    text = (done.stdout + done.stderr).decode("utf-8", "replace")
+    variables = {**known, "OMP_NUM_THREADS": "1", **dict(environment)}
+    if fresh:
+        done = subprocess.run(
+            words, cwd=folder, env=variables, capture_output=True, encoding="utf-8", errors="replace", timeout=300
+        )
+    else:
+        done = forks.run(words, folder, variables, timeout=300)
+    text = done.stdout + done.stderr
     assert done.returncode == 0, text
     ((_, row),) = numbers(folder / "out")
     return text, {name: value for name, value in row.items() if name != "git_sha"}  # a copy has none
@@ -99,7 +99,6 @@ class TestARunIsTheSame:
     @pytest.mark.parametrize(
         "environment",
         [
-            pytest.param({"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, id="locale-C"),
             pytest.param({"TZ": "Pacific/Chatham"}, id="time-zone"),
             pytest.param({"TERM": "dumb"}, id="dumb-terminal"),
             pytest.param(SLURM_JOB, id="slurm-job"),
@@ -108,8 +107,13 @@ class TestARunIsTheSame:
     def test_in_another_environment(self, plain, tmp_path, environment):
         assert run(tmp_path, environment=environment)[1] == plain
 
+    def test_in_the_locale_c(self, plain, tmp_path):
+        locale = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        assert run(tmp_path, environment=locale, fresh=True)[1] == plain
+
     def test_without_a_home(self, plain, tmp_path):
-        assert run(tmp_path, without=("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"))[1] == plain
+        homes = ("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+        assert run(tmp_path, without=homes, fresh=True)[1] == plain
 
     def test_on_a_login_node(self, plain, tmp_path, login_node):
         text, found = run(tmp_path / "run")
@@ -123,6 +127,6 @@ class TestARunIsTheSame:
         shutil.copy(ROOT / "run.py", clone)
         code = clone / "lrbench_pl" / "runs" / "result.py"
         code.write_text(code.read_text() + "\nprint('of the clone')\n")
-        text, found = run(clone, clone)
+        text, found = run(clone, clone, fresh=True)
         assert "of the clone" in text
         assert found == plain

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,10 +16,7 @@ def train(folder, *arguments, code=0):
     """Run its training script; where it writes is below ``folder``."""
     words = [sys.executable, PROJECT / "src" / "train.py", *arguments, f"paths.log_dir={folder}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if any("joblib" in word or "submitit" in word for word in arguments):
-        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    else:
-        done = forks.run(words, folder, environment, timeout=300)
+    done = forks.run(words, folder, environment, timeout=300)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -69,3 +69,50 @@ def test_what_takes_too_long_is_killed_with_its_children(script, tmp_path):
     assert wait_for(lambda: not group(process.pid), limit_s=30)
     with pytest.raises(subprocess.TimeoutExpired):
         forks.run(words, tmp_path, {}, timeout=0.05)
+
+
+STARTS = """
+import os, subprocess, sys
+child = '''
+import json, os, sys
+print(json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ), os.getppid()]))
+print(os.getsid(0) == os.getpid(), hasattr(sys, "begun"))
+print("a problem", file=sys.stderr)
+os.write(int(sys.argv[1]), b"kept")
+'''
+with open("child.py", "w") as file:
+    file.write(child)
+sys.begun = True
+reading, writing = os.pipe()
+for session in (False, True):
+    done = subprocess.run(
+        [sys.executable, "child.py", str(writing), "b c"], pass_fds=[writing], cwd=os.getcwd(),
+        env={"MINE": "1", "LC_ALL": "C.UTF-8"}, start_new_session=session, capture_output=True, text=True,
+    )
+    print(done.returncode, done.stdout.replace(str(os.getpid()), "PARENT"), done.stderr, os.read(reading, 10))
+os.close(writing)
+print(os.read(reading, 10))  # nobody else could write
+print(subprocess.run([sys.executable, "-c", "import os; os.abort()"]).returncode)
+print(subprocess.run([sys.executable, "-u", "-m", "no_such_module"], capture_output=True).returncode)
+with open("child.py", "w") as file:
+    file.write("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+print(subprocess.run([sys.executable, "child.py"]).returncode)
+"""
+
+
+def test_what_it_starts_is_told_what_a_program_is_told(script, tmp_path):
+    words = script(STARTS)
+    forked = forks.run(words, tmp_path, {}, timeout=300)
+    own = subprocess.run(words, cwd=tmp_path, env={}, capture_output=True, text=True, timeout=300)
+    assert (forked.returncode, forked.stdout, forked.stderr) == (own.returncode, own.stdout, own.stderr)
+    assert own.returncode == 0
+
+
+def test_what_it_starts_is_forked_and_ends_with_its_group(script, tmp_path):
+    (tmp_path / "child.py").write_text("import sys, time\nprint('torch' in sys.modules, flush=True)\ntime.sleep(600)")
+    words = script("import subprocess, sys\nsubprocess.run([sys.executable, 'child.py'])")
+    with (tmp_path / "out").open("w") as out:
+        process = forks.start(words, tmp_path, {}, out)
+    assert wait_for(lambda: (tmp_path / "out").read_text() == "True\n", limit_s=60)
+    process.kill_group()
+    assert wait_for(lambda: not group(process.pid), limit_s=30)

@@ -24,6 +24,7 @@ from lrbench_pl.policies import Constant, PlateauPolicy, table  # noqa: E402
 from lrbench_pl.runs.result import RunResult  # noqa: E402
 from lrbench_pl.scheduler import LRPolicyScheduler  # noqa: E402
 from lrbench_pl.selection.exchange import read_sources  # noqa: E402
+from tests import forks  # noqa: E402
 from tests.accelerated import POLICY, arguments, texts, tiny_model, watch, with_accelerate  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -123,14 +124,8 @@ def test_two_processes_have_the_rates_of_one(tmp_path):
         "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT),
     }  # fmt: skip
     command = [sys.executable, "-m", "tests.accelerated", str(tmp_path)]
-    processes = [
-        subprocess.Popen(
-            command, cwd=ROOT, env={**variables, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True
-        )
-        for rank in ("0", "1")
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    processes = [forks.start(command, ROOT, {**variables, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
+    assert [process.wait(300) for process in processes] == [0, 0]
     found = json.loads((tmp_path / "rates.json").read_text())
     assert found["processes"] == 2
     assert found["prepared"] == found["not prepared"] == table(POLICY, 4)

@@ -6,6 +6,7 @@ Every policy in ``conf/lr_policy`` is written in fractions of the budget and of 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -85,11 +86,16 @@ def use_own_launchers() -> None:
     from hydra.core.plugins import Plugins
 
     Plugins.instance()  # plugins register theirs on discovery
-    for path in (conf_dir() / "hydra" / "launcher").glob("lrbench_*.yaml"):
-        name = path.stem.removeprefix("lrbench_")
-        ConfigStore.instance().store(name, OmegaConf.load(path), "hydra/launcher", provider="lrbench_pl")
+    for name, launcher in _own_launchers(conf_dir()).items():
+        ConfigStore.instance().store(name, launcher, "hydra/launcher", provider="lrbench_pl")
     grid = OmegaConf.create({"_target_": _GRID, "max_batch_size": None, "params": None})
     ConfigStore.instance().store("basic", grid, "hydra/sweeper", provider="lrbench_pl")
+
+
+@functools.cache
+def _own_launchers(folder: Path) -> dict[str, Any]:
+    paths = (folder / "hydra" / "launcher").glob("lrbench_*.yaml")
+    return {path.stem.removeprefix("lrbench_"): OmegaConf.load(path) for path in paths}
 
 
 def conf_dir() -> Path:

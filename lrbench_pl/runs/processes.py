@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lrbench_pl.runs.imports import import_lightning
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -59,6 +61,7 @@ def further_processes(cfg: DictConfig, output: Path) -> Iterator[None]:
 
 def is_first_process() -> bool:
     """Return whether this process is the one that writes and prints."""
+    import_lightning()
     from pytorch_lightning.utilities import rank_zero_only
 
     return int(getattr(rank_zero_only, "rank", 0)) == 0

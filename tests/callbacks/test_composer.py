@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import sys
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -14,6 +17,7 @@ from lrbench_pl.callbacks.lr_policy import LRPolicyError
 from lrbench_pl.runs.build import Classifier, build
 from lrbench_pl.runs.config import compose
 from lrbench_pl.runs.run import run
+from tests import forks
 from tests.helpers import TinyModule, explode, script, tiny_trainer
 
 BASE = ["logger=none", "max_steps=300", "check_every=10", "dataset=synthetic", "trainer=cpu"]
@@ -344,26 +348,13 @@ def test_the_second_pass_of_a_range_test_sees_other_batches(monkeypatch, check_e
 @pytest.mark.slow
 def test_two_processes_compose_together(tmp_path):
     """All processes decide from the same numbers, so that they train the same segments."""
-    import os
-    import subprocess
-    import sys
-    from pathlib import Path
-
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(root / "run.py"),
-            *("trainer=ddp", "trainer.accelerator=cpu", "lr_policy=auto", "dataset=synthetic", "lr_policy.growth=1.5"),
-            *("max_steps=300", "check_every=10", "monitor=val/loss", "mode=min", "target=1e-9"),
-            f"hydra.run.dir={tmp_path}/run",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    words = [
+        *(sys.executable, Path(__file__).resolve().parents[2] / "run.py"),
+        *("trainer=ddp", "trainer.accelerator=cpu", "lr_policy=auto", "dataset=synthetic", "lr_policy.growth=1.5"),
+        *("max_steps=300", "check_every=10", "monitor=val/loss", "mode=min", "target=1e-9"),
+        f"hydra.run.dir={tmp_path}/run",
+    ]
+    done = forks.run(words, tmp_path, {**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     row = json.loads((tmp_path / "run" / "result.json").read_text())
     assert row["status"] == "missed"

@@ -1,6 +1,6 @@
 """Sweeps as a user starts them, killed and started again. Whatever hangs is ended after a time.
 
-With the basic launcher, which trains where it is started, the process is forked from one that has everything imported.
+All but Ray's processes are forked from one that has everything imported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests import forks
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("seconds_to_target", "wall_time_s")
 LIMIT_S = 600
-LONG = ("max_steps=800", "check_every=100", "checkpoint_every=50", "target=null")
+LONG = ("max_steps=600", "check_every=100", "checkpoint_every=50", "target=null")
 Process = forks.Process | subprocess.Popen[bytes]
 # Ray runs its workers at niceness 15, so that beside other tests they would get nothing done
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
@@ -48,7 +48,7 @@ def sweep(
 ) -> subprocess.CompletedProcess[str]:
     """Run a sweep to its end."""
     words = command(folder, launcher, *overrides)
-    if launcher == "basic" and environment is None:
+    if launcher != "ray" and environment is None:
         return forks.run(words, folder.parent, ENVIRONMENT, LIMIT_S)
     return subprocess.run(
         words,
@@ -63,9 +63,9 @@ def sweep(
 def start(folder: Path, launcher: str, *overrides: str, output: Path | None = None) -> Process:
     """Start a sweep in a process group of its own, with its output in a file or nowhere."""
     words = command(folder, launcher, *overrides)
-    if launcher == "basic":
-        return forks.start(words, folder.parent, ENVIRONMENT)
     with open(output or os.devnull, "w") as file:
+        if launcher != "ray":
+            return forks.start(words, folder.parent, ENVIRONMENT, file)
         return subprocess.Popen(
             words, cwd=folder.parent, env=ENVIRONMENT, stdout=file, stderr=file, start_new_session=True
         )
@@ -83,15 +83,21 @@ class Terminal:
     def __init__(self, folder: Path, launcher: str, *overrides: str) -> None:
         self._mark = f"SWEEP_ON_TERMINAL={folder}"
         self._keyboard, screen = os.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", self.TAKEN, *command(folder, launcher, *overrides)],
-            cwd=folder.parent,
-            env={**ENVIRONMENT, **dict([self._mark.split("=", 1)]), "TERM": "xterm"},
-            stdin=screen,
-            stdout=screen,
-            stderr=screen,
-            start_new_session=True,
-        )
+        words = command(folder, launcher, *overrides)
+        environment = {**ENVIRONMENT, **dict([self._mark.split("=", 1)]), "TERM": "xterm"}
+        self.process: Process
+        if launcher == "ray":
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", self.TAKEN, *words],
+                cwd=folder.parent,
+                env=environment,
+                stdin=screen,
+                stdout=screen,
+                stderr=screen,
+                start_new_session=True,
+            )
+        else:
+            self.process = forks.start(words, folder.parent, environment, terminal=screen)
         os.close(screen)
         self._shown = bytearray()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -125,7 +131,9 @@ class Terminal:
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if self._mark.encode() in (path / "environ").read_bytes().split(b"\0"):
+                state, _, _, session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
+                marked = self._mark.encode() in (path / "environ").read_bytes().split(b"\0")
+                if state != "Z" and (marked or int(session) == self.process.pid):
                     found.append((path / "cmdline").read_text().replace("\0", " "))
         return found
 

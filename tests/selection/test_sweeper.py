@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -386,16 +383,13 @@ def test_with_joblib_killed_in_the_middle_and_started_again(tmp_path):
     arguments = command("lr_policy=cosine,fix", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     arguments += ["hydra.sweeper.rates=[1.0]", "hydra.sweeper.confirm=1", "hydra.sweeper.bisections=0"]
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            arguments, cwd=tmp_path, stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
-        )
+        process = forks.start(arguments, tmp_path, ENVIRONMENT, log)
     wait_for(lambda: process.poll() is not None or len(rows(tmp_path)) >= 2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=30)
+    process.kill_group()
     before = rows(tmp_path)
     assert len(before) >= 2, (tmp_path / "log").read_text()
     assert not (tmp_path / "sweep" / "policy.yaml").exists()
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S, env=ENVIRONMENT)
+    done = forks.run(arguments, tmp_path, ENVIRONMENT, LIMIT_S)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "selected: " in done.stdout
     after = rows(tmp_path)

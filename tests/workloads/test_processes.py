@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forks
 from tests.workloads import numbered
 
 pytestmark = pytest.mark.slow
@@ -17,20 +17,12 @@ pytestmark = pytest.mark.slow
 def notes(tmp_path_factory):
     """What one process saw, and what each of two did."""
     folder = tmp_path_factory.mktemp("notes")
-    trainings = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.workloads.numbered", str(folder), processes],
-            cwd=Path(__file__).resolve().parents[2],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for processes in ("1", "2")
-    ]
-    for training in trainings:  # beside each other: most of the time they start and wait
-        shown, _ = training.communicate(timeout=600)
-        assert training.returncode == 0, shown
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for processes in ("1", "2"):
+        words = [sys.executable, "-m", "tests.workloads.numbered", folder, processes]
+        done = forks.run(words, root, environment, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads((folder / name).read_text()) for name in ("1-0.json", "2-0.json", "2-1.json")]
 
 

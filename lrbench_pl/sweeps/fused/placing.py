@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lrbench_pl.runs.folder import FINISHED, read_result
+from lrbench_pl.runs.imports import import_run
 from lrbench_pl.runs.result import RESULT_FILE
 from lrbench_pl.sweeps.fused.checkpoint import group_folders
 from lrbench_pl.sweeps.fused.grouping import Call, cut, plan
@@ -40,7 +41,8 @@ class GroupCall:
 
     def __call__(self) -> Any:
         """Train the group; return a ``GroupEnd``."""
-        from lrbench_pl.sweeps.fused.session import train_group  # imports torch
+        import_run()
+        from lrbench_pl.sweeps.fused.session import train_group
 
         return train_group(self.calls, self.sweep, self.engine, self.resume)
 

@@ -5,7 +5,7 @@
 
 ``experiments/NAME/study.yaml`` is the protocol (see :class:`Protocol`). Its stages are sweeps in ``--work``:
 
-``target``   the default policy over the whole budget, on seeds of its own: its median final accuracy is the target
+``target``   the default policy over the whole budget, on seeds of its own: its median final value is the target
 ``default``  the default policy, as it is, to the target
 ``auto``     the policy composed during training, to the target
 ``tune``     every policy (with every optimizer) at every rate over a short budget, on seeds of its own: the best rate
@@ -21,6 +21,7 @@ Hydra's, such as ``dataset.root=PATH``.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 from by_target import freeze_curves
-from tables import blocks, figure, heat, written
+from tables import blocks, figure, heat, sign, written
 
 from lrbench_pl.analysis.load import load_runs
 
@@ -46,7 +47,6 @@ _DROPPED = (
     "message",
     "versions",
     "shared_with",
-    "mode",
     "confirmations",
 )
 
@@ -154,7 +154,7 @@ class Study:
         tuned = self.tune()
         rows.append(tuned)
         best = best_rates(tuned)
-        met = best_rates(tuned.filter(pl.col("final_value") >= target))
+        met = best_rates(tuned.filter(pl.col("final_value").mul(sign(tuned)) >= target * sign(tuned)))
         for stage, budget, rates in (("run", 1.0, best), ("short", protocol.horizon, met)):
             for optimizer, lr, policies in together(rates) if stage in self.stages else ():
                 chosen = (f"lr_policy={','.join(policies)}", f"optimizer={optimizer}", f"lr={lr!r}", aim)
@@ -188,21 +188,24 @@ class Study:
 
 
 def final(rows: pl.DataFrame) -> float:
-    """Return the lower median of the final accuracies, so that it is the value of a check."""
-    return statistics.median_low(rows["final_value"].to_list())
+    """Return the median final value; of an even number of runs the worse of the middle two, the value of a check."""
+    values = [sign(rows) * value for value in rows["final_value"]]
+    return sign(rows) * statistics.median_low(values)
 
 
 def best_rates(tuned: pl.DataFrame) -> dict[tuple[str, str], float]:
-    """Return the rate with the best median final accuracy for every optimizer and policy; a diverged run is worst.
+    """Return the rate with the best median final value for every optimizer and policy; a diverged run is worst.
 
     Example:
         >>> rows = {"optimizer": ["sgd"] * 3, "policy": ["fix"] * 3, "lr": [0.1, 0.2, 0.4], "seed": [1] * 3,
         ...     "status": ["missed", "missed", "diverged"], "final_value": [0.8, 0.9, None]}
         >>> best_rates(pl.DataFrame(rows))
         {('sgd', 'fix'): 0.2}
+        >>> best_rates(pl.DataFrame(rows | {"mode": ["min"] * 3}))
+        {('sgd', 'fix'): 0.1}
     """
-    value = pl.when(pl.col("status").cast(pl.String) == "diverged").then(0.0).otherwise("final_value").fill_null(0.0)
-    medians = tuned.group_by("optimizer", "policy", "lr").agg(value.median().alias("value"))
+    value = pl.when(pl.col("status").cast(pl.String) != "diverged").then(pl.col("final_value") * sign(tuned))
+    medians = tuned.group_by("optimizer", "policy", "lr").agg(value.fill_null(-math.inf).median().alias("value"))
     best = medians.sort(["value", "lr"], descending=[True, False]).unique(["optimizer", "policy"], keep="first")
     return {(row["optimizer"], row["policy"]): row["lr"] for row in best.sort("optimizer", "policy").to_dicts()}
 
@@ -218,6 +221,8 @@ def together(rates: dict[tuple[str, str], float]) -> Iterator[tuple[str, float, 
 
 def freeze(rows: pl.DataFrame, path: Path) -> None:
     """Write the results, without columns that mean nothing on another machine."""
+    if sign(rows) > 0:
+        rows = rows.drop("mode", strict=False)
     kept = rows.drop(_DROPPED, strict=False).with_columns(pl.col("status").cast(pl.String))
     kept = kept.select([column for column in kept.columns if not kept[column].is_null().all()])
     kept.sort("study", "optimizer", "policy", "lr", "seed").write_csv(path)

@@ -53,7 +53,7 @@ class Row:
         counted: The same, with tuning.
         budget_ratio: The default's whole budget over its steps in all, 0 for a miss.
         tuning: Steps of its tuning, in the median.
-        test_accuracy: Median where the training ended.
+        test: Median of the test set where the training ended.
         each: Steps to the target by seed; infinite for a miss.
     """
 
@@ -67,13 +67,24 @@ class Row:
     counted: Gain
     budget_ratio: st.Estimate
     tuning: int
-    test_accuracy: float
+    test: float
     each: tuple[float, ...]
 
 
 def stage(rows: pl.DataFrame, *names: str) -> pl.DataFrame:
     """Return the results of some stages."""
     return rows.filter(pl.col("study").str.split("/").list.last().is_in(names))
+
+
+def sign(rows: pl.DataFrame) -> int:
+    """Return 1 if a larger value of the monitored metric is better, -1 if a smaller one is."""
+    return -1 if "mode" in rows.columns and "min" in set(rows["mode"]) else 1
+
+
+def _test(rows: pl.DataFrame) -> float:
+    """Return the median accuracy on the test set, or that of the metric that was monitored."""
+    column = "test_accuracy" if "test_accuracy" in rows.columns and sign(rows) > 0 else "test_value"
+    return statistics.median(rows[column].to_list())
 
 
 def compared(rows: pl.DataFrame) -> list[Row]:
@@ -114,7 +125,7 @@ def compared(rows: pl.DataFrame) -> list[Row]:
                 counted=_gain(base, whole, hit),
                 budget_ratio=st.budget_ratio(float(default["max_steps"][0]), steps, hit).times,
                 tuning=round(statistics.median(given_up)),
-                test_accuracy=statistics.median(mine["test_accuracy"].to_list()),
+                test=_test(mine),
                 each=tuple(step if ok else math.inf for step, ok in zip(steps, hit, strict=True)),
             )
         )
@@ -145,10 +156,10 @@ def aim(rows: pl.DataFrame) -> list[str]:
         f"target {first['target']:.4f}, seeds {_seeds(runs)}."
     ]
     if len(aims):
-        test = statistics.median(aims["test_accuracy"].to_list())
+        what = "accuracy" if sign(rows) > 0 else "loss"
         lines.append(
-            f"Target: the median final accuracy of `{first['policy']}` at {first['lr']:g} on seeds {_seeds(aims)}: "
-            f"{aims['final_value'].min():.4f} to {aims['final_value'].max():.4f}; on the test set {test:.4f}."
+            f"Target: the median final {what} of `{first['policy']}` at {first['lr']:g} on seeds {_seeds(aims)}: "
+            f"{aims['final_value'].min():.4f} to {aims['final_value'].max():.4f}; on the test set {_test(aims):.4f}."
         )
     return lines
 
@@ -168,7 +179,7 @@ def table(rows: pl.DataFrame) -> list[str]:
         lines.append(
             f"| {row.tier} | {name} | {'' if row.lr is None else f'{row.lr:g}'} | {row.reached}/{row.n} "
             f"| {spread(row.steps, '.0f')} | {row.speed_up} | {row.counted} | {spread(row.budget_ratio, '.2f')} "
-            f"| {row.tuning} | {row.test_accuracy:.4f} |"
+            f"| {row.tuning} | {row.test:.4f} |"
         )
     return lines + best_case(rows)
 
@@ -179,12 +190,12 @@ def best_case(rows: pl.DataFrame) -> list[str]:
     usual = statistics.median(math.inf if each is None else each for each in stage(rows, "default")["steps_to_target"])
     if not len(tuned) or not math.isfinite(usual):
         return []
-    final = tuned["final_value"].fill_null(0.0)
+    final = tuned["final_value"].fill_null(-math.inf * sign(rows)) * sign(rows)
     return [
         "",
         f"A speed-up of {PAPER_BEST}, the paper's best case, would mean {usual / PAPER_BEST:.0f} steps. "
-        f"Of {len(tuned)} tuning runs over {tuned['max_steps'][0]} the best ended at {final.max():.4f}, "
-        f"the median at {final.median():.4f}.",
+        f"Of {len(tuned)} tuning runs over {tuned['max_steps'][0]} the best ended at {sign(rows) * final.max():.4f}, "
+        f"the median at {sign(rows) * final.median():.4f}.",
     ]
 
 

@@ -317,8 +317,9 @@ class SweepLauncher:
             CompactHydraException: If a folder holds a run of another configuration, or is reserved for one.
         """
         started, reserved = _runs_in(Path(self.config.hydra.sweep.dir)), reserved or {}
+        known = {folder for folders in started.values() for folder in folders}
         for folder, reservation in reserved.items():
-            if not (folder / RECORD_FILE).exists():
+            if folder not in known:  # not started yet, started since, or below a folder of its own
                 started.setdefault(reservation.run_id, []).append(folder)
         holders = {folder: run for run, folders in started.items() for folder in folders}
         in_sweep = {job.run_id for job in jobs}

@@ -27,6 +27,16 @@ import_torchmetrics()
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(config, items):
+    """Let each process begin with its slow tests, so that none is left when the others have nothing to do any more."""
+    count = getattr(config, "workerinput", {}).get("workercount", 1)
+    share = -(-len(items) // count)  # as pytest-xdist divides them
+    parts = [items[start : start + share] for start in range(0, len(items), share or 1)]
+    items[:] = [
+        item for part in parts for item in sorted(part, key=lambda item: item.get_closest_marker("slow") is None)
+    ]
+
+
 @pytest.fixture(autouse=True)
 def environment_is_left_as_it_was():
     """A test that leaks an environment variable breaks another one far away."""

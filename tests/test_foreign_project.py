@@ -68,6 +68,7 @@ def test_its_own_launcher_and_ours_give_the_same(tmp_path):
     assert all(each == found["basic"] for each in found.values()), found
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_ends_no_other_and_the_sweep_says_so(tmp_path):
     output = train(
         tmp_path, "-m", "data.batch_size=0,64", "hydra/launcher=lrbench_joblib", "hydra.launcher.n_jobs=1", code=1

@@ -285,6 +285,7 @@ def look_at(page, profile, plots):
         driver.quit()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="no chromium, chromedriver")
 def test_the_page_in_a_browser(tmp_path):
     runs = sweep(tmp_path / "s", (NASTY, "tri", "cos"), rates=(0.01, 0.02, 0.04), seeds=3)

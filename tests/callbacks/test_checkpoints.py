@@ -118,12 +118,14 @@ TOO_HIGH = ("lr=3", "optimizer.lr=3", "optimizer=sgd", "lr_policy.repeats=0", "m
 @pytest.mark.parametrize(
     ("within", "after", "overrides"),
     [
-        pytest.param(second_pass, 28, (), id="in-the-range-test"),
+        pytest.param(second_pass, 28, (), id="in-the-range-test", marks=pytest.mark.slow),
         pytest.param(averaged, 8, (), id="in-the-stable-phase"),
-        pytest.param(averaged, 8, ("optimizer=adam", "target=1.0"), id="in-the-stable-phase-with-adam"),
-        pytest.param(branch, 18, (), id="in-a-branch"),
-        pytest.param(branch, 22, ("lr_policy.reuse=false",), id="where-a-branch-was-abandoned"),
-        pytest.param(tail, 8, ("target=0.811",), id="in-the-tail"),
+        pytest.param(
+            averaged, 8, ("optimizer=adam", "target=1.0"), id="in-the-stable-phase-with-adam", marks=pytest.mark.slow
+        ),
+        pytest.param(branch, 18, (), id="in-a-branch", marks=pytest.mark.slow),
+        pytest.param(branch, 22, ("lr_policy.reuse=false",), id="where-a-branch-was-abandoned", marks=pytest.mark.slow),
+        pytest.param(tail, 8, ("target=0.811",), id="in-the-tail", marks=pytest.mark.slow),
         pytest.param(reached, 15, ("target=0.75", "confirmations=2"), id="between-two-confirmations"),
         pytest.param(diverged, 8, TOO_HIGH, id="in-a-stable-phase-that-diverges"),
         pytest.param(diverged, 28, TOO_HIGH, id="where-a-stable-phase-diverges"),
@@ -133,6 +135,7 @@ def test_a_killed_composition_resumes_exactly(run_scripted, tmp_path, within, af
     resumes_exactly(run_scripted, tmp_path, within, after, overrides)
 
 
+@pytest.mark.slow
 def test_a_restarted_composition_resumes_too(run_scripted, tmp_path, monkeypatch):
     monkeypatch.setattr(forecast, "FROZEN", 1)  # any check counts as frozen
     begun = iter(("first", "again"))

@@ -226,6 +226,7 @@ def test_an_average_that_meets_the_target_does_not_reach_it(monkeypatch):
     assert composer.verdict.best_value == 0.5
 
 
+@pytest.mark.slow
 def test_the_range_test_ends_between_two_checks(tmp_path):
     composer = fit("lr_policy=auto", "lr_policy.repeats=2", "target=1.0", "max_steps=700", "check_every=50").verifier
     kinds = [(record["kind"], record["policy_step"], record["steps"]) for record in composer.records]

@@ -236,6 +236,7 @@ def test_extended_equals_unbroken(tmp_path, weights, policy, overrides):
     assert contents(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 def test_several_decays_share_the_stable_phase(tmp_path, weights):
     run(tmp_path / "run", "lr_policy=wsd", "extendable=true")
     results = go(tmp_path, decays=(0.3, 0.1), shapes=("linear", "cosine"), max_steps=200)
@@ -309,6 +310,7 @@ COMPOSED = (
 )
 
 
+@pytest.mark.slow
 def test_a_composition_is_extended_from_its_last_branch(tmp_path, weights, monkeypatch):
     """Two passes of a range test and a branch that misses: the steps of the training are not those of the policy."""
     script(monkeypatch, lambda step: 0.9 if step > 550 else 0.8 + 0.01 * (step // 10 % 2))

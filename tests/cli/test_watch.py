@@ -171,6 +171,7 @@ def test_a_mistake_is_one_line(tmp_path, watched):
     assert err.startswith("error: --baseline must name one of")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="no chromium, chromedriver")
 def test_an_open_page_reloads_itself_until_the_last_one(tmp_path):
     from selenium import webdriver

@@ -48,16 +48,8 @@ def _wrong(command, code, folder):
     return f"{command}\nexit code {ended} instead of {code}\n{said[-2000:]}"
 
 
-_LONG = ("README.md", "clusters.md", "read-the-ranking.md")  # many trainings, though short ones
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        pytest.param(path, marks=[pytest.mark.slow] * (path.name in _LONG), id=str(path.relative_to(ROOT)))
-        for path in documents(ROOT)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("document", documents(ROOT), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_of_a_document_runs(document, swept, tmp_path):
     folder = tmp_path / "checkout"
     shutil.copytree(swept, folder, symlinks=True)
@@ -74,6 +66,7 @@ def test_every_command_of_a_document_runs(document, swept, tmp_path):
     assert not wrong, "\n\n".join(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", DEMO)
 def test_what_make_demo_runs(command, swept):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -110,6 +103,7 @@ def test_no_command_of_the_program_is_forgotten():
     assert set(EACH) == set(_commands(typer.main.get_command(cli.app)))
 
 
+@pytest.mark.slow
 def test_every_command_of_the_program_runs_in_its_default_form(swept):
     longer = f"lrbench run lr_policy=fix extendable=true target=null max_steps={STEPS} hydra.run.dir=outputs/fix"
     assert _wrong(longer, 0, swept) is None
@@ -117,6 +111,7 @@ def test_every_command_of_the_program_runs_in_its_default_form(swept):
     assert not wrong, "\n\n".join(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["table", "csv", "json", "markdown"])
 @pytest.mark.parametrize("command", ["rank multirun/first", "db list"])
 def test_every_form_of_a_table_is_printed(command, form, swept):
@@ -131,6 +126,7 @@ def test_what_is_not_run_is_said_and_is_in_a_document():
     assert all(why for why in NOT_RUN.values())
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_is_found(swept):
     assert "KeyError" not in (_wrong("lrbench rank multirun/first", 0, swept) or "")
     found = _wrong("lrbench rank nowhere", 0, swept)

@@ -32,6 +32,7 @@ def test_its_program_is_that_of_the_guide():
         assert source in program
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own
 def test_it_runs_to_its_end(tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")

@@ -125,7 +125,6 @@ def test_a_policy_over_the_short_budget_is_a_row_of_its_own_with_the_same_tuning
     assert (found["tri in 100"].steps.value, found["tri in 100"].tuning, found["tri"].tuning) == (80, 50, 50)
 
 
-@pytest.mark.slow
 def forked(command, check):
     """Run a sweep of a study in a forked process, with its output to this one's."""
     with os.fdopen(os.dup(1), "w") as output:
@@ -133,6 +132,7 @@ def forked(command, check):
         return SimpleNamespace(returncode=process.wait(600))
 
 
+@pytest.mark.slow
 def test_a_small_study_runs_whole_and_goes_on_where_it_was(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(study, "subprocess", SimpleNamespace(run=forked))
     protocol = study.Protocol(

@@ -129,6 +129,7 @@ def test_it_ends_with_a_policy_a_ranking_and_its_cost(tmp_path, capsys):
     assert f"lr_policy_file={tmp_path}/policy.yaml max_steps=130 check_every=10" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [1, 5, 9])
 def test_interrupted_it_goes_on_and_repeats_no_finished_job(whole, tmp_path, stop_at, capsys):
     first, second = Formula(stop_at=stop_at), Formula()
@@ -221,6 +222,7 @@ def test_a_mistake_is_one_line_before_any_job(tmp_path, override, message):
     assert not list((tmp_path / "sweep").iterdir())
 
 
+@pytest.mark.slow
 def test_failing_jobs_are_told(tmp_path):
     with pytest.raises(
         SelectionError, match=r"every trial failed; the first: cosine at 0\.1 \(momentum\): out of luck"
@@ -256,6 +258,7 @@ def test_a_tuning_budget_too_small_for_any_job(tmp_path, capsys):
     assert not (tmp_path / "policy.yaml").exists()
 
 
+@pytest.mark.slow
 def test_optimizers_rates_and_seeds_of_the_command_line_are_the_pool(tmp_path):
     task = Formula()
     found = sweep(
@@ -302,6 +305,7 @@ def test_the_own_horizon_of_a_composed_policy_is_what_was_not_given_up(tmp_path)
     assert read_policy(stored) == Polynomial(0.3, 30)
 
 
+@pytest.mark.slow
 def test_what_the_policy_database_knows_is_tried_first_and_stays_when_it_learns_more(tmp_path, capsys):
     """A policy that reached the target in the same workload with momentum; there is none for adam."""
 

@@ -149,6 +149,7 @@ def test_gpus_are_listed_without_torch(monkeypatch, tmp_path):
     assert visible_gpus() == []
 
 
+@pytest.mark.slow
 def test_a_larger_sweep_keeps_finished_jobs_and_a_changed_one_is_refused(tmp_path):
     folder = tmp_path / "sweep"
     assert sweep(folder, "basic", *SHORT, "lr_policy=fix,tri", "seed=0").returncode == 0

@@ -9,7 +9,7 @@ from tests.faults.sweeps import end, needs, numbers, rows, start, sweep, wait_fo
 
 pytestmark = pytest.mark.slow
 
-JOBS = ("max_steps=6000", "check_every=500", "checkpoint_every=100", "target=null", "lr_policy=fix", "seed=0,1")
+JOBS = ("max_steps=4000", "check_every=500", "checkpoint_every=100", "target=null", "lr_policy=fix", "seed=0,1")
 
 
 @pytest.fixture

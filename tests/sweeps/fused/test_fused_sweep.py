@@ -84,6 +84,7 @@ def twelve(made_once):
     return made_once("twelve", fill)
 
 
+@pytest.mark.slow
 def test_statuses_and_steps_to_target_equal_the_serial_ones(twelve):
     alone, fused = results(twelve / "serial"), results(twelve / "fused")
     assert len(alone) == 12
@@ -95,6 +96,7 @@ def test_statuses_and_steps_to_target_equal_the_serial_ones(twelve):
         assert_equal_results(alone[run_id], fused[run_id])
 
 
+@pytest.mark.slow
 def test_each_job_leaves_the_files_of_a_run_of_its_own(twelve):
     alone, fused = folders(twelve / "serial"), folders(twelve / "fused")
     for run_id in alone:
@@ -107,6 +109,7 @@ def test_each_job_leaves_the_files_of_a_run_of_its_own(twelve):
     assert not (twelve / "fused" / ".fused").exists()
 
 
+@pytest.mark.slow
 def test_a_job_that_diverges_leaves_and_touches_no_other(tmp_path):
     jobs = ("lr_policy=fix,tri", "lr=0.05,1e9", "seed=3", "target=null")
     for name, start in (("serial", serial), ("fused", run)):
@@ -120,6 +123,7 @@ def test_a_job_that_diverges_leaves_and_touches_no_other(tmp_path):
         assert_equal_histories(one, other)
 
 
+@pytest.mark.slow
 def test_confirmations_and_jobs_that_go_on_after_their_target(tmp_path):
     jobs = ("lr_policy=fix,tri", "seed=0,1", "target=0.85", "confirmations=2")
     for more in ((), ("stop_at_target=false", "mode=min", "monitor=val/loss", "target=0.5")):
@@ -172,6 +176,7 @@ def test_equal_policies_train_once(tmp_path):
     assert len({path.read_text() for path in (tmp_path / "sweep").glob("*/metrics.csv")}) == 2
 
 
+@pytest.mark.slow
 def test_out_of_memory_splits_the_group(tmp_path, twelve):
     for name, failure in (("start", "most=5"), ("later", "memory_at=40")):
         done = run(tmp_path / name, *TWELVE, "checkpoint_every=30", failures=failure)
@@ -184,6 +189,7 @@ def test_out_of_memory_splits_the_group(tmp_path, twelve):
             assert_equal_histories(one, other)
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_finished_jobs_are_kept(tmp_path, twelve):
     folder = tmp_path / "sweep"
     killed = run(folder, *TWELVE, "checkpoint_every=30", failures="kill_at=60")
@@ -244,6 +250,7 @@ def test_options_out_of_range(tmp_path, option, message):
     assert not list((tmp_path / "sweep").glob("*/run.json"))
 
 
+@pytest.mark.slow
 def test_the_engine_is_chosen_by_a_trial(tmp_path):
     jobs = ("lr_policy=fix,tri", "seed=0,1", "target=null", "max_steps=40")
     for failures, engine in (("trial=stacked", "stacked"), ("refuse_trial=nothing is gained", "serial")):
@@ -253,6 +260,7 @@ def test_the_engine_is_chosen_by_a_trial(tmp_path):
     assert "not fused: 4 jobs (0, 2, 1, 3): nothing is gained" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_selection_trains_its_rungs_as_groups(tmp_path):
     options = ["hydra/sweeper=lrbench", "hydra.sweeper.shapes=[cosine,tri2]", "hydra.sweeper.repeats=0"]
     options += ["hydra.sweeper.rates=[1.0,0.5]", "hydra.sweeper.confirm=0", "hydra.sweeper.known=0", "seed=0,1"]
@@ -264,6 +272,7 @@ def test_a_selection_trains_its_rungs_as_groups(tmp_path):
     assert "lrbench run" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_result_of_a_group_is_verified_with_further_seeds(tmp_path, twelve):
     words = [sys.executable, "-m", "lrbench_pl", "verify", str(twelve / "fused"), "--where", "policy=fix"]
     words += ["--where", "optimizer.weight_decay=0.0", "--run", "1"]

@@ -19,7 +19,7 @@ class Conditions:
 
     Args:
         lr: The optimizer's own rate.
-        max_steps: Optimizer steps in total, abandoned trials and branches included.
+        max_steps: Optimizer steps in total, abandoned branches included.
         interval: Steps between two checks.
         target: Value to reach; None spends the budget on one policy.
         mode: ``max`` if larger values are better, ``min`` if smaller ones are.

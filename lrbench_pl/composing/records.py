@@ -70,7 +70,7 @@ class SegmentRecords:
     def keep_path(self, policy: Policy, step: int) -> None:
         """Keep the segments that led to this step of the policy, and only those.
 
-        Several trials may end at the same step; those with other rates than the policy were abandoned.
+        Several segments may end at the same step; those with other rates than the policy were abandoned.
         """
         for record in reversed(self.records):
             if record["kind"] != "range":

@@ -50,7 +50,8 @@ class Settings:
         repeats: Passes of the range test; 0 takes the optimizer's own rate as the peak. None: 2 if they take less than
             a tenth of the budget; on a shorter budget peaks are compared instead, and of the other fields only
             ``decay`` and ``tuning_budget`` apply.
-        tuning_budget: Share of the budget, in [0, 1], that range test, trials and abandoned branches may take.
+        tuning_budget: Share of the budget, in [0, 1], that the range test, the comparison of peaks and abandoned
+            branches may take.
 
     Raises:
         ValueError: If a field is out of range.

@@ -143,7 +143,8 @@ def test_a_target_met_in_the_stable_phase_ends_the_training(monkeypatch):
 
 def test_without_a_target_one_policy_takes_the_budget():
     composer = fit("lr_policy=auto", "target=null").verifier
-    assert len({record["why"] for record in composer.records if record["kind"] == "branch"}) == 1
+    last = composer.records[-1]["why"]
+    assert sum(record["steps"] for record in composer.records if record["why"] == last) > 150
     assert composer.verdict.steps_run == 300
 
 

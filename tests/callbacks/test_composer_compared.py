@@ -14,27 +14,19 @@ from tests.helpers import TinyModule, blobs, script, tiny_trainer
 NET = ("model=mlp", *OWN, "~model.hidden", "~model.input_shape", "dataset.flip=true")
 
 
-def trials(composer):
-    return [record for record in composer.records if record["why"].startswith("trial")]
-
-
-@pytest.mark.parametrize("better", [40, 60])  # the end of the own trial, or that of the second one
+@pytest.mark.parametrize("better", ["higher", "lower"])
 def test_the_composed_policy_alone_reproduces_the_training_bitwise(tmp_path, monkeypatch, better):
-    """Trials that start from one snapshot end at the same step of the policy; only the best of them is kept."""
+    """Two peaks are trained over the same steps of the policy; only the better one is kept."""
     from omegaconf import OmegaConf
 
-    def value(step):
-        return 0.9 if step >= 250 else {50: 0.5, 70: 0.6 if better == 60 else 0.4, 90: 0.3}.get(step, 0.1 + step / 1e4)
-
-    monitor = script(monkeypatch, value)
+    seen = {10: 0.2, 20: 0.5, 30: 0.45, 40: 0.52, 50: 0.45, 60: 0.55 if better == "lower" else 0.51}
+    monitor = script(monkeypatch, lambda step: seen.get(step, 0.9 if step >= 250 else 0.6 + step / 1e4))
     composed = fit(*NET, "lr_policy=auto", "target=0.8", monitor)
     composer = composed.verifier
     assert composer.verdict.status == "reached"
-    tried = trials(composer)
-    assert len({record["policy_step"] + record["steps"] for record in tried}) == 1
-    assert [record["kept"] for record in tried] == [
-        record["value"] == max(r["value"] for r in tried) for record in tried
-    ]
+    tried = [record for record in composer.records if record["policy_step"] == 30 and record["steps"] == 10]
+    assert [record["value"] for record in tried] == [seen[40], seen[60]]
+    assert [record["kept"] for record in tried] == [better == "higher", better == "lower"]
     path = [record for record in composer.records if record["kept"]]
     assert path[0]["policy_step"] == 0
     assert all(a["policy_step"] + a["steps"] == b["policy_step"] for a, b in itertools.pairwise(path))
@@ -49,7 +41,7 @@ def test_the_composed_policy_alone_reproduces_the_training_bitwise(tmp_path, mon
 
 @pytest.mark.filterwarnings("ignore:the training loader has no `position`")
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
-@pytest.mark.parametrize("at", [10, 25, 33, 58])  # own rate, first trial, second trial, decay
+@pytest.mark.parametrize("at", [10, 18, 33, 58])  # the first decay, the higher peak, later decays
 def test_a_composition_resumes_where_it_stopped(tmp_path, at):
     given = {"repeats": None, "steps": 200, "check_every": 4, "optimizer_lr": 0.01}
     whole = plain(None, Save(tmp_path / "a.ckpt", at), **given)
@@ -68,7 +60,7 @@ def test_a_plain_loader_is_composed_with_and_the_consequence_is_named():
             return DataLoader(blobs(64), batch_size=8, shuffle=True)
 
         def validation_step(self, batch, batch_idx):
-            self.log("val/accuracy", 0.1 + 1e-6 * self.trainer.global_step)
+            self.log("val/accuracy", 0.1 - 1e-6 * self.trainer.global_step)
 
     composer = LRPolicyComposer(target=0.9, max_steps=200)
     with pytest.warns(
@@ -76,4 +68,5 @@ def test_a_plain_loader_is_composed_with_and_the_consequence_is_named():
     ):
         tiny_trainer(composer, max_steps=200, val_check_interval=4).fit(Module())
     assert composer.verdict.status == "missed"
-    assert len(trials(composer)) > 1
+    assert composer.avoided
+    assert any(record["spent"] > record["policy_step"] for record in composer.records)

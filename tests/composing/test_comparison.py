@@ -4,12 +4,14 @@ import math
 
 import pytest
 
+from lrbench_pl.composing.comparison import ComparingPlanner
 from lrbench_pl.composing.divergence import LossWatch
 from lrbench_pl.composing.forecast import has_fallen
 from lrbench_pl.composing.plan import plan_segments
-from lrbench_pl.composing.segments import Segment, SegmentResult
+from lrbench_pl.composing.planner import Conditions
+from lrbench_pl.composing.segments import SegmentResult
 from lrbench_pl.composing.settings import Settings
-from lrbench_pl.policies import Constant, to_config
+from lrbench_pl.policies import to_config
 
 OWN = 0.1
 
@@ -60,76 +62,87 @@ class Training:
                 return segments, self.spent, None
 
 
-def trials(segments):
-    return [segment for segment in segments if segment.note.startswith("trial")]
+def decays(segments):
+    """Return steps, length and peak of each decay, with its warm-up, and the snapshot from which it starts."""
+    found = []
+    for segment in segments:
+        if not found or segment.policy != found[-1]["policy"] or segment.restore is not None:
+            found.append({"policy": segment.policy, "start": segment.start, "steps": 0, "restore": segment.restore})
+        found[-1]["steps"] += segment.steps
+    for each in found:
+        end = each["start"] + each["steps"]
+        each["peak"] = max(each["policy"](t) for t in range(each["start"], end)) / OWN
+        each["last"] = each["policy"](end)
+    return found
 
 
-@pytest.mark.parametrize(("best", "tried", "chosen"), [(1, 2, 1), (3, 3, 3), (9, 4, 9), (27, 4, 27)])
-def test_the_peak_is_the_best_of_those_compared(best, tried, chosen):
-    segments, _, found = Training(best=best * OWN).compose()
-    compared = trials(segments)
-    assert [segment.policy(segment.start) for segment in compared] == pytest.approx(
-        [OWN * factor for factor in (1, 3, 9, 27)][:tried]
-    )
-    assert len({(segment.start, segment.steps) for segment in compared}) == 1
-    assert [segment.restore for segment in compared] == [None] + ["stable"] * (tried - 1)
-    after = segments[segments.index(compared[-1]) + 1]
-    assert after.policy(after.start) == pytest.approx(chosen * OWN)
-    assert after.restore == (None if chosen == 27 else "best")
-    winner = compared[(1, 3, 9, 27).index(chosen)]
-    assert [after.policy(t) for t in range(after.start)] == [winner.policy(t) for t in range(after.start)]
-    assert len(found.avoided) == (chosen != 27)
+@pytest.mark.parametrize(("best", "chosen"), [(3, 3), (9, 9), (27, 9)])
+def test_the_higher_peak_is_chosen_if_it_is_better(best, chosen):
+    first, second, *others = decays(Training(best=best * OWN).compose()[0])
+    assert [first["peak"], second["peak"]] == pytest.approx([3, 9])
+    assert second["start"] == first["steps"] >= second["steps"]
+    assert second["restore"] is None
+    assert others[0]["peak"] == pytest.approx(chosen)
+    assert first["last"] == others[0]["last"] == pytest.approx(0.0)
 
 
-def test_an_easy_target_costs_what_it_costs_at_the_own_rate():
-    plain = Training()
-    value = -math.inf
-    while value < 0.3:
-        plain.train(Segment("stable", Constant(OWN), 0, 20), 20)
-        at, value = plain.spent, plain.value()
-    segments, reached, _ = Training().compose(target=0.3)
-    assert reached == at
-    assert {segment.kind for segment in segments} == {"stable"}
-    assert {segment.policy(t) for segment in segments for t in range(100)} == {OWN}
+def test_each_decay_begins_with_a_warm_up_and_holds_the_peak():
+    segment = Training(best=9 * OWN).compose()[0][0]
+    rates = [segment.policy(t) / OWN for t in range(61)]
+    assert rates[:6] == sorted(rates[:6])
+    assert 0 < rates[0] < 1
+    assert rates[6:21] == pytest.approx([3.0] * 15)
+    assert rates[21:] == sorted(rates[21:], reverse=True)
+    assert rates[60] == 0.0
+
+
+def test_the_hold_is_a_stable_phase_and_the_fall_a_branch():
+    segments = Training(best=9 * OWN).compose()[0]
+    for segment in segments:
+        falls = segment.policy(segment.start + segment.steps) < segment.policy(segment.start + segment.steps // 2)
+        assert segment.kind == ("branch" if falls else "stable")
 
 
 def test_no_check_uses_averaged_weights():
     assert not any(segment.averaged for segment in Training().compose()[0])
 
 
+@pytest.mark.parametrize("best", [OWN, 9 * OWN])
 @pytest.mark.parametrize("budget", [10, 20, 50, 130, 995, 1000])
-def test_it_spends_the_budget_and_no_more(budget):
-    training = Training()
+def test_it_spends_the_budget_and_no_more(budget, best):
+    training = Training(best=best)
     segments, _, found = training.compose(max_steps=budget, interval=10)
     assert training.spent == budget
-    if budget >= 50:
-        assert found.policy is not None
+    assert found.policy is not None
     if budget >= 130:
-        last = segments[-1]
-        assert last.policy(last.start + last.steps) == pytest.approx(0.0)
-        start = next(segment.start for segment in segments if segment.note == last.note)
-        assert last.start + last.steps - start >= 0.2 * budget
+        last = decays(segments)[-1]
+        assert last["last"] == pytest.approx(0.0)
+        assert last["steps"] >= 0.25 * budget
     assert all(to_config(segment.policy) for segment in segments)
 
 
-def test_a_trial_that_diverges_is_not_chosen():
-    segments, _, found = Training(best=9 * OWN, limit=2 * OWN).compose()
-    assert len(trials(segments)) == 2
-    assert found.avoided[0] == "a peak of 0.3: diverged in a trial of 40 steps"
-    assert max(segment.policy(segment.start) for segment in segments[-20:]) <= OWN * (1 + 1e-9)
+def test_a_peak_that_diverges_is_not_chosen():
+    segments, _, found = Training(best=9 * OWN, limit=4 * OWN).compose()
+    first, second, *others = decays(segments)
+    assert second["peak"] == pytest.approx(9)
+    assert found.avoided[0] == "continuing at 0.9: diverged after policy step 60"
+    assert others[0]["restore"] == "best"
+    assert others[0]["start"] == first["steps"]
+    assert max(each["peak"] for each in others) == pytest.approx(3)
 
 
 def test_the_own_rate_is_lowered_where_it_diverges():
     segments, _, found = Training(best=OWN / 9, limit=OWN / 5).compose()
-    assert [segment.note for segment in segments[:4]] == ["peak 0.1", "peak 0.0333", "peak 0.0111", "peak 0.0111"]
-    assert [segment.restore for segment in segments[:4]] == [None, "start", "start", None]
-    assert found.avoided[0] == "continuing at 0.1: diverged after policy step 0"
+    first = decays(segments)[:4]
+    assert [each["peak"] for each in first] == pytest.approx([3, 1, 1 / 3, 1 / 9], rel=0.1)
+    assert [each["restore"] for each in first] == [None, "start", "start", "start"]
+    assert found.avoided[0] == "continuing at 0.3: diverged after policy step 0"
     assert found.best > 0.9
 
 
 def test_a_value_that_is_no_number_is_never_the_best():
-    """The first trial ends with NaN."""
-    _, _, found = Training(script=lambda spent: math.nan if spent in (140, 180) else 1 - 1 / (1 + spent)).compose()
+    """The first two decays end with NaN."""
+    _, _, found = Training(script=lambda spent: math.nan if spent in (60, 120) else 1 - 1 / (1 + spent)).compose()
     assert math.isfinite(found.best)
 
 
@@ -138,57 +151,98 @@ def test_falling_values_send_it_back_to_the_last_good_snapshot_at_a_third_of_the
         return 0.2 + 0.01 * (spent // 20 % 2) if spent in (300, 320) else min(0.2 + spent / 250, 0.6) + 1e-6 * spent
 
     segments, _, found = Training(script=script).compose()
-    fallen = [message for message in found.avoided if "fell" in message]
-    assert len(fallen) == 1
-    peak = float(fallen[0].split()[2].rstrip(":"))
-    at = next(index for index, segment in enumerate(segments) if segment.restore == "best")
-    before, after = segments[at - 1], segments[at]
-    assert after.policy(after.start) == pytest.approx(peak / 3, rel=0.01)
-    assert after.start < before.start
+    assert len([message for message in found.avoided if "fell" in message]) == 1
+    tried = decays(segments)
+    at = next(index for index, each in enumerate(tried) if each["restore"] == "best")
+    assert tried[at]["peak"] == pytest.approx(tried[at - 1]["peak"] / 3)
+    assert tried[at]["start"] == tried[at - 1]["start"]
+
+
+def test_a_decay_without_a_gain_sends_it_back_to_the_best_end_at_a_third_of_the_rate():
+
+    def script(spent):
+        return 0.2 + spent / 1000 if spent <= 120 else 0.3 + 0.01 * (spent // 20 % 2)
+
+    segments, _, found = Training(script=script).compose()
+    tried = decays(segments)
+    peaks = [each["peak"] for each in tried]
+    assert peaks[:5] == pytest.approx([3, 9, 9, 3, 1])
+    assert {each["start"] for each in tried[2:]} == {120}
+    assert {each["restore"] for each in tried[3:]} == {"best"}
+    assert min(peaks) >= 0.1
+    assert found.avoided[0] == "continuing at 0.9: no gain up to policy step 360"
 
 
 def test_identical_checks_of_a_whole_decay_restart_the_training():
-    segments, _, found = Training(script=lambda spent: 0.1).compose()
-    restarted = [segment for segment in segments if segment.restore == "start"]
-    assert restarted
-    assert restarted[0].policy(0) == pytest.approx(OWN / 3)
-    assert "identical checks throughout; training restarted" in found.avoided[-1]
+    segments, _, found = Training(script=lambda spent: 0.1 + 0.1 * min(spent, 120)).compose(target=50)
+    restarted = next(each for each in decays(segments) if each["restore"] == "start")
+    assert restarted["peak"] == pytest.approx(1 / 3)
+    assert any("identical checks throughout; training restarted" in message for message in found.avoided)
 
 
-def test_without_a_target_one_decay_follows_the_trials():
-    segments, _, _ = Training().compose(target=None)
-    decays = {segment.note for segment in segments if segment.note.startswith("decays")}
-    assert len(decays) == 1
+def test_without_a_target_one_decay_follows_the_comparison():
+    tried = decays(Training(best=9 * OWN).compose(target=None)[0])
+    assert [each["peak"] for each in tried] == pytest.approx([3, 9, 9])
+    assert sum(each["steps"] for each in tried) == 1000
 
 
-def test_the_tuning_budget_bounds_the_trials():
-    assert len(trials(Training(best=27 * OWN).compose(tuning_budget=0.05)[0])) == 2
-    assert not trials(Training(best=27 * OWN).compose(tuning_budget=0.0)[0])
+def test_the_tuning_budget_bounds_the_comparison():
+    """The values hardly grow after the first decay, so that both peaks are compared."""
+    script = {"script": lambda spent: 0.01 * min(spent, 60) + 1e-4 * spent}
+    assert [each["start"] for each in decays(Training(**script).compose()[0])][:3] == [0, 60, 60]
+    assert len({each["start"] for each in decays(Training(**script).compose(tuning_budget=0.1)[0])[1:3]}) == 2
+    assert decays(Training(best=27 * OWN).compose(tuning_budget=0.0)[0])[1]["peak"] == pytest.approx(3)
 
 
-# Recorded checks at the own rate, every 20 steps; the target; whether the default policy reached it within 200 steps.
+@pytest.mark.parametrize(
+    ("target", "growth"), [(0.65, 2.0), (0.61, 1.5), (0.9, 3.0), (0.6 + 0.05 * math.log2(2.5), 2.5)]
+)
+def test_the_next_end_is_where_twice_the_expected_gain_is_forecast(target, growth):
+    planner = ComparingPlanner(Settings(), Conditions(OWN, 1000, 20, target, "max"))
+    planner.ends = [(60, 0.5), (120, 0.6)]
+    assert planner._growth() == pytest.approx(growth)
+    planner.ends[-1] = (120, 0.5)
+    assert planner._growth() == 2.0
+
+
+# Checks every 20 steps of trainings of the bench: of the first decay, of the higher peak and of the lower one over the
+# same steps, None if it is not trained; the target; the chosen peak.
 RECORDED = {
-    "digits, momentum": ([0.3875, 0.735, 0.8931, 0.922, 0.9354], 0.9599, "max", True),
-    "noisy classes, AdamW": ([0.3507, 0.3787, 0.4427, 0.4573, 0.492], 0.5627, "max", False),
-    "two classes, RMSprop": ([0.776, 0.8093, 0.84, 0.8667, 0.8573], 0.9067, "max", False),
-    "friedman2, SGD": ([0.04131, 0.02491, 0.0193, 0.01576, 0.01383], 0.00814, "min", False),
+    "sevens, SGD": ([0.1627, 0.2213, 0.2413], [0.2907, 0.376, 0.4173], None, 0.4467, "max", 9),
+    "linear, Adam": ([0.2943, 0.0732, 0.0434], [0.0237, 0.018, 0.0169], None, 0.01561, "min", 9),
+    "digits, momentum": ([0.5479, 0.8976, 0.922], [0.5835, 0.5122, 0.5746], None, 0.9599, "max", 3),
+    "hastie, AdamW": ([0.5827, 0.6893, 0.8587], [0.7, 0.844, 0.9013], [0.8813, 0.8813, 0.94], 0.9547, "max", 3),
+    "friedman3, AdamW": (
+        [0.5195, 0.3281, 0.2952],
+        [0.2986, 0.2583, 0.2134],
+        [0.2787, 0.2309, 0.2204],
+        0.1412,
+        "min",
+        9,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_peaks_are_compared_at_once_unless_the_first_checks_promise_the_target(name):
-    values, target, mode, is_soon = RECORDED[name]
+def test_recorded_trainings_continue_from_the_better_peak(name):
+    first, high, low, target, mode, chosen = RECORDED[name]
     plan = plan_segments(Settings(), OWN, 1000, 20, target, mode)
-    segment = next(plan)
-    seen = 0
-    while not segment.note.startswith(("trial", "decays")):
-        result = SegmentResult(0, spent=20 * seen)
-        if segment.steps:
-            seen += 1
-            result = SegmentResult(20, values[seen - 1], spent=20 * seen)
-        segment = plan.send(result)
-    assert seen == len(values)
-    assert segment.note.startswith("decays" if is_soon else "trial")
+    segment, spent = next(plan), 0
+    for value in [*first, *high, *(low or [])]:
+        while not segment.steps:
+            segment = plan.send(SegmentResult(0, spent=spent))
+        spent += segment.steps
+        segment = plan.send(SegmentResult(segment.steps, value, spent=spent))
+    restored = []
+    while not segment.steps:
+        restored.append(segment.restore)
+        segment = plan.send(SegmentResult(0, spent=spent))
+    restored.append(segment.restore)
+    assert max(segment.policy(segment.start + t) for t in range(60)) / OWN == pytest.approx(chosen)
+    assert segment.start == (60 if high[-1] == 0.5746 else 120)
+    assert [name for name in restored if name] == (
+        ["trial"] if low and chosen == 9 else ["best"] if segment.start == 60 else []
+    )
 
 
 def test_the_watch_knows_a_training_that_has_not_learned():

@@ -16,11 +16,11 @@ def bench(monkeypatch):
     import bench
 
     yield bench
-    for name in ("bench", "cases", "stacked", "in_lightning"):
+    for name in ("bench", "cases", "stacked", "in_lightning", "oracle"):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("name", ["development.csv", "table.csv"])
+@pytest.mark.parametrize("name", ["development.csv", "former.csv", "table.csv"])
 def test_the_table_is_that_of_the_frozen_rows(bench, name):
     with (BENCH / name).open() as file:
         rows = list(csv.DictReader(file))
@@ -35,9 +35,16 @@ def test_the_worst_case_of_the_table_is_the_one_that_the_guide_names(bench):
     assert f"In the worst case it took {worst} times" in guide.replace("\n  ", " ")
 
 
+def test_the_bound_is_that_of_the_frozen_rows(bench):
+    import oracle
+
+    with (BENCH / "oracle.csv").open() as file:
+        assert oracle.summary(list(csv.DictReader(file))) in (BENCH / "README.md").read_text()
+
+
 def test_no_case_of_the_table_is_one_of_development(bench):
-    development, table = ({case.data for case in bench.CASES[name]} for name in ("development", "table"))
-    assert not development & table
+    known, table = ({case.data for case in bench.CASES[name]} for name in ("development", "table"))
+    assert not (known | {case.data for case in bench.CASES["former"]}) & table
     assert {case.optimizer for case in bench.CASES["table"]} == set(bench.OPTIMIZERS)
 
 

@@ -96,6 +96,7 @@ def test_accumulation_counts_optimizer_steps(tmp_path):
     assert Training(tmp_path, gradient_accumulation_steps=2).train().rates == table(POLICY, 6)
 
 
+@pytest.mark.slow
 def test_resuming_gives_the_rates_and_checks_of_the_unbroken_run(tmp_path):
     whole = Training(tmp_path / "whole").train()
     values = [0.1, 0.2, 0.3]
@@ -246,6 +247,7 @@ def test_the_constructor_refuses(given, message):
         TargetCallback(**given)
 
 
+@pytest.mark.slow
 def test_without_transformers_the_message_says_what_to_install(monkeypatch):
     code = (
         "import sys; sys.modules['transformers'] = None\n"

@@ -21,6 +21,7 @@ def said(code, *options):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_every_public_name_is_there():
     code = "import json, lrbench_pl; print(json.dumps([str(getattr(lrbench_pl, name)) for name in lrbench_pl.__all__]))"
     assert len(said(code)) == len(lrbench_pl.__all__)

@@ -119,6 +119,7 @@ def test_the_headline_of_a_run(row, line):
     assert headline(RunResult(**{"run_id": "a", "policy": "tri", "max_steps": 1000, **row})) == line
 
 
+@pytest.mark.slow
 def test_the_headline_of_a_composition_has_the_peak_it_found(tmp_path):
     wanted = ("lr_policy=auto", "lr_policy.repeats=2", "max_steps=700", "target=0.9999")
     folder = tmp_path / "auto"

@@ -27,6 +27,7 @@ from lrbench_pl.policies import (
 from lrbench_pl.policies import _checks as check
 from lrbench_pl.runs.config import read_policy
 from lrbench_pl.runs.folder import LOCK_FILE, Record, finished_result, read_result
+from lrbench_pl.runs.imports import import_lightning
 from lrbench_pl.runs.lint import Finding, TrainingPlan, resumed
 from lrbench_pl.runs.locks import lock_of
 from lrbench_pl.runs.options import UserError, check_whole
@@ -293,6 +294,7 @@ def _why_none(result: RunResult | None, phase: StablePhase) -> str:
 
 def _checkpoints(folder: Path, run_id: str, policy: Policy, phase: StablePhase) -> dict[int, Path]:
     """Return the checkpoints of a run in the stable phase of a policy, by their step of that policy."""
+    import_lightning()
     from lrbench_pl.callbacks.checkpoints import CheckpointError, own_state, read_checkpoint
 
     found: dict[int, Path] = {}

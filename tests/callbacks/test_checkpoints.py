@@ -119,7 +119,7 @@ TOO_HIGH = ("lr=3", "optimizer.lr=3", "optimizer=sgd", "lr_policy.repeats=0", "m
     ("within", "after", "overrides"),
     [
         pytest.param(second_pass, 28, (), id="in-the-range-test", marks=pytest.mark.slow),
-        pytest.param(averaged, 8, (), id="in-the-stable-phase"),
+        pytest.param(averaged, 8, (), id="in-the-stable-phase", marks=pytest.mark.slow),
         pytest.param(
             averaged, 8, ("optimizer=adam", "target=1.0"), id="in-the-stable-phase-with-adam", marks=pytest.mark.slow
         ),
@@ -162,6 +162,7 @@ def resumes_exactly(run, tmp_path, within, after, overrides):
         assert (tmp_path / "killed" / file).read_text() == (tmp_path / "whole" / file).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second", "overrides"),
     [

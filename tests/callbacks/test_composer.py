@@ -51,7 +51,7 @@ def weights(parts):
 OWN = ["model._target_=tests.callbacks.test_composer.Net"]
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+@pytest.mark.parametrize("optimizer", ["momentum", pytest.param("adam", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("target", ["1.0", "0.3"])
 def test_the_composed_policy_alone_reproduces_the_training_bitwise(tmp_path, optimizer, target):
     from omegaconf import OmegaConf
@@ -73,6 +73,7 @@ def test_the_composed_policy_alone_reproduces_the_training_bitwise(tmp_path, opt
         assert torch.equal(value, theirs[name]), name
 
 
+@pytest.mark.slow
 def test_a_restarted_composition_is_reproduced_bitwise_too(tmp_path, monkeypatch):
     """The checks are identical for 600 steps, as with a network that has memorised its data."""
     from omegaconf import OmegaConf

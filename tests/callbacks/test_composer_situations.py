@@ -128,7 +128,7 @@ def test_a_training_that_never_returns_a_loss_is_refused_after_the_first_pass():
     assert module.batches_seen == 50
 
 
-@pytest.mark.parametrize("offset", [-5.0, -0.5, 100.0])
+@pytest.mark.parametrize("offset", [-5.0, *(pytest.param(by, marks=pytest.mark.slow) for by in (-0.5, 100.0))])
 def test_a_shift_of_the_loss_changes_no_decision(offset):
     plain, shifted = compose(Module(), steps=800), compose(Module(offset=offset), steps=800)
     assert decisions(shifted) == decisions(plain)

@@ -287,6 +287,7 @@ def test_a_killed_run_is_extended_from_its_latest_checkpoint(tmp_path, monkeypat
     assert [path.name for path in checkpoints_in(tmp_path / "run" / "checkpoints")] == ["step=000000040.ckpt"]
 
 
+@pytest.mark.slow
 def test_an_extension_is_extended_and_resumed(tmp_path, monkeypatch):
     run(tmp_path / "run", "lr_policy=fix", "extendable=true", "seed=3")
     (first,) = go(tmp_path, max_steps=150)
@@ -457,6 +458,7 @@ def test_extendable_is_checked_before_training(tmp_path, overrides, message):
     assert result.steps_run is None
 
 
+@pytest.mark.slow
 def test_a_run_can_keep_several_checkpoints(tmp_path):
     result = run(tmp_path / "run", "lr_policy=wsd", "extendable=[30,50]")
     assert [int(path.stem[-9:]) for path in checkpoints_in(tmp_path / "run" / "extendable")] == [50, 30]

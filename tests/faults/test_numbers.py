@@ -39,6 +39,7 @@ def test_a_number_out_of_bounds_is_refused_in_one_short_line(override, message):
     assert len(str(error.value)) < 200
 
 
+@pytest.mark.slow
 def test_a_bad_seed_fails_alone_and_the_other_jobs_of_its_sweep_train(tmp_path):
     from tests.faults.sweeps import rows, sweep
 

@@ -1,5 +1,7 @@
 """Contract of every file in conf/lr_policy, and policies as plain data."""
 
+import copy
+import functools
 import math
 import subprocess
 import sys
@@ -25,8 +27,16 @@ NO_POLICIES = ("auto", "best", "range")
 NAMES = sorted(path.stem for path in (conf_dir() / "lr_policy").glob("*.yaml") if path.stem not in NO_POLICIES)
 
 
-def configured(name: str, *overrides: str):
-    return instantiate(compose([f"lr_policy={name}", "lr=0.5", *overrides]).lr_policy)
+@functools.cache
+def composed(name):
+    return compose([f"lr_policy={name}", "lr=0.5"])
+
+
+def configured(name, **given):
+    """The policy of a file, with other values for the keys of the configuration."""
+    config = copy.deepcopy(composed(name))
+    config.update(given)
+    return instantiate(config.lr_policy)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,25 +56,25 @@ def test_every_file_satisfies_the_contract(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_lr_scales_it_and_max_steps_stretches_it(name):
     once, twice = (
-        table(configured(name, "max_steps=1000"), 1000),
-        table(configured(name, "max_steps=1000", "lr=1.0"), 1000),
+        table(configured(name, max_steps=1000), 1000),
+        table(configured(name, max_steps=1000, lr=1.0), 1000),
     )
     assert twice == pytest.approx([2 * lr for lr in once])
-    longer = table(configured(name, "max_steps=20000"), 20_000)
+    longer = table(configured(name, max_steps=20000), 20_000)
     assert sum(longer) / 20_000 == pytest.approx(sum(once) / 1000, rel=0.03)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "plateau"])  # adaptive: cannot be stretched
 def test_stretching_equals_a_longer_budget(name):
-    longer = table(configured(name, "max_steps=4000"), 4000)
-    again = table(stretched(configured(name, "max_steps=1000"), 4), 4000)
+    longer = table(configured(name, max_steps=4000), 4000)
+    again = table(stretched(configured(name, max_steps=1000), 4), 4000)
     off = sum(abs(a - b) for a, b in zip(longer, again, strict=True)) / 4000
     assert off <= 0.01 * 0.5
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_works_in_a_tiny_budget(name):
-    assert len(table(configured(name, "max_steps=12"), 12)) == 12
+    assert len(table(configured(name, max_steps=12), 12)) == 12
 
 
 def test_all_names_of_lrbench_are_present():

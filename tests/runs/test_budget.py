@@ -196,6 +196,7 @@ def test_a_selection_trains_over_steps(tmp_path):
     assert without_units(compose([*mine, "max_epochs=null"])) == without_units(compose(["max_epochs=6"])) == []
 
 
+@pytest.mark.slow
 def test_a_sweep_of_the_program(tmp_path):
     """Jobs are composed by the launcher, and converted before their folders are assigned."""
     command = [sys.executable, "-m", "lrbench_pl", "run", "-m", "max_epochs=1,2", "target=null", "trainer=cpu"]

@@ -242,6 +242,7 @@ def test_a_job_that_was_stopped_stops_it(tmp_path):
         sweep(tmp_path, task=Formula(status="stopped"))
 
 
+@pytest.mark.slow
 def test_out_of_reach_it_ends_with_an_account(tmp_path, capsys):
     found = sweep(tmp_path, "lr_policy=fix")
     assert (found.status, found.horizon) == ("missed", 1000)
@@ -280,6 +281,7 @@ def test_the_params_of_hydras_own_sweeper_are_overrides_of_which_the_command_lin
     }
 
 
+@pytest.mark.slow
 def test_a_policy_from_a_file_is_stretched_to_each_horizon(tmp_path):
     """One that was made for 400 steps, as the row beside it says."""
     written = tmp_path / "a b" / "policy.yaml"
@@ -293,6 +295,7 @@ def test_a_policy_from_a_file_is_stretched_to_each_horizon(tmp_path):
         assert read_policy(stored) == Polynomial(0.3, horizon)
 
 
+@pytest.mark.slow
 def test_the_own_horizon_of_a_composed_policy_is_what_was_not_given_up(tmp_path):
     written = tmp_path / "a" / "policy.yaml"
     written.parent.mkdir()

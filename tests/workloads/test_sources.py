@@ -122,6 +122,7 @@ def test_real_sets_are_read_once_and_whole(name, shape, sizes):
         assert named == pytest.approx((mean, std), abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [pytest.param(0.5, marks=real("MNIST"))])
 def test_lenet_learns_real_digits_in_sixty_steps(tmp_path, target):
     cfg = compose(

@@ -137,6 +137,7 @@ def test_confirmations_and_jobs_that_go_on_after_their_target(tmp_path):
             assert alone[run_id]["steps_run"] == (120 if more else alone[run_id]["steps_to_target"] + 20)
 
 
+@pytest.mark.slow
 def test_a_monitor_that_is_not_logged_fails_as_in_a_serial_run(tmp_path):
     jobs = ("lr_policy=fix,tri", "monitor=val/f1", "target=0.5")
     messages = []
@@ -208,6 +209,7 @@ def test_a_killed_sweep_goes_on_and_finished_jobs_are_kept(tmp_path, twelve):
     assert not (folder / ".fused").exists()
 
 
+@pytest.mark.slow
 def test_a_mixed_sweep_says_why_jobs_are_not_fused(tmp_path):
     done = run(tmp_path / "sweep", "lr_policy=fix,tri,plateau,auto", "target=null", "max_steps=60")
     assert done.returncode == 0, done.stdout + done.stderr

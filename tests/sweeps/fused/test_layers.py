@@ -21,24 +21,25 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def is_triton(name):
-    """Return whether a module is one of Triton's, of those written in Python."""
-    return name.split(".")[0] == "triton" and not name.startswith("triton._C")
-
-
 @pytest.fixture(scope="module")
 def layers():
-    """The layers; where there is no GPU, Triton interprets their kernels, which it decides when it is imported."""
-    if DEVICE.type == "cuda":
-        from lrbench_pl.sweeps.fused import layers
+    """The layers; where there is no GPU, with kernels that Triton interprets, which it decides when it is imported."""
+    from lrbench_pl.sweeps.fused import kernels, layers
 
+    if DEVICE.type == "cuda":
         yield layers
         return
+
+    def is_triton(name):
+        return name.split(".")[0] == "triton" and not name.startswith("triton._C")
+
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if is_triton(name)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        from lrbench_pl.sweeps.fused import layers
-
+        spec = importlib.util.spec_from_file_location("interpreted_kernels", kernels.__file__)
+        interpreted = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(interpreted)
+        patch.setattr(layers, "kernels", interpreted)
         yield layers
     for name in [name for name in sys.modules if is_triton(name)]:
         del sys.modules[name]

@@ -1,7 +1,6 @@
 """Studies of policies: their protocols, their stages, and that every figure comes out of the frozen rows."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +20,9 @@ STUDIES = sorted(path.parent for path in EXPERIMENTS.glob("*/study.yaml"))
 
 
 @pytest.mark.parametrize("folder", STUDIES, ids=lambda folder: folder.name)
-def test_the_table_in_the_readme_is_that_of_the_frozen_rows(folder):
-    command = [sys.executable, EXPERIMENTS / "study.py", folder.name, "--table"]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def test_the_table_in_the_readme_is_that_of_the_frozen_rows(folder, capsys):
+    study.main([folder.name, "--table"])
+    found = capsys.readouterr().out.strip()
     assert len(found.splitlines()) > 4
     readme = (folder / "README.md").read_text()
     assert tables.written(readme, found) == readme

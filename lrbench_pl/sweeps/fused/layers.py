@@ -178,11 +178,36 @@ def _width(n: int, most: int = 128) -> int:
     return min(most, max(16, int(triton.next_power_of_2(n))))
 
 
-def _inner(run: int) -> int:
-    """Return how many of a run of neighbours a step of a matrix product takes."""
-    if run <= 16:
-        return 16
-    return next(size for size in (64, 32, 16) if run % size == 0 or size == 16) if run % 16 == 0 else 32
+def convolution_tiles(run: int, outputs: int, itemsize: int, shared_memory: int) -> tuple[int, int, int]:
+    """Return pixels, places of the window and channels of a tile, whose copies fit into the shared memory.
+
+    Args:
+        run: Neighbours in memory that a line of the window covers: its width times the channels of the input.
+        outputs: Channels of the output.
+        itemsize: Bytes of a number.
+        shared_memory: Bytes that a program may use.
+
+    Example:
+        >>> convolution_tiles(run=192, outputs=64, itemsize=2, shared_memory=101376)
+        (128, 64, 64)
+    """
+    columns = _width(outputs)
+    most = 64 if itemsize == 2 else 32
+    inner = next((size for size in (most, 32, 16) if run % size == 0), min(most, _width(run, 32)))
+    wide = 256 if itemsize == 4 and columns <= 64 else 128
+    tall = wide if (wide + columns) * inner * itemsize * _STAGES <= shared_memory else 128
+    return tall, inner, columns
+
+
+_STAGES = 3  # copies of a tile that are on their way at once
+
+
+def _shared_memory(device: torch.device) -> int:
+    """Return the bytes that a program may use: those of the device, or of the GPUs of consumers."""
+    least = 99 * 1024
+    if device.type != "cuda":
+        return least
+    return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", least))
 
 
 def _precision() -> str:
@@ -197,14 +222,13 @@ def _convolve(
     batch, height, width = x.shape[1:4]
     pixels = batch * size[0] * size[1]
     out = x.new_empty(rows, batch, *size, outputs)
-    columns = _width(outputs)
     bias = None if bias is None else bias.contiguous()
-    tall = 256 if x.dtype == torch.float32 and columns <= 64 else 128
+    tall, inner, columns = convolution_tiles(kw * channels, outputs, x.element_size(), _shared_memory(x.device))
     kernels.convolution[(triton.cdiv(pixels, tall), rows, triton.cdiv(outputs, columns))](
         x, weight, bias, out, 0 if len(x) == 1 else x.stride(0), height, width, size[0], size[1], pixels,
         channels, outputs, kh, kw, *stride, *padding, *spread, bias is not None,
-        _precision(), tall, _inner(kw * channels), columns,
-        num_warps=8 if tall == 256 or columns > 64 else 4, num_stages=3,
+        _precision(), tall, inner, columns,
+        num_warps=8 if tall == 256 or columns > 64 else 4, num_stages=_STAGES,
     )  # fmt: skip
     return out
 
@@ -227,7 +251,7 @@ def _convolve_backward(
     kernels.convolution_weight_gradient[(tiles * triton.cdiv(outputs, columns), chunks, rows)](
         x, gradient, sums, bias_sums, 0 if len(x) == 1 else x.stride(0), height, width, out_height, out_width,
         pixels, chunk, channels, outputs, *kernel, *stride, *padding, has_bias, by_line,
-        _precision(), tall, tile, columns, tiles, num_warps=4, num_stages=3,
+        _precision(), tall, tile, columns, tiles, num_warps=4, num_stages=_STAGES,
     )  # fmt: skip
     found = sums.sum(1).view(rows, *kernel, channels, outputs).permute(0, 4, 3, 1, 2)
     return found, bias_sums.sum(1)

@@ -41,9 +41,9 @@ class StackedEngine(Program):
             self._find_dropout()
         try:
             self._compute_gradients({stream: self._batch(stream) for stream in self._streams})
-        except (RuntimeError, ValueError, NotImplementedError) as error:
-            if isinstance(error, torch.cuda.OutOfMemoryError):
-                raise
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # of vmap, of the model, or of Triton, which compiles kernels
             hint = "; hydra.launcher.engine=captured can" if device.type == "cuda" else ""
             raise CannotFuse(f"torch.func.vmap cannot run the model ({' '.join(str(error).split())}){hint}") from error
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import itertools
 import sys
 
 import pytest
@@ -116,6 +117,16 @@ def test_outputs_gradients_and_statistics_are_torchs(layers, name, is_training):
             close(own[row], gradient)
         for name, buffer in model.named_buffers():
             close(buffers[name][row], buffer)
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_tiles_fit_into_the_shared_memory_of_small_gpus(layers, itemsize):
+    for channels, kernel in itertools.product((1, 3, 16, 20, 48, 64, 96, 128, 512), (1, 3, 5, 7)):
+        for outputs in (1, 16, 50, 64, 100, 128, 512):
+            tall, inner, columns = layers.convolution_tiles(channels * kernel, outputs, itemsize, 99 * 1024)
+            assert (tall + columns) * inner * itemsize * 3 <= 99 * 1024
+            assert min(tall, inner, columns) >= 16
+            assert all(size & (size - 1) == 0 for size in (tall, inner, columns))
 
 
 def test_each_network_has_inputs_of_its_own(layers):

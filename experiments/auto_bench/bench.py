@@ -16,7 +16,7 @@ import math
 import statistics
 import sys
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ _MARGIN_ADAM = 9.0  # as in LRPolicyComposer
 _Plan = Generator[Segment, Any, Any]
 
 
-def _cosine(rate: float) -> _Plan:
+def cosine_plan(rate: float) -> _Plan:
+    """Yield the segments of the default policy."""
     policy = Cyclic(0.0, rate, BUDGET, "half_cosine")
     for start in range(0, BUDGET, INTERVAL):
         yield Segment("stable", policy, start, INTERVAL)
@@ -44,7 +45,7 @@ def _cosine(rate: float) -> _Plan:
 def _plan(case: Case, way: str, target: float, mode: Any) -> _Plan:
     rate = OPTIMIZERS[case.optimizer][1]
     if way == "cosine":
-        return _cosine(rate)
+        return cosine_plan(rate)
     margin = _MARGIN_ADAM if case.optimizer in ("adam", "adamw") else None
     return plan_segments(Settings(**{"margin": margin, **WAYS[way]}), rate, BUDGET, INTERVAL, target, mode)
 
@@ -57,7 +58,8 @@ def _model(case: Case, inputs: int, outputs: int, seed: int) -> nn.Sequential:
     )
 
 
-def _train(case: Case, plans: Sequence[_Plan], seeds: Sequence[int], target: float | None) -> list[Job]:
+def train_plans(case: Case, plans: Sequence[_Plan], seeds: Sequence[int], target: float | None) -> list[Job]:
+    """Train plans of one case beside each other, one for each seed."""
     x, y = tensors(case.data)
     outputs = 1 if y.is_floating_point() else int(y.max()) + 1
     held = round(HELD_OUT * len(x))
@@ -83,7 +85,7 @@ def run(
     case: Case, seeds: Sequence[int], ways: Sequence[str] = tuple(WAYS), real: bool = False
 ) -> list[dict[str, Any]]:
     """Return a row for each seed and way of a case."""
-    defaults = _train(case, [_cosine(OPTIMIZERS[case.optimizer][1]) for _ in TARGET_SEEDS], TARGET_SEEDS, None)
+    defaults = train_plans(case, [cosine_plan(OPTIMIZERS[case.optimizer][1]) for _ in TARGET_SEEDS], TARGET_SEEDS, None)
     target = float(f"{statistics.median(job.trace[-1][2] for job in defaults):.7g}")
     mode = "min" if tensors(case.data)[1].is_floating_point() else "max"
     pairs = [(seed, way) for seed in seeds for way in ways]
@@ -93,7 +95,9 @@ def run(
         verdicts = [fit(case, seed, "cosine" if way == "cosine" else "auto", target, WAYS[way]) for seed, way in pairs]
         reached = [callback.verdict.steps_to_target for callback in verdicts]
     else:
-        jobs = _train(case, [_plan(case, way, target, mode) for _, way in pairs], [seed for seed, _ in pairs], target)
+        jobs = train_plans(
+            case, [_plan(case, way, target, mode) for _, way in pairs], [seed for seed, _ in pairs], target
+        )
         reached = [job.reached for job in jobs]
     return [
         {"case": case.name, "seed": seed, "way": way, "target": target, "reached": steps is not None}
@@ -133,6 +137,35 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def show(rows: Path, table: Callable[[Sequence[Mapping[str, Any]]], str]) -> None:
+    """Print the table of rows that are frozen."""
+    with rows.open() as file:
+        print(table(list(csv.DictReader(file))))
+
+
+def train_all(
+    cases: Sequence[Case],
+    way: Callable[[Case], list[dict[str, Any]]],
+    table: Callable[[Sequence[Mapping[str, Any]]], str],
+    out: Path | None,
+) -> None:
+    """Train the cases, write their rows after each, and print the table."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    rows: list[dict[str, Any]] = []
+    for number, case in enumerate(cases, 1):
+        rows += way(case)
+        print(f"\r{number} of {len(cases)} cases", end="", file=sys.stderr, flush=True)
+        if out is not None:
+            with out.open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+    print(file=sys.stderr)
+    print(table(rows))
+
+
 def main() -> None:
     """Train the cases and print the table; or print that of rows that are frozen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -145,25 +178,11 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="print the table of these rows, and train nothing")
     given = parser.parse_args()
     if given.rows is not None:
-        with given.rows.open() as file:
-            print(summary(list(csv.DictReader(file))))
+        show(given.rows, summary)
         return
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     cases = [case for case in CASES[given.cases] if given.only in case.name]
-    seeds = [int(seed) for seed in given.seeds.split(",")]
-    rows: list[dict[str, Any]] = []
-    for number, case in enumerate(cases, 1):
-        rows += run(case, seeds, given.ways.split(","), given.real)
-        print(f"\r{number} of {len(cases)} cases", end="", file=sys.stderr, flush=True)
-        if given.out is not None:
-            with given.out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
-    print(file=sys.stderr)
-    print(summary(rows))
+    seeds, ways = [int(seed) for seed in given.seeds.split(",")], given.ways.split(",")
+    train_all(cases, lambda case: run(case, seeds, ways, given.real), summary, given.out)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,13 @@ budget. The best of them in the median over the seeds is a bound for ``auto``, w
 from __future__ import annotations
 
 import argparse
-import csv
-import logging
 import math
 import statistics
-import sys
-import warnings
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from bench import _cosine, _train
+from bench import cosine_plan, show, train_all, train_plans
 from cases import BUDGET, CASES, INTERVAL, OPTIMIZERS, TARGET_SEEDS, Case
 
 from lrbench_pl.composing.segments import Segment
@@ -40,15 +35,15 @@ def _decay(peak: float, steps: int) -> Generator[Segment, Any, Any]:
 def run(case: Case, seeds: Sequence[int]) -> list[_Row]:
     """Return a row for the default, and one for each peak and share: median steps and how many seeds reached it."""
     rate = OPTIMIZERS[case.optimizer][1]
-    defaults = _train(case, [_cosine(rate) for _ in TARGET_SEEDS], TARGET_SEEDS, None)
+    defaults = train_plans(case, [cosine_plan(rate) for _ in TARGET_SEEDS], TARGET_SEEDS, None)
     target = float(f"{statistics.median(job.trace[-1][2] for job in defaults):.7g}")
     ways: list[tuple[float | None, float]] = [(None, 1.0), *((peak, share) for peak in PEAKS for share in SHARES)]
     plans = [
-        _cosine(rate) if peak is None else _decay(peak * rate, round(share * BUDGET))
+        cosine_plan(rate) if peak is None else _decay(peak * rate, round(share * BUDGET))
         for peak, share in ways
         for _ in seeds
     ]
-    reached = [job.reached for job in _train(case, plans, list(seeds) * len(ways), target)]
+    reached = [job.reached for job in train_plans(case, plans, list(seeds) * len(ways), target)]
     rows = []
     for number, (peak, share) in enumerate(ways):
         mine = reached[number * len(seeds) : (number + 1) * len(seeds)]
@@ -84,24 +79,11 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="print the table of these rows, and train nothing")
     given = parser.parse_args()
     if given.rows is not None:
-        with given.rows.open() as file:
-            print(summary(list(csv.DictReader(file))))
+        show(given.rows, summary)
         return
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    rows: list[_Row] = []
     cases = [case for case in (*CASES["development"], *CASES["former"]) if case.width * case.batch < 8192]
-    for number, case in enumerate(cases, 1):
-        rows += run(case, [int(seed) for seed in given.seeds.split(",")])
-        print(f"\r{number} of {len(cases)} cases", end="", file=sys.stderr, flush=True)
-        if given.out is not None:
-            with given.out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
-    print(file=sys.stderr)
-    print(summary(rows))
+    seeds = [int(seed) for seed in given.seeds.split(",")]
+    train_all(cases, lambda case: run(case, seeds), summary, given.out)
 
 
 if __name__ == "__main__":

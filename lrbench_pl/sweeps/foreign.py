@@ -14,7 +14,8 @@ from omegaconf import OmegaConf, open_dict
 
 from lrbench_pl.runs.options import one_line
 from lrbench_pl.sweeps.composer import StoredConfig, set_hydra_config
-from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd, Placing, QueuedAgain, ignore_ctrl_c, job_folder
+from lrbench_pl.sweeps.hydra_job import job_folder
+from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd, Placing, QueuedAgain, ignore_ctrl_c
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ def job_folder(config: DictConfig) -> Path:
 
 def set_output_folder(config: DictConfig) -> Path:
     """Set the output folder in the whole configuration of a job to the folder of the job, and return it."""
-    folder = Path(os.path.abspath(job_folder(config)))
+    folder = Path(os.path.abspath(job_folder(config)))  # without `..`, unlike Path.absolute
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
         config.hydra.runtime.output_dir = str(folder)
     return folder

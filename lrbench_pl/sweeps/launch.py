@@ -47,8 +47,7 @@ from lrbench_pl.sweeps.composer import (
     set_hydra_config,
     without_hydra,
 )
-from lrbench_pl.sweeps.hydra_job import job_folder as job_folder
-from lrbench_pl.sweeps.hydra_job import run_as_hydra, run_job, set_output_folder
+from lrbench_pl.sweeps.hydra_job import job_folder, run_as_hydra, run_job, set_output_folder
 from lrbench_pl.sweeps.reservations import Reservations, Reserved
 from lrbench_pl.sweeps.view import SweepView
 from lrbench_pl.verdict import Status

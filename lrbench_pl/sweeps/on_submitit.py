@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from lrbench_pl.runs.folder import state_of
 from lrbench_pl.runs.result import RESULT_FILE
-from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd, job_folder
+from lrbench_pl.sweeps.hydra_job import job_folder
+from lrbench_pl.sweeps.launch import Job, JobCall, JobEnd
 from lrbench_pl.sweeps.local import slots_for
 from lrbench_pl.sweeps.slurm import Submitted, follow
 

@@ -58,7 +58,7 @@ def test_stacked_trainings_are_those_of_a_trainer(bench, monkeypatch, optimizer)
         monkeypatch.setattr(module, "BUDGET", 40)
     case = bench.Case("diabetes", optimizer, 16, 64)
     rate = bench.OPTIMIZERS[optimizer][1]
-    jobs = bench._train(case, [bench._cosine(rate), bench._cosine(rate)], (1, 2), None)
+    jobs = bench.train_plans(case, [bench.cosine_plan(rate), bench.cosine_plan(rate)], (1, 2), None)
     for seed, job in zip((1, 2), jobs, strict=True):
         alone = in_lightning.fit(case, seed, "cosine", None, {}).verdict
         assert [step for step, _, _ in job.trace] == [check.step for check in alone.checks] == [20, 40]

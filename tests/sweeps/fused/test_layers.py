@@ -25,7 +25,7 @@ DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device(
 @pytest.fixture(scope="module")
 def layers():
     """The layers; where there is no GPU, with kernels that Triton interprets, which it decides when it is imported."""
-    from lrbench_pl.sweeps.fused import kernels, layers
+    from lrbench_pl.sweeps.fused import kernels, layers, operations
 
     if DEVICE.type == "cuda":
         yield layers
@@ -40,7 +40,7 @@ def layers():
         spec = importlib.util.spec_from_file_location("interpreted_kernels", kernels.__file__)
         interpreted = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(interpreted)
-        patch.setattr(layers, "kernels", interpreted)
+        patch.setattr(operations, "kernels", interpreted)
         yield layers
     for name in [name for name in sys.modules if is_triton(name)]:
         del sys.modules[name]
@@ -120,10 +120,11 @@ def test_outputs_gradients_and_statistics_are_torchs(layers, name, is_training):
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])
-def test_tiles_fit_into_the_shared_memory_of_small_gpus(layers, itemsize):
+def test_tiles_fit_into_the_shared_memory_of_small_gpus(itemsize):
+    operations = pytest.importorskip("lrbench_pl.sweeps.fused.operations")
     for channels, kernel in itertools.product((1, 3, 16, 20, 48, 64, 96, 128, 512), (1, 3, 5, 7)):
         for outputs in (1, 16, 50, 64, 100, 128, 512):
-            tall, inner, columns = layers.convolution_tiles(channels * kernel, outputs, itemsize, 99 * 1024)
+            tall, inner, columns = operations.convolution_tiles(channels * kernel, outputs, itemsize, 99 * 1024)
             assert (tall + columns) * inner * itemsize * 3 <= 99 * 1024
             assert min(tall, inner, columns) >= 16
             assert all(size & (size - 1) == 0 for size in (tall, inner, columns))

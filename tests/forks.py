@@ -298,6 +298,7 @@ def _fork_children() -> Sequence[str] | None:
             "folder": os.getcwd() if folder is None else os.fsdecode(folder),
             "environment": dict(os.environ if pairs is None else pairs),
             "session": bool(more[9]),
+            "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
             "numbers": [0, 1, 2, *kept],
         }
         with lock:
@@ -311,6 +312,7 @@ def _fork_children() -> Sequence[str] | None:
 def _fork_for(parent: int, orders: socket.socket) -> Sequence[str]:
     """Fork a child of the parent for each of its orders, and end with it; return the words of its command there."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # of a terminal, until a child is the program
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nowhere, number)
@@ -344,7 +346,11 @@ def _fork_for(parent: int, orders: socket.socket) -> Sequence[str]:
         os.setsid()
     time.sleep(0.2)  # submitit makes the folder of a job while its interpreter starts
     _enter(order)
-    return _fork_children() or list(order["words"])
+    words = _fork_children()
+    if words is None:
+        words = list(order["words"])
+        signal.pthread_sigmask(signal.SIG_SETMASK, order["blocked"])
+    return words
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from multiprocessing import util
+from multiprocessing import resource_tracker, util
+from types import FrameType
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
@@ -82,7 +83,8 @@ def in_slots(
                 key, call = waiting.popleft()
                 if slot not in workers:
                     workers[slot] = _worker(slots[slot])
-                running[workers[slot].submit(call)] = slot, key
+                with _ctrl_c_waits():
+                    running[workers[slot].submit(_interruptible, call)] = slot, key
             done, _ = wait(running, timeout=every_s, return_when=FIRST_COMPLETED)
             if not done:
                 yield None
@@ -193,8 +195,63 @@ def _shut_down(workers: Mapping[int, Any], busy: Set[int]) -> None:
                 os.kill(process.pid, signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Let Ctrl-C wait, here until the end of the context and in a process that starts in it until it is prepared.
+
+    Whatever it met before would print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which loky starts with the first worker, and which then ends the wait
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _CtrlC:
+    """What a worker does on Ctrl-C: it interrupts the call that runs, or the next one if none runs."""
+
+    def __init__(self) -> None:
+        self._runs = self._pressed = False
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if self._runs:
+            self._runs = False
+            raise KeyboardInterrupt
+        self._pressed = True
+
+    def run(self, call: Callable[[], T]) -> T | None:
+        """Return the value of a call; None if it was interrupted."""
+        signal.signal(signal.SIGINT, self)  # Lightning ignores it after the first
+        try:
+            self._runs = True
+            if self._pressed:
+                self._pressed = False
+                return None
+            return call()
+        except KeyboardInterrupt:
+            return None
+        finally:
+            self._runs = False
+
+
+_ctrl_c = _CtrlC()
+
+
+def _interruptible(call: Callable[[], T]) -> T | None:
+    """Run a call in a worker."""
+    return _ctrl_c.run(call)
+
+
 def _prepare_worker(parent: int) -> None:
-    """Let this worker exit fast, and with the process of its sweep."""
+    """Let this worker exit fast, and with the process of its sweep; let Ctrl-C interrupt nothing but jobs."""
+    signal.signal(signal.SIGINT, _ctrl_c)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     # after all other finalizers: to finalize an interpreter with torch takes longer than a short training
     util.Finalize(None, os._exit, args=(0,), exitpriority=-1000)
     exit_with_parent(parent)

@@ -105,6 +105,60 @@ def test_idle_workers_exit_silently_and_release_their_semaphores():
     assert (done.returncode, done.stdout, done.stderr) == (0, "[None, None, None, None]\n", "")
 
 
+INTERRUPTED = """
+import contextlib, os, signal, time
+from collections import deque
+from functools import partial
+from pathlib import Path
+from lrbench_pl.sweeps.local import in_slots
+
+def start(name):
+    Path(name).touch()
+    time.sleep(60)
+
+def workers():
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            ours = (path.parent / "stat").read_text().rpartition(")")[2].split()[1] == str(os.getpid())
+            if ours and "popen_loky" in path.read_text():
+                yield int(path.parent.name)
+
+waiting, ends, struck = deque([("starting", os.getpid)]), {}, 0
+for done in in_slots([{}], waiting, every_s=0.002):
+    if done is None and not struck:
+        for worker in workers():  # its interpreter has just begun to start
+            os.kill(worker, signal.SIGINT)
+            struck += 1
+    elif done is None and Path("running").exists():
+        os.kill(worker, signal.SIGINT)
+        Path("running").unlink()
+    elif done is not None:
+        key, end = done
+        ends[key] = end
+        if key == "starting":
+            waiting.append(("first", os.getpid))
+        elif key == "first":
+            os.kill(end, signal.SIGINT)  # it waits for a job
+            time.sleep(0.2)
+            waiting.append(("idle", os.getpid))
+        elif key == "idle":
+            waiting.append(("second", os.getpid))
+        elif key == "second":
+            waiting.append(("running", partial(start, "running")))
+        elif key == "running":
+            waiting.append(("last", os.getpid))
+assert ends.pop("first") == ends.pop("second") == ends.pop("last") == worker
+print(struck, ends)
+"""
+
+
+def test_ctrl_c_interrupts_a_job_and_nothing_else_of_a_worker(tmp_path):
+    """Met while a worker starts or waits, it would print a traceback; it interrupts the next job instead."""
+    command = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.stderr) == ("1 {'starting': None, 'idle': None, 'running': None}\n", "")
+
+
 @pytest.mark.parametrize(("launcher", "extra"), [("ray", "ray"), ("submitit_local", "submitit")])
 def test_a_missing_package_is_named(tmp_path, launcher, extra):
     hidden = tmp_path / "hidden"

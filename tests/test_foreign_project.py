@@ -36,6 +36,7 @@ def test_it_takes_five_lines():
     assert sorted(marks) == ["1", "2", "3", "4", "5"]
 
 
+@pytest.mark.slow
 def test_a_run_applies_the_policy_and_its_result_can_be_ranked(tmp_path):
     train(tmp_path, "experiment=example", "lr_policy=composite_tri")
     (row,) = results(tmp_path).values()

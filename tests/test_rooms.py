@@ -132,6 +132,7 @@ def test_a_room_does_without(imports, without):
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_training_does_without():
     """Analysis, databases, and what torchmetrics imports for metrics of images, sound and text."""
     without = ("polars", "plotly", "sqlalchemy", "selenium", "torchvision", "transformers", "scipy")

@@ -175,6 +175,7 @@ def test_a_composition_shows_every_segment():
     assert {trace.name for trace in drawn.data} == {"decay branch, kept", "decay branch, abandoned"}
 
 
+@pytest.mark.slow
 def test_sixty_policies_have_six_colours_and_one_entry_for_the_others(tmp_path):
     runs = sweep(tmp_path, [f"p{number}" for number in range(60)], ("sgd",), seeds=1)
     drawn = figures(runs.table, rank(runs.table), ["policy"])["arrivals"]

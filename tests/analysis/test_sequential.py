@@ -28,6 +28,7 @@ def errors(p, share, most=150, confidence=0.95):
     return confirmed, refuted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_at_the_boundary_each_wrong_decision_is_rarer_than_one_in_twenty(share):
     confirmed, refuted = errors(share, share)
@@ -35,6 +36,7 @@ def test_at_the_boundary_each_wrong_decision_is_rarer_than_one_in_twenty(share):
     assert 0.001 < refuted <= 0.05
 
 
+@pytest.mark.slow
 def test_away_from_the_boundary_the_decision_is_right():
     assert errors(0.98, 0.8)[0] > 0.9
     assert errors(0.4, 0.8)[1] > 0.99

@@ -52,8 +52,8 @@ def history(folder):
     [
         pytest.param((), 20, id="right-after-a-checkpoint-at-a-check"),
         pytest.param((), 55, id="in-mid-epoch"),
-        pytest.param(("lr_policy=plateau", "optimizer=adam"), 47, id="adaptive-policy"),
-        pytest.param(("trainer.accumulate_grad_batches=2",), 95, id="accumulation"),
+        pytest.param(("lr_policy=plateau", "optimizer=adam"), 47, id="adaptive-policy", marks=pytest.mark.slow),
+        pytest.param(("trainer.accumulate_grad_batches=2",), 95, id="accumulation", marks=pytest.mark.slow),
         pytest.param(("checkpoint_every=15", "logger=csv"), 50, id="between-checks"),
         pytest.param((), 5, id="before-the-first-checkpoint"),
     ],
@@ -127,8 +127,8 @@ TOO_HIGH = ("lr=3", "optimizer.lr=3", "optimizer=sgd", "lr_policy.repeats=0", "m
         pytest.param(branch, 22, ("lr_policy.reuse=false",), id="where-a-branch-was-abandoned", marks=pytest.mark.slow),
         pytest.param(tail, 8, ("target=0.811",), id="in-the-tail", marks=pytest.mark.slow),
         pytest.param(reached, 15, ("target=0.75", "confirmations=2"), id="between-two-confirmations"),
-        pytest.param(diverged, 8, TOO_HIGH, id="in-a-stable-phase-that-diverges"),
-        pytest.param(diverged, 28, TOO_HIGH, id="where-a-stable-phase-diverges"),
+        pytest.param(diverged, 8, TOO_HIGH, id="in-a-stable-phase-that-diverges", marks=pytest.mark.slow),
+        pytest.param(diverged, 28, TOO_HIGH, id="where-a-stable-phase-diverges", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_composition_resumes_exactly(run_scripted, tmp_path, within, after, overrides):
@@ -210,6 +210,7 @@ def test_a_killed_range_test_keeps_its_losses(run, tmp_path):
     assert json.loads((tmp_path / "killed" / "tuning.json").read_text()) == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("knows", [True, False], ids=["recommended", "fallen-back"])
 def test_a_looked_up_policy_does_not_change_with_the_database(run, tmp_path, knows):
     def learn(policy, steps):
@@ -264,6 +265,7 @@ def test_out_of_time_is_stopped_and_resumes_exactly(run, tmp_path):
     assert Record.read(tmp_path / "short").notes == ("resuming from step=000000001.ckpt",)
 
 
+@pytest.mark.slow
 def test_a_callback_that_cannot_resume_starts_from_the_beginning(run, tmp_path, monkeypatch):
     whole = run("whole")
     run("killed", dies_at=70)

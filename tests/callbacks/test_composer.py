@@ -52,7 +52,7 @@ OWN = ["model._target_=tests.callbacks.test_composer.Net"]
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", pytest.param("adam", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("target", ["1.0", "0.3"])
+@pytest.mark.parametrize("target", [pytest.param("1.0", marks=pytest.mark.slow), "0.3"])
 def test_the_composed_policy_alone_reproduces_the_training_bitwise(tmp_path, optimizer, target):
     from omegaconf import OmegaConf
 
@@ -276,6 +276,7 @@ def plain(path, *callbacks, steps=200, check_every=2, optimizer_lr=99.0, jumps_a
 
 @pytest.mark.filterwarnings("ignore:the training loader has no `position`")
 class TestResumingInAPlainTrainer:
+    @pytest.mark.slow
     def test_a_checkpoint_contains_plain_data_and_the_snapshots(self, tmp_path):
         plain(None, Save(tmp_path / "a.ckpt", 60), Save(tmp_path / "b.ckpt", 500), steps=700)
         for name, snapshots in (("a", {"start"}), ("b", {"start", "stable", "best"})):
@@ -283,22 +284,19 @@ class TestResumingInAPlainTrainer:
             (state,) = [kept for kept in checkpoint["callbacks"].values() if "composition" in kept]
             assert set(state["composition"]["snapshots"]) == snapshots
 
-    @pytest.mark.parametrize(
-        ("other", "change"),
-        [
+    def test_other_settings_are_refused_with_the_difference(self, tmp_path):
+        plain(None, Save(tmp_path / "a.ckpt", 50))
+        for other, change in (
             ({"growth": 2.0}, "growth: 1.5 -> 2.0"),
             ({"target": 3.0}, "target: 2.0 -> 3.0"),
             ({"steps": 300}, "max_steps: 200 -> 300"),
             ({"optimizer_lr": 9.0, "decay": "cosine"}, "decay: linear -> cosine; lr: 99.0 -> 9.0"),
-        ],
-    )
-    def test_other_settings_are_refused_with_the_difference(self, tmp_path, other, change):
-        plain(None, Save(tmp_path / "a.ckpt", 50))
-        with pytest.raises(LRPolicyError) as refused:
-            plain(tmp_path / "a.ckpt", **other)
-        assert str(refused.value) == (
-            f"the checkpoint contains a composition with other settings ({change}); use the same ones"
-        )
+        ):
+            with pytest.raises(LRPolicyError) as refused:
+                plain(tmp_path / "a.ckpt", **other)
+            assert str(refused.value) == (
+                f"the checkpoint contains a composition with other settings ({change}); use the same ones"
+            )
 
     def test_another_plan_is_refused(self, tmp_path, monkeypatch):
         from lrbench_pl.composing import plan
@@ -334,6 +332,7 @@ class TestResumingInAPlainTrainer:
         assert (again.records, again.found, again.realised()) == (first.records, first.found, first.realised())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check_every", [20, 50])  # the first pass ends between two checks, or at one
 def test_the_second_pass_of_a_range_test_sees_other_batches(monkeypatch, check_every):
     step, batches = Classifier.training_step, []

@@ -14,6 +14,7 @@ from tests.helpers import TinyModule, blobs, script, tiny_trainer
 NET = ("model=mlp", *OWN, "~model.hidden", "~model.input_shape", "dataset.flip=true")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("better", ["higher", "lower"])
 def test_the_composed_policy_alone_reproduces_the_training_bitwise(tmp_path, monkeypatch, better):
     """Two peaks are trained over the same steps of the policy; only the better one is kept."""
@@ -41,7 +42,10 @@ def test_the_composed_policy_alone_reproduces_the_training_bitwise(tmp_path, mon
 
 @pytest.mark.filterwarnings("ignore:the training loader has no `position`")
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
-@pytest.mark.parametrize("at", [10, 18, 33, 58])  # the first decay, the higher peak, later decays
+@pytest.mark.parametrize(
+    "at",  # the first decay, the higher peak, later decays
+    [10, 18, *(pytest.param(at, marks=pytest.mark.slow) for at in (33, 58))],
+)
 def test_a_composition_resumes_where_it_stopped(tmp_path, at):
     given = {"repeats": None, "steps": 200, "check_every": 4, "optimizer_lr": 0.01}
     whole = plain(None, Save(tmp_path / "a.ckpt", at), **given)

@@ -91,6 +91,7 @@ def test_a_manual_range_test_that_hides_its_loss_is_refused_too():
     assert module.batches_seen == 1
 
 
+@pytest.mark.slow
 def test_a_manual_training_that_returns_its_loss_composes_as_an_automatic_one():
     manual, automatic = compose(Manual(), steps=800), compose(Module(), steps=800)
     assert [record[:3] for record in decisions(manual)][:3] == [("range", 0, 50), ("range", 0, 50), ("stable", 0, 40)]
@@ -103,6 +104,7 @@ def test_segments_count_the_steps_of_the_driven_optimizer():
     assert composer.verdict.steps_run == sum(record["steps"] for record in composer.records) == 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silent", [lambda batch: batch % 3 == 0, lambda batch: batch % 50 >= 45])
 def test_a_batch_without_a_loss_is_a_step_of_the_range_test_too(silent):
     composer = compose(Module(silent=silent), steps=800)
@@ -128,7 +130,8 @@ def test_a_training_that_never_returns_a_loss_is_refused_after_the_first_pass():
     assert module.batches_seen == 50
 
 
-@pytest.mark.parametrize("offset", [-5.0, *(pytest.param(by, marks=pytest.mark.slow) for by in (-0.5, 100.0))])
+@pytest.mark.slow
+@pytest.mark.parametrize("offset", [-5.0, -0.5, 100.0])
 def test_a_shift_of_the_loss_changes_no_decision(offset):
     plain, shifted = compose(Module(), steps=800), compose(Module(offset=offset), steps=800)
     assert decisions(shifted) == decisions(plain)
@@ -214,6 +217,7 @@ def test_going_back_in_mid_accumulation_leaves_no_gradient_of_the_abandoned_segm
     assert all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters())
 
 
+@pytest.mark.slow
 def test_a_pass_whose_steps_are_all_skipped_ends():
     """A GradScaler skips every step once the weights are not finite, and a skipped step does not count."""
 

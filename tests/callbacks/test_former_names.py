@@ -30,7 +30,7 @@ class Module(TinyModule):
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @pytest.mark.parametrize(
     ("name", "repeats", "steps", "kinds"),
-    [("range_test", 2, 700, ["range"]), ("branches", 0, 200, ["stable", "branch"])],
+    [pytest.param("range_test", 2, 700, ["range"], marks=pytest.mark.slow), ("branches", 0, 200, ["stable", "branch"])],
 )
 def test_a_checkpoint_with_former_names_resumes(name, repeats, steps, kinds):
     path = FOLDER / f"{name}.pt"

@@ -80,6 +80,7 @@ def test_rank_at_another_target_against_a_baseline(tmp_path, monkeypatch, capsys
     )
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command(tmp_path):
     write(tmp_path, "tri", 240)
     done = subprocess.run(

@@ -212,8 +212,8 @@ def unbroken(tmp_path, extension, *overrides, short=SHORT):
     ("policy", "overrides"),
     [
         pytest.param("wsd", (), id="wsd"),
-        pytest.param("fix", ("optimizer=adam",), id="fix-from-its-last-step"),
-        pytest.param("wsd", ("trainer.accumulate_grad_batches=2",), id="accumulation"),
+        pytest.param("fix", ("optimizer=adam",), id="fix-from-its-last-step", marks=pytest.mark.slow),
+        pytest.param("wsd", ("trainer.accumulate_grad_batches=2",), id="accumulation", marks=pytest.mark.slow),
     ],
 )
 def test_extended_equals_unbroken(tmp_path, weights, policy, overrides):
@@ -424,6 +424,7 @@ def test_code_of_others_is_not_run(original, tmp_path):
         go(tmp_path, max_steps=200)
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_is_extended_by_its_stored_command(tmp_path, capsys):
     overrides = ["model._target_=tests.callbacks.test_composer.Net", "~model.hidden", "~model.input_shape"]
     overrides += ["lr_policy=fix", "extendable=true", "optimizer.weight_decay='${per_budget:7}'", *SHORT]
@@ -521,6 +522,7 @@ def test_lint_takes_the_last_rate_of_a_checkpoint_of_another_program():
     )
 
 
+@pytest.mark.slow
 def test_the_command_of_the_program(original, tmp_path):
     words = ["extend", "run", "--decay", "0.1,0.3", "--max-steps", "200", "-o", "longer", "threads=1"]
     done = forks.run([sys.executable, "-m", "lrbench_pl", *words], tmp_path, dict(os.environ), timeout=120)

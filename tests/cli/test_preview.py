@@ -25,6 +25,7 @@ def test_the_curve_is_that_of_the_object_that_trains():
     assert shown.name == "composite_tri"
 
 
+@pytest.mark.slow
 def test_a_run_is_named_by_what_tells_it_from_the_others():
     assert [run.name for run in planned_runs(["lr_policy=tri,cos", "optimizer=sgd"])] == ["tri", "cos"]
     assert [run.name for run in planned_runs(["lr_policy=tri", "lr=0.1,0.2"])] == ["lr=0.1", "lr=0.2"]

@@ -22,6 +22,7 @@ def written(document, folder):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", [*documents(ROOT), *STUDIES], ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_can_be_run(document, tmp_path):
     text = document.read_text(encoding="utf-8")

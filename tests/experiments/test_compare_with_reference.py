@@ -29,6 +29,7 @@ def test_the_block_in_the_readme_is_what_the_command_prints():
     assert found == block
 
 
+@pytest.mark.slow
 def test_computed_again_it_gives_the_frozen_rows(table, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["table.py", "--run"])
     table.main()

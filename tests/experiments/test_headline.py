@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "experiments"))
 import tables  # noqa: E402
 
 
+@pytest.mark.slow
 def test_the_headline_of_the_readme_is_that_of_the_frozen_rows():
     found = subprocess.run(
         [sys.executable, ROOT / "experiments" / "headline.py"], capture_output=True, text=True, check=True

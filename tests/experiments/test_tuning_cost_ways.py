@@ -59,7 +59,7 @@ def test_the_grid_trains_one_after_the_other_until_one_meets_the_target(way, tmp
     assert grid.grid([], protocol.config.compose(SHORT), 200) == [protocol.Outcome("grid", 200, False, 4)]
 
 
-@pytest.mark.parametrize("name", ["grid", "optuna_tpe", "lr_finder_onecycle"])
+@pytest.mark.parametrize("name", ["grid", "optuna_tpe", pytest.param("lr_finder_onecycle", marks=pytest.mark.slow)])
 def test_a_way_ends_at_the_target_or_at_its_cap(way, tmp_path, name, monkeypatch):
     protocol, module = way("protocol"), way(name)
     monkeypatch.setattr(sys, "argv", [f"{name}.py"])

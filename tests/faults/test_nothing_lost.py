@@ -28,7 +28,9 @@ def history(folder):
         return [{name: value for name, value in row.items() if name != "check/seconds"} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("left", [None, b"", b"epoch,step\r\n0,1", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "left", [None, *(pytest.param(left, marks=pytest.mark.slow) for left in (b"", b"epoch,step\r\n0,1", b"\xff\xfe"))]
+)
 def test_the_history_is_that_of_the_checkpoint_whatever_is_left_of_the_file(run, tmp_path, left):
     run("whole")
     run("killed", dies_at=45)

@@ -53,6 +53,7 @@ MISSING = ("lr_policy=fix,tri", "target=1.0", "require_target=true")
 
 
 # tests/faults/test_faults.py has the other launchers, with a job whose process is killed
+@pytest.mark.slow
 def test_a_failed_job_is_exit_code_1(tmp_path):
     failed = sweep(tmp_path / "a", "basic", *SHORT, *FAILING)
     assert failed.returncode == 1, failed.stdout + failed.stderr
@@ -63,7 +64,8 @@ def test_a_failed_job_is_exit_code_1(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_missed_required_target_is_exit_code_3(tmp_path, launcher):
     missing = (*SHORT, *MISSING, *(["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []))
     assert sweep(tmp_path / "b", launcher, *missing).returncode == 3
@@ -71,6 +73,7 @@ def test_a_missed_required_target_is_exit_code_3(tmp_path, launcher):
     assert sweep(tmp_path / "b", launcher, *SHORT, *MISSING[:2]).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_launcher_prints_a_remark_once_for_all_jobs(tmp_path):
     given = ("lr_policy=fix,tri", "max_steps=22", "check_every=10", "target=0.99", "logger=none")
     done = sweep(tmp_path / "a", "joblib", *given, "+colour=red", "hydra.launcher.n_jobs=1")

@@ -161,6 +161,7 @@ def test_bfloat16_runs(tmp_path):
     assert (result.precision, result.steps_run) == ("bf16-mixed", 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer", ["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad", "adadelta"]
 )

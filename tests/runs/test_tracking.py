@@ -186,8 +186,12 @@ def split(points):
 
 @pytest.mark.parametrize(
     ("dies_at", "overrides"),
-    [(45, ()), (5, ()), (20, ()), (None, ("max_time=1e-9",))],
-    ids=["between-checkpoints", "before-the-first-checkpoint", "at-a-checkpoint", "out-of-time"],
+    [
+        pytest.param(45, (), id="between-checkpoints"),
+        pytest.param(5, (), id="before-the-first-checkpoint", marks=pytest.mark.slow),
+        pytest.param(20, (), id="at-a-checkpoint", marks=pytest.mark.slow),
+        pytest.param(None, ("max_time=1e-9",), id="out-of-time", marks=pytest.mark.slow),
+    ],
 )
 def test_tensorboard_shows_each_point_once(run, tmp_path, dies_at, overrides):
     needs("tensorboard")

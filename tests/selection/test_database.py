@@ -128,6 +128,7 @@ class TestContract:
         with pytest.raises(MissingDatabaseError, match="lrbench db add DIR"):
             PolicyDatabase(url)
 
+    @pytest.mark.slow
     def test_several_processes_add_at_once(self, url, tmp_path):
         for seed in range(12):
             folder(tmp_path / "sweep" / str(seed), seed)

@@ -142,6 +142,7 @@ def test_interrupted_it_goes_on_and_repeats_no_finished_job(whole, tmp_path, sto
     assert first.jobs[:-1] + second.jobs == whole[2]
 
 
+@pytest.mark.slow
 def test_ended_it_only_says_again_what_it_found(whole, ended, capsys):
     task = Formula()
     assert sweep(ended, "logger=none", "study=mine", "threads=2", task=task) == whole[1]  # these change no number
@@ -149,6 +150,7 @@ def test_ended_it_only_says_again_what_it_found(whole, ended, capsys):
     assert "selected: cosine" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_row_that_is_broken_is_run_again(whole, ended):
     job = next(ended.glob("60-steps/*"))
     (job / "result.json").write_text("{")
@@ -157,6 +159,7 @@ def test_a_row_that_is_broken_is_run_again(whole, ended):
     assert task.jobs == [f"60-steps/{job.name}"]
 
 
+@pytest.mark.slow
 def test_a_row_of_another_configuration_is_refused(ended):
     """As after a change of a file in conf/."""
     RunResult(run_id="another", policy="fix", status="missed").write(next(ended.glob("60-steps/*")))
@@ -182,6 +185,7 @@ def test_another_configuration_in_the_same_folder_is_refused(whole, other, messa
     assert rows(whole[0]) == before
 
 
+@pytest.mark.slow
 def test_a_folder_with_something_else_is_refused(tmp_path):
     (tmp_path / "selection.json").write_text("[]")
     with pytest.raises(SelectionError, match="cannot be read as a selection"):
@@ -272,6 +276,7 @@ def test_optimizers_rates_and_seeds_of_the_command_line_are_the_pool(tmp_path):
     assert {job for job in task.jobs if job.endswith("seed-10")}
 
 
+@pytest.mark.slow
 def test_the_params_of_hydras_own_sweeper_are_overrides_of_which_the_command_line_has_the_last_word(tmp_path):
     task = Formula()
     sweep(tmp_path, "+hydra.sweeper.params={lr_policy:'fix,cosine',seed:7}", "seed=3", "lr_policy=", task=task)

@@ -77,6 +77,7 @@ def test_slots_are_checked(n_jobs, jobs_per_gpu, message):
         slots_for(job(), n_jobs, jobs_per_gpu)
 
 
+@pytest.mark.slow
 def test_invalid_arguments_of_a_launcher_give_one_line(tmp_path):
     done = sweep(tmp_path / "sweep", "joblib", *SHORT, "hydra.launcher.n_jobs=0")
     assert done.returncode == 1

@@ -100,6 +100,7 @@ def test_help_lists_options_and_groups(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_ctrl_c_gives_a_result_and_exit_code_130(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     history = tmp_path / "run" / "metrics.csv"

@@ -113,6 +113,7 @@ def test_a_setting_that_does_not_fit(tree, changes, message):
     assert message in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_experiment_runs_on_a_small_tree(tree, tmp_path):
     cfg = compose(
         f"experiment=imagenet_resnet18 dataset.root={tree} dataset.num_classes=2 dataset.input_shape=[3,32,32] "

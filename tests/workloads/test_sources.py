@@ -97,6 +97,7 @@ def test_synthetic_classes_can_be_told_apart_by_their_patterns():
 # -- real files -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "sizes"),
     [

@@ -148,6 +148,7 @@ def test_a_configuration_that_cannot_be_read_is_left_to_its_run(tmp_path):
     assert [reason for _, reason in found.alone] == [None, None]
 
 
+@pytest.mark.slow
 def test_groups_are_cut_for_the_workers_with_the_jobs_of_a_seed_together(tmp_path):
     jobs = [[f"lr_policy={policy}", f"seed={seed}"] for policy in ("fix", "tri", "cos") for seed in (0, 1)]
     groups, _ = planned(tmp_path, *jobs, workers=2)

@@ -173,6 +173,7 @@ def test_a_layer_with_a_hook_stays(layers):
     assert layers.replace_layers(layer) == 0
 
 
+@pytest.mark.slow
 def test_an_engine_trains_and_checks_as_a_serial_run(layers, monkeypatch):
     monkeypatch.setattr(stacked, "_has_kernels", lambda device: True)
     case = Case("small", jobs=((0, 0.01), (1, 0.005)), steps=3, batch=8, device=DEVICE.type)

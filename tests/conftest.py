@@ -39,9 +39,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """Let no garbage collection search all that the imports have made, which takes a sixth of the tests' time."""
-    gc.collect()
-    gc.freeze()
+    """Collect garbage less often: each time all that the imports have made is searched, a sixth of the tests' time."""
     gc.set_threshold(100_000, 50, 100)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import BUDGET, CASES, HELD_OUT, INTERVAL, OPTIMIZERS, TARGET_SEEDS, Case, tensors
+from cases import ADAPTIVE, CASES, HELD_OUT, OPTIMIZERS, TARGET_SEEDS, Case, tensors
 from stacked import Job, train
 from torch import nn
 
@@ -35,19 +35,20 @@ _MARGIN_ADAM = 9.0  # as in LRPolicyComposer
 _Plan = Generator[Segment, Any, Any]
 
 
-def cosine_plan(rate: float) -> _Plan:
+def cosine_plan(case: Case) -> _Plan:
     """Yield the segments of the default policy."""
-    policy = Cyclic(0.0, rate, BUDGET, "half_cosine")
-    for start in range(0, BUDGET, INTERVAL):
-        yield Segment("stable", policy, start, INTERVAL)
+    policy = Cyclic(0.0, OPTIMIZERS[case.optimizer][1], case.steps, "half_cosine")
+    for start in range(0, case.steps, case.interval):
+        yield Segment("stable", policy, start, case.interval)
 
 
 def _plan(case: Case, way: str, target: float, mode: Any) -> _Plan:
     rate = OPTIMIZERS[case.optimizer][1]
     if way == "cosine":
-        return cosine_plan(rate)
+        return cosine_plan(case)
     margin = _MARGIN_ADAM if case.optimizer in ("adam", "adamw") else None
-    return plan_segments(Settings(**{"margin": margin, **WAYS[way]}), rate, BUDGET, INTERVAL, target, mode)
+    settings, is_adaptive = Settings(**{"margin": margin, **WAYS[way]}), case.optimizer in ADAPTIVE
+    return plan_segments(settings, rate, case.steps, case.interval, target, mode, is_adaptive)
 
 
 def _model(case: Case, inputs: int, outputs: int, seed: int) -> nn.Sequential:
@@ -72,8 +73,8 @@ def train_plans(case: Case, plans: Sequence[_Plan], seeds: Sequence[int], target
         plans,
         seeds,
         case.batch,
-        BUDGET,
-        INTERVAL,
+        case.steps,
+        case.interval,
         case.optimizer,
         OPTIMIZERS[case.optimizer][2],
         [target] * len(plans),
@@ -85,7 +86,7 @@ def run(
     case: Case, seeds: Sequence[int], ways: Sequence[str] = tuple(WAYS), real: bool = False
 ) -> list[dict[str, Any]]:
     """Return a row for each seed and way of a case."""
-    defaults = train_plans(case, [cosine_plan(OPTIMIZERS[case.optimizer][1]) for _ in TARGET_SEEDS], TARGET_SEEDS, None)
+    defaults = train_plans(case, [cosine_plan(case) for _ in TARGET_SEEDS], TARGET_SEEDS, None)
     target = float(f"{statistics.median(job.trace[-1][2] for job in defaults):.7g}")
     mode = "min" if tensors(case.data)[1].is_floating_point() else "max"
     pairs = [(seed, way) for seed in seeds for way in ways]
@@ -101,7 +102,7 @@ def run(
         reached = [job.reached for job in jobs]
     return [
         {"case": case.name, "seed": seed, "way": way, "target": target, "reached": steps is not None}
-        | {"steps": BUDGET if steps is None else steps}
+        | {"steps": case.steps if steps is None else steps}
         for (seed, way), steps in zip(pairs, reached, strict=True)
     ]
 

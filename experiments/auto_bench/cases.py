@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from sklearn import datasets
 from torch import Tensor
 
-BUDGET, INTERVAL, HELD_OUT = 1000, 20, 0.25
+HELD_OUT = 0.25
 TARGET_SEEDS = (41, 42, 43)
 
 # Optimizer and the rate that its users begin with; those of conf/optimizer.
@@ -74,6 +74,8 @@ class Case:
     optimizer: str
     width: int = 64
     batch: int = 64
+    steps: int = 1000
+    interval: int = 20
 
     @property
     def name(self) -> str:
@@ -98,11 +100,20 @@ def _cases(names: Sequence[str], widths: Sequence[int], batches: Sequence[int]) 
     return tuple(found)
 
 
+def _long(cases: Sequence[Case], optimizers: Sequence[str]) -> tuple[Case, ...]:
+    """The tasks with some optimizers over a longer budget, without the largest."""
+    smaller = [case for case in cases if 256 not in (case.width, case.batch)]
+    return tuple(replace(case, steps=4000, interval=50) for case in smaller if case.optimizer in optimizers)
+
+
 CASES = {
     "development": _cases(list(SETS)[:12], (64, 16, 256), (64, 16, 256)),
     "former": _cases(list(SETS)[12:18], (32, 128), (32, 128)),
     "table": _cases(list(SETS)[18:], (96, 24), (48, 24)),
 }
+ADAPTIVE = ("adam", "adamw", "rmsprop")
+CASES["long_development"] = _long(CASES["development"] + CASES["former"], list(OPTIMIZERS))
+CASES["long_table"] = _long(CASES["table"], ADAPTIVE)
 
 
 @cache

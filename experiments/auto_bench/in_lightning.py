@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from cases import BUDGET, HELD_OUT, INTERVAL, OPTIMIZERS, Case, tensors
+from cases import HELD_OUT, OPTIMIZERS, Case, tensors
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -81,13 +81,13 @@ def fit(case: Case, seed: int, way: str, target: float | None, settings: Mapping
     monitor = {"monitor": "val/mse" if classes is None else "val/accuracy", "mode": "max" if classes else "min"}
     callback: LRPolicyCallback
     if way == "auto":
-        callback = LRPolicyComposer(target, max_steps=BUDGET, **monitor, **settings)
+        callback = LRPolicyComposer(target, max_steps=case.steps, **monitor, **settings)
     else:
         rate = OPTIMIZERS[case.optimizer][1]
-        callback = LRPolicyCallback(Cyclic(0.0, rate, BUDGET, "half_cosine"), target, **monitor)
+        callback = LRPolicyCallback(Cyclic(0.0, rate, case.steps, "half_cosine"), target, **monitor)
     trainer = pl.Trainer(
-        max_steps=BUDGET,
-        val_check_interval=INTERVAL,
+        max_steps=case.steps,
+        val_check_interval=case.interval,
         check_val_every_n_epoch=None,
         callbacks=[callback],
         accelerator="cpu",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import cosine_plan, show, train_all, train_plans
-from cases import BUDGET, CASES, INTERVAL, OPTIMIZERS, TARGET_SEEDS, Case
+from cases import CASES, OPTIMIZERS, TARGET_SEEDS, Case
 
 from lrbench_pl.composing.segments import Segment
 from lrbench_pl.policies import Polynomial, warmup
@@ -26,20 +26,20 @@ _WARMUP = 0.05  # share of the steps
 _Row = dict[str, Any]
 
 
-def _decay(peak: float, steps: int) -> Generator[Segment, Any, Any]:
+def _decay(peak: float, steps: int, interval: int) -> Generator[Segment, Any, Any]:
     policy = warmup(Polynomial(peak, steps), max(1, round(_WARMUP * steps)))
-    for start in range(0, steps, INTERVAL):
-        yield Segment("stable", policy, start, INTERVAL)
+    for start in range(0, steps, interval):
+        yield Segment("stable", policy, start, interval)
 
 
 def run(case: Case, seeds: Sequence[int]) -> list[_Row]:
     """Return a row for the default, and one for each peak and share: median steps and how many seeds reached it."""
     rate = OPTIMIZERS[case.optimizer][1]
-    defaults = train_plans(case, [cosine_plan(rate) for _ in TARGET_SEEDS], TARGET_SEEDS, None)
+    defaults = train_plans(case, [cosine_plan(case) for _ in TARGET_SEEDS], TARGET_SEEDS, None)
     target = float(f"{statistics.median(job.trace[-1][2] for job in defaults):.7g}")
     ways: list[tuple[float | None, float]] = [(None, 1.0), *((peak, share) for peak in PEAKS for share in SHARES)]
     plans = [
-        cosine_plan(rate) if peak is None else _decay(peak * rate, round(share * BUDGET))
+        cosine_plan(case) if peak is None else _decay(peak * rate, round(share * case.steps), case.interval)
         for peak, share in ways
         for _ in seeds
     ]
@@ -47,7 +47,7 @@ def run(case: Case, seeds: Sequence[int]) -> list[_Row]:
     rows = []
     for number, (peak, share) in enumerate(ways):
         mine = reached[number * len(seeds) : (number + 1) * len(seeds)]
-        median = statistics.median(BUDGET if steps is None else steps for steps in mine)
+        median = statistics.median(case.steps if steps is None else steps for steps in mine)
         hits = sum(steps is not None for steps in mine)
         rows.append(
             {"case": case.name, "peak": peak or "own, cosine", "share": share, "steps": median, "reached": hits}

@@ -35,9 +35,9 @@ _AVOIDED = 3  # bad choices that the message of the verdict names
 class LRPolicyComposer(LRPolicyCallback):
     """Composes a policy during training until it reaches the target.
 
-    On a short budget, decays to zero of growing length follow each other, and two peaks are compared over the same
-    steps (see :class:`~lrbench_pl.composing.comparison.ComparingPlanner`). On a long one, a range test finds the peak
-    rate, stable phases hold it, and decay branches go from them to zero.
+    With an optimizer other than SGD, or on a short budget, decays to zero of growing length follow each other, and two
+    peaks are compared over the same steps (see :class:`~lrbench_pl.composing.comparison.ComparingPlanner`). With SGD on
+    a long budget, a range test finds the peak rate, stable phases hold it, and decay branches go from them to zero.
 
     With a range test, after the first possible branch the checks of the stable phase evaluate the averaged weights
     (``check/averaged`` is 1 for them). They forecast what a branch would reach. Such a check never reaches the target.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # be too high for a whole training.
 _ADAM_FAMILY = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam)
 _ADAM_MARGIN = 9.0
+_NOT_ADAPTIVE = (torch.optim.SGD, torch.optim.ASGD)
 
 
 def composition_request(
@@ -51,6 +52,7 @@ def composition_request(
     return {
         **asdict(settings),
         "margin": _margin(settings, optimizer),
+        "is_adaptive": not isinstance(optimizer, _NOT_ADAPTIVE),
         "lr": lr,
         "max_steps": budget,
         "steps between checks": interval,
@@ -64,7 +66,13 @@ def plan_for(request: Mapping[str, Any]) -> SegmentPlan:
     if target is None:
         settings = replace(settings, tuning_budget=0.0)
     return plan_segments(
-        settings, request["lr"], request["max_steps"], request["steps between checks"], target, request["mode"]
+        settings,
+        request["lr"],
+        request["max_steps"],
+        request["steps between checks"],
+        target,
+        request["mode"],
+        request.get("is_adaptive", False),  # earlier versions planned all optimizers alike
     )
 
 

@@ -101,9 +101,10 @@ class CompositionState:
     def changes(self, request: Mapping[str, Any]) -> list[str]:
         """Return the differences between the loaded request and another one.
 
-        A request that leaves the range test to the budget continues any composition: older versions always chose one.
+        A request that leaves the range test open continues any composition: older versions always chose one, whatever
+        the optimizer.
         """
-        former = self.request
+        former = {"is_adaptive": request.get("is_adaptive"), **self.request}
         names = [name for name in {**former, **request} if former.get(name) != request.get(name)]
         if request.get("repeats") is None:
             names = [name for name in names if name != "repeats"]

@@ -1,4 +1,4 @@
-"""Planner for short budgets: decays to zero of growing length, the second at a higher peak. No torch."""
+"""Planner without a range test: decays to zero of growing length, the second at a higher peak. No torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LEAST_PEAK = 0.1  # a decay without a gain lowers the peak at most to this mult
 
 
 class ComparingPlanner(Planner):
-    """Plans the segments of a composition on a budget that is too short for a range test.
+    """Plans the segments of a composition with an adaptive optimizer, or on a budget too short for a range test.
 
     1. A short decay to zero starts at three times the optimizer's own rate.
     2. From its end, the same number of steps follow at nine times the own rate. If they bring no gain, training returns

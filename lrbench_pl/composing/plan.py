@@ -36,11 +36,13 @@ def plan_segments(
     interval: int,
     target: float | None = None,
     mode: Literal["max", "min"] = "max",
+    is_adaptive: bool = False,
 ) -> Generator[Segment, SegmentResult, Composition]:
     """Plan a composition: find a peak rate, then train stable phases and decays to zero.
 
-    If the settings leave the range test to the budget, a budget that is long enough for it begins with one. On a
-    shorter one peaks are compared, as :class:`~lrbench_pl.composing.comparison.ComparingPlanner` describes.
+    If the settings leave the range test open, SGD with a budget that is long enough for it begins with one. With other
+    optimizers, and on shorter budgets, peaks are compared, as
+    :class:`~lrbench_pl.composing.comparison.ComparingPlanner` describes.
 
     The caller trains each segment and sends its result. It ends the training at a check that meets the target; the
     policy of that segment is then the composed policy. If the budget is used, the snapshot of the best branch is
@@ -53,10 +55,11 @@ def plan_segments(
         interval: Steps between two checks. Each segment ends at a check, except those of a range test.
         target: Value to reach; None spends the budget on one policy.
         mode: ``max`` if larger values are better, ``min`` if smaller ones are.
+        is_adaptive: Whether the optimizer divides its steps by the size of the gradients, as Adam does.
     """
     given = Conditions(lr, max_steps, interval, target, mode)
     planner: Planner
-    if settings.repeats is not None or _is_long(max_steps, interval):
+    if settings.repeats is not None or (_is_long(max_steps, interval) and not is_adaptive):
         planner = _Planner(settings, given)
     else:
         planner = ComparingPlanner(settings, given)

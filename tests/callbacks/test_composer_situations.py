@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from lrbench_pl.callbacks import composer_request
 from lrbench_pl.callbacks.composer import LRPolicyComposer
 from lrbench_pl.callbacks.lr_policy import LRPolicyError
 from lrbench_pl.callbacks.lr_range_test import LRRangeTest
@@ -26,11 +27,12 @@ class Module(TinyModule):
         offset: Added to the loss.
         limit: The loss is NaN where the rate is above it.
         silent: Which batches, by their number, return no loss.
+        optimizer: The optimizer.
     """
 
-    def __init__(self, offset=0.0, limit=math.inf, silent=lambda batch: False):
+    def __init__(self, offset=0.0, limit=math.inf, silent=lambda batch: False, optimizer=torch.optim.SGD):
         super().__init__()
-        self.offset, self.limit, self.silent = offset, limit, silent
+        self.offset, self.limit, self.silent, self.optimizer = offset, limit, silent, optimizer
 
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx) + self.offset
@@ -42,7 +44,7 @@ class Module(TinyModule):
         self.log("val/accuracy", 0.1 + 1e-6 * self.trainer.global_step)  # never identical: training does not restart
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.05)
+        return self.optimizer(self.parameters(), lr=0.05)
 
 
 class Manual(Module):
@@ -232,3 +234,32 @@ def test_a_pass_whose_steps_are_all_skipped_ends():
     assert [record["steps"] for record in passes] == [37, 37]  # the rate is above 0.5 from step 37 of 50 on
     assert composer.avoided[0] == "rates of 0.524 and above: the range test diverged"
     assert composer.verdict.status == "missed"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kind"),
+    [(torch.optim.SGD, "range"), (torch.optim.AdamW, "stable"), (torch.optim.RMSprop, "stable")],
+)
+def test_with_sgd_alone_a_long_budget_begins_with_a_range_test(optimizer, kind):
+    composer = compose(Module(optimizer=optimizer), steps=1100, budget=130, repeats=None)
+    assert composer.records[0]["kind"] == kind
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_a_checkpoint_from_when_every_optimizer_had_a_range_test_resumes(tmp_path, monkeypatch):
+    """Such a checkpoint does not say what kind of optimizer it has, and its plan is kept."""
+    path, steps = tmp_path / "a.ckpt", 1100
+    trainer = tiny_trainer(LRPolicyComposer(target=0.9, max_steps=steps), max_steps=130, val_check_interval=10)
+    with monkeypatch.context() as then:
+        then.setattr(composer_request, "_NOT_ADAPTIVE", torch.optim.Optimizer)
+        trainer.fit(Module(optimizer=torch.optim.AdamW))
+    trainer.save_checkpoint(path)
+    checkpoint = torch.load(path)
+    (request,) = [each["composition"]["request"] for each in checkpoint["callbacks"].values() if "composition" in each]
+    del request["is_adaptive"]
+    torch.save(checkpoint, path)
+
+    second = LRPolicyComposer(target=0.9, max_steps=steps)
+    tiny_trainer(second, max_steps=160, val_check_interval=10).fit(Module(optimizer=torch.optim.AdamW), ckpt_path=path)
+    assert second.verdict.steps_run == 160
+    assert [record["kind"] for record in second.records][:3] == ["range", "range", "stable"]

@@ -115,3 +115,13 @@ def test_a_range_test_begins_a_budget_of_which_it_takes_less_than_a_tenth(budget
     plan = plan_segments(Settings(), OWN, budget, interval, 2.0)
     next(plan)
     assert plan.send(SegmentResult(0)).kind == kind
+
+
+@pytest.mark.parametrize(("repeats", "kind"), [(None, "stable"), (0, "stable"), (1, "range")])
+def test_with_an_adaptive_optimizer_a_range_test_has_to_be_asked_for(repeats, kind):
+    plan = plan_segments(Settings(repeats=repeats), OWN, 10000, 20, 2.0, is_adaptive=True)
+    next(plan)
+    first = plan.send(SegmentResult(0))
+    assert first.kind == kind
+    rates = [first.policy(t) for t in range(first.steps)]
+    assert repeats is not None or max(rates) <= 3 * OWN

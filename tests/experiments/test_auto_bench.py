@@ -50,15 +50,12 @@ def test_no_case_of_the_table_is_one_of_development(bench):
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*only need to set")
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"])
-def test_stacked_trainings_are_those_of_a_trainer(bench, monkeypatch, optimizer):
+def test_stacked_trainings_are_those_of_a_trainer(bench, optimizer):
     """Two seeds beside each other end 40 steps with the values that each has alone, up to rounding."""
     import in_lightning
 
-    for module in (bench, in_lightning):
-        monkeypatch.setattr(module, "BUDGET", 40)
-    case = bench.Case("diabetes", optimizer, 16, 64)
-    rate = bench.OPTIMIZERS[optimizer][1]
-    jobs = bench.train_plans(case, [bench.cosine_plan(rate), bench.cosine_plan(rate)], (1, 2), None)
+    case = bench.Case("diabetes", optimizer, 16, 64, steps=40)
+    jobs = bench.train_plans(case, [bench.cosine_plan(case), bench.cosine_plan(case)], (1, 2), None)
     for seed, job in zip((1, 2), jobs, strict=True):
         alone = in_lightning.fit(case, seed, "cosine", None, {}).verdict
         assert [step for step, _, _ in job.trace] == [check.step for check in alone.checks] == [20, 40]

@@ -256,6 +256,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stages = tuple(given.stages.split(","))
     if unknown := set(stages) - set(STAGES):
         parser.error(f"--stages must be of {', '.join(STAGES)}, got {unknown.pop()}")
+    if "default" not in stages:
+        parser.error(f"--stages must have default, with which the others are compared, got {given.stages}")
     work = given.work or Path("multirun") / given.name
     study = Study(given.name, protocol, budget, work, given.launcher, tuple(given.overrides), stages)
     found = study.run()

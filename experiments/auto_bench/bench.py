@@ -30,7 +30,13 @@ from lrbench_pl.composing.segments import Segment
 from lrbench_pl.composing.settings import Settings
 from lrbench_pl.policies import Cyclic
 
-WAYS: dict[str, dict[str, Any]] = {"cosine": {}, "auto": {}, "auto with range test": {"repeats": 2}}
+WAYS: dict[str, dict[str, Any]] = {
+    "cosine": {},
+    "auto": {},
+    "auto with range test": {"repeats": 2},
+    "range test": {"is_adaptive": False},  # the rules of auto for SGD on long budgets, whatever the optimizer
+    "comparison": {"is_adaptive": True},  # its rules for the other optimizers
+}
 _MARGIN_ADAM = 9.0  # as in LRPolicyComposer
 _Plan = Generator[Segment, Any, Any]
 
@@ -47,8 +53,9 @@ def _plan(case: Case, way: str, target: float, mode: Any) -> _Plan:
     if way == "cosine":
         return cosine_plan(case)
     margin = _MARGIN_ADAM if case.optimizer in ("adam", "adamw") else None
-    settings, is_adaptive = Settings(**{"margin": margin, **WAYS[way]}), case.optimizer in ADAPTIVE
-    return plan_segments(settings, rate, case.steps, case.interval, target, mode, is_adaptive)
+    given = {"margin": margin, "is_adaptive": case.optimizer in ADAPTIVE, **WAYS[way]}
+    is_adaptive = bool(given.pop("is_adaptive"))
+    return plan_segments(Settings(**given), rate, case.steps, case.interval, target, mode, is_adaptive)
 
 
 def _model(case: Case, inputs: int, outputs: int, seed: int) -> nn.Sequential:

@@ -20,7 +20,9 @@ def bench(monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("name", ["development.csv", "former.csv", "table.csv"])
+@pytest.mark.parametrize(
+    "name", ["development.csv", "former.csv", "long_development.csv", "long_table.csv", "table.csv"]
+)
 def test_the_table_is_that_of_the_frozen_rows(bench, name):
     with (BENCH / name).open() as file:
         rows = list(csv.DictReader(file))
@@ -33,6 +35,19 @@ def test_the_worst_case_of_the_table_is_the_one_that_the_guide_names(bench):
     worst = lines[-1].split("|")[5].strip()
     guide = (BENCH.parents[1] / "docs" / "auto.md").read_text()
     assert f"In the worst case it took {worst} times" in guide.replace("\n  ", " ")
+
+
+def test_the_means_by_optimizer_are_those_of_the_frozen_rows(bench):
+    with (BENCH / "long_development.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    text = " ".join((BENCH / "README.md").read_text().split())
+    for is_adaptive, sentence in (
+        (True, "the range test needed {} times the default's steps (geometric mean, 18 tasks), the comparison {}."),
+        (False, "with or without momentum, the range test needed {} times, the comparison {}, so"),
+    ):
+        own = [row for row in rows if (row["case"].split("-")[1] in bench.ADAPTIVE) == is_adaptive]
+        means = [line.split("|")[4].strip() for line in bench.summary(own).splitlines()[-2:]]
+        assert sentence.format(*means) in text
 
 
 def test_the_bound_is_that_of_the_frozen_rows(bench):

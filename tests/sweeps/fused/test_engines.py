@@ -21,6 +21,7 @@ from tests.sweeps.fused.serial import NETS, PLAIN_SGD, Case, drift, weights
 
 CPU = torch.device("cpu")
 SMALL = ((0, 0.005), (0, 0.01), (1, 0.002))
+RESNET = pytest.param("resnet", marks=pytest.mark.slow)
 CASES = {
     **serial.CASES,
     "resnet": Case("resnet", jobs=((0, 0.01), (0, 0.02), (1, 0.01))),
@@ -117,7 +118,7 @@ def test_rates_and_batches_are_exactly_those_of_the_serial_run():
 
 
 @pytest.mark.parametrize("engine_name", ENGINES)
-@pytest.mark.parametrize("name", ["mlp", "resnet", "dropout", "adam", "rmsprop"])
+@pytest.mark.parametrize("name", ["mlp", RESNET, "dropout", "adam", "rmsprop"])
 def test_those_that_leave_keep_their_weights_and_change_nothing_for_the_others(engine_name, name):
     jobs = tuple((seed, peak) for seed in (0, 1) for peak in (0.01, 0.005, 0.002))
     case = Case(**{**vars(CASES[name]), "jobs": jobs, "settings": (), "datasets": {}})
@@ -149,7 +150,7 @@ def test_those_that_leave_keep_their_weights_and_change_nothing_for_the_others(e
 
 
 @pytest.mark.parametrize("engine_name", ENGINES)
-@pytest.mark.parametrize("name", ["mlp", "lenet", "resnet", "dropout", "adamw"])
+@pytest.mark.parametrize("name", ["mlp", "lenet", RESNET, "dropout", "adamw"])
 def test_a_nan_never_touches_another_job(engine_name, name):
     case = Case(**{**vars(CASES[name]), "jobs": ((0, 0.01), (0, 1e30), (0, 0.005)), "settings": (), "datasets": {}})
     engine, replicas, validation = engine_of(case, engine_name)
@@ -169,7 +170,7 @@ def test_a_nan_never_touches_another_job(engine_name, name):
 
 
 @pytest.mark.parametrize("engine_name", ENGINES)
-@pytest.mark.parametrize("name", ["resnet", "dropout", "adamw", "rmsprop", "settings"])
+@pytest.mark.parametrize("name", [RESNET, "dropout", "adamw", "rmsprop", "settings"])
 def test_a_state_continues_bit_by_bit_whole_or_in_part(engine_name, name):
     case = CASES[name]
     engine, replicas, _ = engine_of(case, engine_name)

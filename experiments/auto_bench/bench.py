@@ -190,6 +190,9 @@ def main() -> None:
         return
     cases = [case for case in CASES[given.cases] if given.only in case.name]
     seeds, ways = [int(seed) for seed in given.seeds.split(",")], given.ways.split(",")
+    known = [way for way in WAYS if not (given.real and "is_adaptive" in WAYS[way])]
+    if unknown := [way for way in ways if way not in known]:
+        parser.error(f"expected --ways of {', '.join(known)}{' with --real' * given.real}, got {unknown[0]}")
     train_all(cases, lambda case: run(case, seeds, ways, given.real), summary, given.out)
 
 

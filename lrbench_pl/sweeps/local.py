@@ -197,14 +197,14 @@ def _shut_down(workers: Mapping[int, Any], busy: Set[int]) -> None:
 
 @contextlib.contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
-    """Let Ctrl-C wait, here until the end of the context and in a process that starts in it until it is prepared.
+    """Block SIGINT until the end of the context, and in a worker that starts in it until the worker is prepared.
 
-    Whatever it met before would print a traceback.
+    While its interpreter starts, a worker would print a traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # which loky starts with the first worker, and which then ends the wait
+    resource_tracker.ensure_running()  # before the signal is blocked: in Python 3.11 its start unblocks it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -213,7 +213,7 @@ def _ctrl_c_waits() -> Iterator[None]:
 
 
 class _CtrlC:
-    """What a worker does on Ctrl-C: it interrupts the call that runs, or the next one if none runs."""
+    """Handler of SIGINT in a worker: interrupts the running call, or, if the worker is idle, the next one."""
 
     def __init__(self) -> None:
         self._runs = self._pressed = False
@@ -226,7 +226,7 @@ class _CtrlC:
 
     def run(self, call: Callable[[], T]) -> T | None:
         """Return the value of a call; None if it was interrupted."""
-        signal.signal(signal.SIGINT, self)  # Lightning ignores it after the first
+        signal.signal(signal.SIGINT, self)  # again: after an interrupt Lightning ignores the signal
         try:
             self._runs = True
             if self._pressed:

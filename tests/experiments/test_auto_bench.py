@@ -50,6 +50,20 @@ def test_the_means_by_optimizer_are_those_of_the_frozen_rows(bench):
         assert sentence.format(*means) in text
 
 
+@pytest.mark.parametrize(
+    ("given", "way", "known"),
+    [
+        ((), "other", "cosine, auto, auto with range test, range test, comparison"),
+        (("--real",), "comparison", "cosine, auto, auto with range test with --real"),
+    ],
+)
+def test_an_unknown_way_is_refused_with_those_that_are_known(bench, monkeypatch, capsys, given, way, known):
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--ways", f"cosine,{way}", *given])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert f"expected --ways of {known}, got {way}" in " ".join(capsys.readouterr().err.split())
+
+
 def test_the_bound_is_that_of_the_frozen_rows(bench):
     import oracle
 

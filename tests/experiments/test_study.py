@@ -19,6 +19,14 @@ import tables  # noqa: E402
 STUDIES = sorted(path.parent for path in EXPERIMENTS.glob("*/study.yaml"))
 
 
+def test_stages_without_the_default_are_refused_before_anything_is_trained(capsys, tmp_path):
+    work = tmp_path / "work"
+    with pytest.raises(SystemExit):
+        study.main([STUDIES[0].name, "--stages", "auto", "--work", str(work)])
+    assert "--stages must have default, with which the others are compared, got auto" in capsys.readouterr().err
+    assert not work.exists()
+
+
 @pytest.mark.parametrize("folder", STUDIES, ids=lambda folder: folder.name)
 def test_the_table_in_the_readme_is_that_of_the_frozen_rows(folder, capsys):
     study.main([folder.name, "--table"])

@@ -136,13 +136,14 @@ class _Placement:
                 for half in cut(rest, 2):
                     self._add_group(half, resume)
             return
-        alone = [(call, end.alone[index]) for index, call in left if index in end.alone]
+        reasons, failed = ({}, {}) if end is None else (end.alone, end.failed)  # None: interrupted before it began
+        alone = [(call, reasons[index]) for index, call in left if index in reasons]
         _explain([(call[0], reason) for call, reason in alone])
         self._waiting.extend(([call], call[1]) for call, _ in alone)
         for index, (job, _) in left:
-            if index not in end.alone:
+            if index not in reasons:
                 self._ended.add(job.number)
-                yield job, end.failed.get(index)
+                yield job, failed.get(index)
 
     def _finished_in(self, calls: list[Call]) -> Iterator[tuple[Job, JobEnd]]:
         """Yield the jobs of a group that have a new result."""

@@ -4,8 +4,9 @@
 
 ``FAILURES`` is a list separated by commas: ``most=3`` (more than three jobs have not enough memory), ``memory_at=40``
 (the first engine has not enough memory from this step on), ``refuse=REASON``, ``break=MESSAGE``, ``lost=4`` (a group
-with the job of seed 4 ends its process), ``trial=ENGINE`` and ``refuse_trial=REASON`` (what the trial of the engines
-finds), ``kill_at=60`` (the process is killed at this step) or ``none``.
+with the job of seed 4 ends its process), ``early=4`` (Ctrl-C meets its worker before it begins), ``trial=ENGINE`` and
+``refuse_trial=REASON`` (what the trial of the engines finds), ``kill_at=60`` (the process is killed at this step) or
+``none``.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def in_slots(slots: Any, waiting: Any, every_s: float | None = None) -> Iterator
         seeds = [str(each.config.seed) for each in getattr(call, "calls", [call])]
         if GIVEN.get("lost") in seeds:
             yield key, "its process was killed (SIGKILL), probably for lack of memory"
+        elif GIVEN.get("early") in seeds:
+            yield key, None
         else:
             yield key, call()
 

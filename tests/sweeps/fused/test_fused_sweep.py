@@ -238,6 +238,12 @@ def test_only_the_job_that_ends_its_process_is_lost(tmp_path):
     assert "the 5 jobs of its group continue as two groups" in done.stderr
 
 
+def test_the_jobs_of_a_group_that_was_interrupted_before_it_began_are_stopped(tmp_path):
+    done = run(tmp_path / "sweep", "seed=0,1", "target=null", "max_steps=40", failures="early=1")
+    assert "Traceback" not in done.stderr
+    assert [each["status"] for each in results(tmp_path / "sweep").values()] == ["stopped", "stopped"]
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -300,11 +300,14 @@ def groups_with_checkpoint(folder):
     return {path.parent for path in folder.glob(".fused/*/step=*.ckpt")}
 
 
+STEPS = 2400  # on a busy machine some are left when the test has seen the first checkpoints
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("whom", ["all", "worker"])
 def test_processes_that_are_killed(tmp_path, whom):
     """Worker processes of their own: the sweep is killed with them, or one of them, whose group becomes two."""
-    folder, jobs = tmp_path / "sweep", (*LONG, "max_steps=1200", "check_every=20", "checkpoint_every=20")
+    folder, jobs = tmp_path / "sweep", (*LONG, f"max_steps={STEPS}", "check_every=20", "checkpoint_every=20")
     process = sweeps.start(folder, "fused", *jobs)
     try:
         assert wait_for(lambda: 0 < len(workers(folder)) <= len(groups_with_checkpoint(folder)))
@@ -319,11 +322,11 @@ def test_processes_that_are_killed(tmp_path, whom):
     found = results(folder)
     assert len(found) == 6
     assert {(each["status"], each["engine"], each["steps_run"]) for each in found.values()} == {
-        ("missed", "stacked", 1200)
+        ("missed", "stacked", STEPS)
     }
     notes = [note for record in records(folder) for note in record["notes"]]
     assert any(note.startswith("resuming from step ") for note in notes)
-    assert len(history(folders(folder)[next(iter(found))])) == 1 + 2 * 100 + 60 + 1
+    assert len(history(folders(folder)[next(iter(found))])) == 1 + 2 * 100 + STEPS // 20 + 1
     assert not (folder / ".fused").exists()
 
 

@@ -25,8 +25,8 @@ import math
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import polars as pl
@@ -70,6 +70,7 @@ class Protocol:
         seeds: Seeds of the results that are compared.
         auto: Whether ``lr_policy=auto`` takes part.
         target: A target that is fixed beforehand.
+        options: Further overrides of single policies, such as ``{"onecycle": ["momentum_policy=onecycle"]}``.
     """
 
     workload: tuple[str, ...]
@@ -86,17 +87,20 @@ class Protocol:
     seeds: tuple[int, ...]
     auto: bool = True
     target: float | None = None
+    options: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         used = [*self.target_seeds, *self.tune_seeds, *self.seeds]
         if len(set(used)) < len(used):
             raise ValueError("expected target_seeds, tune_seeds and seeds that have none in common")
+        if unknown := self.options.keys() - set(self.policies):
+            raise ValueError(f"expected options of policies that take part, got {', '.join(sorted(unknown))}")
 
     @classmethod
     def read(cls, path: Path) -> Protocol:
         """Read a protocol from a YAML file; lists become tuples."""
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if unknown := given.keys() - {field.name for field in fields(cls)}:
+        if unknown := given.keys() - {each.name for each in fields(cls)}:
             raise ValueError(f"{path}: unknown: {', '.join(sorted(unknown))}")
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
@@ -104,6 +108,15 @@ class Protocol:
         """Return the optimizer steps of a budget and between its checks; a whole number of checks."""
         every = max(1, round(budget * self.max_steps / self.checks))
         return every * self.checks, every
+
+    def sweeps(self, policies: Collection[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield a suffix for the folder and the overrides of each sweep of policies: one for those without options."""
+        plain = [policy for policy in policies if policy not in self.options]
+        if plain:
+            yield "", (f"lr_policy={','.join(plain)}",)
+        for policy in policies:
+            if policy in self.options:
+                yield f"-{policy}", (f"lr_policy={policy}", *self.options[policy])
 
 
 # -- running ---------------------------------------------------------------------------------------------------
@@ -157,20 +170,23 @@ class Study:
         met = best_rates(tuned.filter(pl.col("final_value").mul(sign(tuned)) >= target * sign(tuned)))
         for stage, budget, rates in (("run", 1.0, best), ("short", protocol.horizon, met)):
             for optimizer, lr, policies in together(rates) if stage in self.stages else ():
-                chosen = (f"lr_policy={','.join(policies)}", f"optimizer={optimizer}", f"lr={lr!r}", aim)
-                folder = f"{stage}/{optimizer}-{lr:g}"
-                rows.append(self.sweep(stage, protocol.seeds, self.budget * budget, *chosen, folder=folder))
+                names = [policy.partition(" + ")[0] for policy in policies]  # "onecycle + momentum onecycle"
+                for suffix, chosen in protocol.sweeps(names):
+                    given = (*chosen, f"optimizer={optimizer}", f"lr={lr!r}", aim)
+                    folder = f"{stage}/{optimizer}-{lr:g}{suffix}"
+                    rows.append(self.sweep(stage, protocol.seeds, self.budget * budget, *given, folder=folder))
         return pl.concat(rows)
 
     def tune(self) -> pl.DataFrame:
         """Train the tuning runs and return their results."""
         protocol, rows = self.protocol, []
-        free = ("target=null", "stop_at_target=false", f"lr_policy={','.join(protocol.policies)}")
+        share = self.budget * protocol.horizon
         for optimizer, own in protocol.optimizers.items():
             rates = ",".join(f"{own * factor:.3g}" for factor in protocol.factors)
-            given = (*free, f"optimizer={optimizer}", f"lr={rates}")
-            share = self.budget * protocol.horizon
-            rows.append(self.sweep("tune", protocol.tune_seeds, share, *given, folder=f"tune/{optimizer}"))
+            for suffix, chosen in protocol.sweeps(protocol.policies):
+                given = ("target=null", "stop_at_target=false", *chosen, f"optimizer={optimizer}", f"lr={rates}")
+                folder = f"tune/{optimizer}{suffix}"
+                rows.append(self.sweep("tune", protocol.tune_seeds, share, *given, folder=folder))
         return pl.concat(rows)
 
     def sweep(self, stage: str, seeds: Sequence[int], budget: float, *given: str, folder: str = "") -> pl.DataFrame:

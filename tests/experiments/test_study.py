@@ -48,13 +48,16 @@ def test_a_protocol_names_policies_that_exist_and_its_rows_follow_it(folder):
     assert rows.select("study", "optimizer", "policy", "lr", "seed").is_duplicated().sum() == 0
 
 
-def test_seeds_of_two_stages_are_refused(tmp_path):
+def test_a_protocol_that_does_not_fit_is_refused(tmp_path):
     text = (STUDIES[0] / "study.yaml").read_text()
     (tmp_path / "study.yaml").write_text(text.replace("tune_seeds: [31]", "tune_seeds: [81]"))
     with pytest.raises(ValueError, match="none in common"):
         study.Protocol.read(tmp_path / "study.yaml")
     (tmp_path / "study.yaml").write_text(text + "seed: 3\n")
     with pytest.raises(ValueError, match="unknown: seed"):
+        study.Protocol.read(tmp_path / "study.yaml")
+    (tmp_path / "study.yaml").write_text(text + "options: {onecycle: [momentum_policy=onecycle]}\n")
+    with pytest.raises(ValueError, match="policies that take part, got onecycle"):
         study.Protocol.read(tmp_path / "study.yaml")
 
 
@@ -155,6 +158,7 @@ def test_a_small_study_runs_whole_and_goes_on_where_it_was(tmp_path, capfd, monk
         target_seeds=(1,),
         tune_seeds=(2,),
         seeds=(3, 4),
+        options={"cos": ("momentum_policy=onecycle",)},
     )
     small = study.Study("small", protocol, 0.5, tmp_path / "work", "basic", ())
     rows = small.run()
@@ -165,6 +169,7 @@ def test_a_small_study_runs_whole_and_goes_on_where_it_was(tmp_path, capfd, monk
     assert stages == {"target": 1, "default": 2, "auto": 2, "tune": 4, "run": 4} | ({"short": 2 * met} if met else {})
     assert set(tables.stage(rows, "run", "default", "auto")["target"]) == {target}
     assert tuned["max_steps"].unique().to_list() == [40]
+    assert set(tables.stage(rows, "tune", "run")["policy"]) == {"tri", "cos + momentum onecycle"}
     study.freeze(rows, tmp_path / "results.csv")
     frozen = pl.read_csv(tmp_path / "results.csv")
     lines = tables.table(frozen)
@@ -174,4 +179,4 @@ def test_a_small_study_runs_whole_and_goes_on_where_it_was(tmp_path, capfd, monk
     capfd.readouterr()
     again = study.Study("small", protocol, 0.5, tmp_path / "work", "basic", ()).run()
     assert again.sort("run_id")["run_id"].to_list() == rows.sort("run_id")["run_id"].to_list()
-    assert "4 finished before" in "".join(capfd.readouterr())
+    assert "".join(capfd.readouterr()).count("2 finished before") == 6  # default, auto, and tune and run of each

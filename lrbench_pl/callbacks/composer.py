@@ -37,9 +37,10 @@ class LRPolicyComposer(LRPolicyCallback):
 
     With an optimizer other than SGD, or on a short budget, decays to zero of growing length follow each other, and two
     peaks are compared over the same steps (see :class:`~lrbench_pl.composing.comparison.ComparingPlanner`). With SGD on
-    a long budget, a range test finds the peak rate, stable phases hold it, and decay branches go from them to zero.
+    a long budget, a short decay from three times the own rate is followed by stable phases, which hold that rate, and
+    by decay branches, which go from them to zero. With ``repeats`` a range test finds the rate that they hold.
 
-    With a range test, after the first possible branch the checks of the stable phase evaluate the averaged weights
+    After the first possible branch the checks of a stable phase evaluate the averaged weights
     (``check/averaged`` is 1 for them). They forecast what a branch would reach. Such a check never reaches the target.
     It is in :attr:`forecasts`, not among the checks of the verdict.
 
@@ -282,7 +283,7 @@ class LRPolicyComposer(LRPolicyCallback):
             steps = counted(running.steps_at(self._steps_run), "step")
             raise LRPolicyError(
                 f"composing needs the training loss, but training_step returned none in {steps}; "
-                "return it, or set repeats=0 for no range test"
+                "return it, or leave out repeats for no range test"
             )
         self._end_segment(trainer, math.nan, False)
         self._is_fresh = True

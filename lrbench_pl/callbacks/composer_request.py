@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lrbench_pl.callbacks.lr_policy import LRPolicyError
-from lrbench_pl.composing.plan import plan_segments
+from lrbench_pl.composing.plan import plan_segments, rules_for
 from lrbench_pl.composing.segments import SegmentPlan
 from lrbench_pl.composing.settings import Settings
 from lrbench_pl.words import counted
@@ -52,7 +52,7 @@ def composition_request(
     return {
         **asdict(settings),
         "margin": _margin(settings, optimizer),
-        "is_adaptive": not isinstance(optimizer, _NOT_ADAPTIVE),
+        "rules": rules_for(settings, not isinstance(optimizer, _NOT_ADAPTIVE), budget, interval),
         "lr": lr,
         "max_steps": budget,
         "steps between checks": interval,
@@ -72,7 +72,7 @@ def plan_for(request: Mapping[str, Any]) -> SegmentPlan:
         request["steps between checks"],
         target,
         request["mode"],
-        request.get("is_adaptive", False),  # earlier versions planned all optimizers alike
+        request["rules"],
     )
 
 

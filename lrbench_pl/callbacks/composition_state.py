@@ -101,11 +101,11 @@ class CompositionState:
     def changes(self, request: Mapping[str, Any]) -> list[str]:
         """Return the differences between the loaded request and another one.
 
-        A request that leaves the range test open continues any composition: older versions always chose one, whatever
-        the optimizer.
+        A request that leaves the range test open continues a composition that began with one: earlier versions chose it
+        themselves.
         """
-        former = {"is_adaptive": request.get("is_adaptive"), **self.request}
+        former = self.request
         names = [name for name in {**former, **request} if former.get(name) != request.get(name)]
-        if request.get("repeats") is None:
-            names = [name for name in names if name != "repeats"]
+        if request.get("repeats") is None and former["rules"] == "range test":
+            names = [name for name in names if name not in ("repeats", "rules")]
         return [f"{name}: {former.get(name)} -> {request.get(name)}" for name in names]

@@ -1,4 +1,4 @@
-"""Planner without a range test: decays to zero of growing length, the second at a higher peak. No torch."""
+"""Planner that compares peaks: decays to zero of growing length, the second at a higher peak. No torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LEAST_PEAK = 0.1  # a decay without a gain lowers the peak at most to this mult
 
 
 class ComparingPlanner(Planner):
-    """Plans the segments of a composition with an adaptive optimizer, or on a budget too short for a range test.
+    """Plans the segments of a composition with an adaptive optimizer, or on a short budget.
 
     1. A short decay to zero starts at three times the optimizer's own rate.
     2. From its end, the same number of steps follow at nine times the own rate. If they bring no gain, training returns
@@ -58,15 +58,20 @@ class ComparingPlanner(Planner):
 
     def segments(self) -> Generator[Segment, SegmentResult, Composition]:
         """Yield all segments of the composition."""
-        yield Segment("snapshot", self.policy, 0, 0, save="start")
-        yield from self._decay()
+        yield from self.first_decay()
         if self.ends:
             yield from self._compare()
         while self.spent < self.max_steps:
-            yield from self._decay()
+            steps = (self._growth() - 1) * self.t if self.t else _FIRST * self.max_steps
+            yield from self._decay(self._whole_intervals(steps))
         if self.found.policy is not None:
             yield Segment("snapshot", self.found.policy, 0, 0, restore="best")
         return self.found
+
+    def first_decay(self, most_steps: float = math.inf) -> Generator[Segment, SegmentResult, None]:
+        """Yield the segments of the first decay, over at most some steps; at least one check is made."""
+        yield Segment("snapshot", self.policy, 0, 0, save="start")
+        yield from self._decay(self._whole_intervals(min(_FIRST * self.max_steps, most_steps)))
 
     # -- comparison of two peaks ----------------------------------------------------------------------------
 
@@ -106,10 +111,9 @@ class ComparingPlanner(Planner):
 
     # -- decays ---------------------------------------------------------------------------------------------
 
-    def _decay(self) -> Generator[Segment, SegmentResult, None]:
+    def _decay(self, steps: int) -> Generator[Segment, SegmentResult, None]:
         """Train the next decay, and continue from its end if it brought a gain."""
         left = self.max_steps - self.spent
-        steps = self._whole_intervals((self._growth() - 1) * self.t if self.t else _FIRST * self.max_steps)
         is_last = self.target is None and self.spent > 0
         if is_last or left - steps < _LAST * self.max_steps:
             steps = left

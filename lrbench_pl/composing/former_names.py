@@ -1,9 +1,11 @@
-"""Names in checkpoints of earlier versions, and their current names."""
+"""Names and rules in checkpoints of earlier versions, and their current names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from lrbench_pl.composing.plan import Rules, is_short
 
 SETTINGS = {"trunks": "stable"}
 _KINDS = {"trunk": "stable"}
@@ -21,16 +23,17 @@ def with_current_names(composition: Mapping[str, Any]) -> dict[str, Any]:
     """Return the state of a composition from any version with the current names.
 
     Example:
-        >>> stored = {"asked": {"trunks": ["sine"]}, "journal": {"outcomes": [], "marks": []}, "leg_from": 3}
+        >>> asked = {"trunks": ["sine"], "rules": "holding"}
+        >>> stored = {"asked": asked, "journal": {"outcomes": [], "marks": []}, "leg_from": 3}
         >>> stored |= {"snapshots": {"trunk": 1}, "records": [{"kind": "trunk"}]}
         >>> state = with_current_names(stored)
         >>> state["request"], state["journal"], state["segment_start"]
-        ({'stable': ['sine']}, {'results': [], 'fingerprints': []}, 3)
+        ({'stable': ['sine'], 'rules': 'holding'}, {'results': [], 'fingerprints': []}, 3)
         >>> state["snapshots"], state["records"]
         ({'stable': 1}, [{'kind': 'stable'}])
     """
     state = _renamed(composition, _COMPOSITION)
-    state["request"] = _renamed(state["request"], _REQUEST)
+    state["request"] = _with_rules(_renamed(state["request"], _REQUEST))
     state["journal"] = _renamed(state["journal"], _JOURNAL)
     state["snapshots"] = _renamed(state["snapshots"], _KINDS)
     state["records"] = [{**record, "kind": _KINDS.get(record["kind"], record["kind"])} for record in state["records"]]
@@ -39,3 +42,14 @@ def with_current_names(composition: Mapping[str, Any]) -> dict[str, Any]:
 
 def _renamed(mapping: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     return {names.get(key, key): value for key, value in mapping.items()}
+
+
+def _with_rules(request: dict[str, Any]) -> dict[str, Any]:
+    """Return a request with its rules: earlier versions began a long budget with a range test, at first always."""
+    if "rules" in request:
+        return request
+    others = {name: value for name, value in request.items() if name != "is_adaptive"}
+    short = is_short(request["max_steps"], request["steps between checks"])
+    compares = request.get("repeats") is None and (request.get("is_adaptive", False) or short)
+    rules: Rules = "comparison" if compares else "range test"
+    return {**others, "rules": rules}

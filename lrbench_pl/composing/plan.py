@@ -19,14 +19,42 @@ from lrbench_pl.composing.state import Branch, Composition, Observed, StablePhas
 from lrbench_pl.policies import Constant
 from lrbench_pl.words import counted
 
-_PASSES = 2  # passes of the range test, if the settings leave it to the budget
-_COMPARED_SHARE = 0.1  # if that range test takes this share of the budget or more, peaks are compared instead
+Rules = Literal["comparison", "holding", "range test"]
+
+_SHORT_SHARE = 0.1  # a budget is short if 100 steps, in whole intervals, take this share of it or more
+_FIRST_STEPS = 240  # largest steps of the decay before the stable phase
+_PASSES = 2  # passes of a range test that earlier versions chose themselves
 _LEAST_PEAK = 0.1  # least peak of that range test, in multiples of the optimizer's own rate
 _PASS_STEPS = 50  # minimum steps of one pass of the range test
 _RANGE_SHARE = 0.15  # largest share of the budget for the range test; if it needs more, there is none
 _MIN_DISTANCE = 1.2  # minimum factor between the starts of two branches that a forecast starts
 _TAIL_RATE = 0.1  # rate after the decay of a branch, as a share of the rate at its start
 _TAIL_SHARE = 1.0  # largest length of that tail, as a share of the steps of the decay
+
+
+def rules_for(settings: Settings, is_adaptive: bool, max_steps: int, interval: int) -> Rules:
+    """Return the rules by which a composition is planned.
+
+    Args:
+        settings: Its settings.
+        is_adaptive: Whether the optimizer divides its steps by the size of the gradients, as Adam does.
+        max_steps: Optimizer steps in total.
+        interval: Steps between two checks.
+
+    Example:
+        >>> rules_for(Settings(), False, 1000, 20), rules_for(Settings(), False, 4000, 20)
+        ('comparison', 'holding')
+        >>> rules_for(Settings(), True, 4000, 20), rules_for(Settings(repeats=2), True, 4000, 20)
+        ('comparison', 'range test')
+    """
+    if settings.repeats is not None:
+        return "range test"
+    return "comparison" if is_adaptive or is_short(max_steps, interval) else "holding"
+
+
+def is_short(max_steps: int, interval: int) -> bool:
+    """Return whether a budget is short: up to 1,000 steps, or more if checks are far apart."""
+    return _round_up(100, interval) >= _SHORT_SHARE * max_steps
 
 
 def plan_segments(
@@ -36,13 +64,9 @@ def plan_segments(
     interval: int,
     target: float | None = None,
     mode: Literal["max", "min"] = "max",
-    is_adaptive: bool = False,
+    rules: Rules | None = None,
 ) -> Generator[Segment, SegmentResult, Composition]:
     """Plan a composition: find a peak rate, then train stable phases and decays to zero.
-
-    If the settings leave the range test open, SGD with a budget that is long enough for it begins with one. With other
-    optimizers, and on shorter budgets, peaks are compared, as
-    :class:`~lrbench_pl.composing.comparison.ComparingPlanner` describes.
 
     The caller trains each segment and sends its result. It ends the training at a check that meets the target; the
     policy of that segment is then the composed policy. If the budget is used, the snapshot of the best branch is
@@ -50,19 +74,18 @@ def plan_segments(
 
     Args:
         settings: Settings of the composition.
-        lr: The optimizer's own rate, the centre of the range test.
+        lr: The optimizer's own rate, the centre of a range test.
         max_steps: Optimizer steps in total, abandoned branches included.
         interval: Steps between two checks. Each segment ends at a check, except those of a range test.
         target: Value to reach; None spends the budget on one policy.
         mode: ``max`` if larger values are better, ``min`` if smaller ones are.
-        is_adaptive: Whether the optimizer divides its steps by the size of the gradients, as Adam does.
+        rules: ``comparison``: as :class:`~lrbench_pl.composing.comparison.ComparingPlanner` describes. ``holding``: a
+            short decay from three times the own rate, then a stable phase at that rate, with decay branches. ``range
+            test``: the stable phase at the peak that a range test finds. None: those for SGD.
     """
     given = Conditions(lr, max_steps, interval, target, mode)
-    planner: Planner
-    if settings.repeats is not None or (_is_long(max_steps, interval) and not is_adaptive):
-        planner = _Planner(settings, given)
-    else:
-        planner = ComparingPlanner(settings, given)
+    rules = rules or rules_for(settings, False, max_steps, interval)
+    planner: Planner = ComparingPlanner(settings, given) if rules == "comparison" else _Planner(settings, given, rules)
     segments, reported = planner.segments(), 0
     segment = next(segments)
     while True:
@@ -72,11 +95,6 @@ def plan_segments(
             segment = segments.send(result)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
-
-
-def _is_long(max_steps: int, interval: int) -> bool:
-    """Return whether a range test takes a small share of the budget."""
-    return _round_up(_PASS_STEPS * _PASSES, interval) < _COMPARED_SHARE * max_steps
 
 
 @dataclass(frozen=True)
@@ -89,10 +107,11 @@ class _Outlook:
 
 
 class _Planner(Planner):
-    """Planner of a budget that is long enough for a range test, or whose settings decide on it."""
+    """Plans stable phases and decay branches, after a short decay or a range test."""
 
-    def __init__(self, settings: Settings, given: Conditions) -> None:
+    def __init__(self, settings: Settings, given: Conditions, rules: Rules) -> None:
         super().__init__(settings, given)
+        self.rules, self.opening = rules, ComparingPlanner(settings, given)
         self.is_guarded = settings.repeats is None  # the peak needs proof, and falling values are watched
         self.repeats = _PASSES if settings.repeats is None else settings.repeats
         self.tuning_steps = 0  # steps that are not part of the policy
@@ -105,9 +124,12 @@ class _Planner(Planner):
 
     def segments(self) -> Generator[Segment, SegmentResult, Composition]:
         """Yield all segments of the composition."""
-        yield Segment("snapshot", Constant(self.own_lr), 0, 0, save="start")
-        yield from self._find_peak()
-        self.stable.restart()
+        if self.rules == "holding":
+            yield from self._begin()
+        else:
+            yield Segment("snapshot", Constant(self.own_lr), 0, 0, save="start")
+            yield from self._find_peak()
+            self.stable.restart()
         while self.spent < self.max_steps:
             outlook = self._outlook()
             if outlook.stable_steps > 0:
@@ -123,6 +145,21 @@ class _Planner(Planner):
         if self.found.policy is not None:
             yield Segment("snapshot", self.found.policy, 0, 0, restore="best")
         return self.found
+
+    def _begin(self) -> Generator[Segment, SegmentResult, None]:
+        """Train a short decay, which an easy target needs no more than, and let the rate rise again after it."""
+        opening, stable = self.opening, self.stable
+        if self.target is None:
+            yield Segment("snapshot", opening.policy, 0, 0, save="start")
+        else:
+            yield from opening.first_decay(_FIRST_STEPS)
+        self.found, self.spent, self.restore = opening.found, opening.spent, opening.restore
+        self.tuning_steps = opening.spent - opening.t
+        self.snapshot, _, self.snapshot_step = opening.good
+        self.best_step = opening.t
+        self.observed.values = opening.values
+        stable.peak = opening.peak
+        stable.begin_after(opening.policy, opening.t, max(1, min(self.interval, opening.t // 5)))
 
     def _find_peak(self) -> Generator[Segment, SegmentResult, None]:
         """Run the range test, if the budget allows one."""
@@ -158,8 +195,8 @@ class _Planner(Planner):
             share = settings.decay_fraction / (1 + settings.decay_fraction)
             steps = min(self._whole_intervals(share * (t + left)), left)
             return _Outlook(_round_down(left - steps, interval), steps, is_last=True)
-        if t < self.first_branch:
-            ahead = min(self.first_branch - t, room)
+        if t < self._earliest_start():
+            ahead = min(self._earliest_start() - t, room)
         elif self._is_time():
             ahead = 0
         elif settings.average:
@@ -168,14 +205,18 @@ class _Planner(Planner):
             ahead = min(self._latest_start(interval) - t, room)
         return _Outlook(ahead, steps, is_last=False)
 
+    def _earliest_start(self) -> int:
+        """Return the step before which no branch starts."""
+        return self.stable.begun + self.first_branch
+
     def _latest_start(self, interval: int) -> int:
         """Return the step at which a branch starts regardless of the forecast."""
         settings, branches = self.settings, self.observed.branches
         if branches:
             last = float(branches[-1][0])
         else:
-            last = self.first_branch if settings.average else self.first_branch / settings.growth
-        return max(self._whole_intervals(settings.growth * last), self.first_branch)
+            last = self._earliest_start() if settings.average else self._earliest_start() / settings.growth
+        return max(self._whole_intervals(settings.growth * last), self._earliest_start())
 
     def _is_time(self) -> bool:
         """Return whether a branch starts now: it is due, or expected to succeed."""
@@ -199,7 +240,7 @@ class _Planner(Planner):
     def _train_stable(self, steps: int, forecasts: bool) -> Generator[Segment, SegmentResult, bool]:
         """Continue the stable phase; return whether it diverged."""
         stable = self.stable
-        averaged = forecasts and bool(self.settings.average) and stable.t >= self.first_branch
+        averaged = forecasts and bool(self.settings.average) and stable.t >= self._earliest_start()
         note = f"peak {stable.peak:.3g}"
         result = yield Segment(
             "stable", stable.policy, stable.t, steps, restore=self.restore, save="stable", averaged=averaged, note=note

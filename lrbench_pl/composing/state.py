@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from lrbench_pl.composing.forecast import Trend
 from lrbench_pl.composing.range_test import RangeTest
 from lrbench_pl.composing.settings import STABLE_SHAPES
-from lrbench_pl.policies import Policy, Sequential, warmup
+from lrbench_pl.policies import Policy, Polynomial, Sequential, warmup
 
 _NEAR = 2.0  # a value is near the target if it is within this many spreads of the trend
 
@@ -40,6 +40,7 @@ class StablePhase:
         warmup_steps: Steps of the warm-up.
         policy: The policy, which equals the rates applied so far before step ``t``.
         t: Current step of the policy.
+        begun: Step of the policy at which the phase began.
     """
 
     shapes: list[str]
@@ -48,11 +49,21 @@ class StablePhase:
     warmup_steps: int
     policy: Policy
     t: int = 0
+    begun: int = 0
 
     def restart(self) -> None:
         """Start again at step 0, with a warm-up."""
-        self.t = 0
+        self.t = self.begun = 0
         self.policy = warmup(self._shape(), self.warmup_steps)
+
+    def begin_after(self, policy: Policy, t: int, warmup_steps: int) -> None:
+        """Begin at step ``t`` of a policy, with a warm-up of its own; at step 0 as after a restart."""
+        if t == 0:
+            self.restart()
+            return
+        self.t = self.begun = t
+        rise = Polynomial(self.peak / (warmup_steps + 1), warmup_steps, end_lr=self.peak)
+        self.policy = joined(joined(policy, t, rise), t + warmup_steps, self._shape())
 
     def follow(self, policy: Policy) -> None:
         """Continue with the current shape and peak after the applied ``policy``."""

@@ -237,29 +237,32 @@ def test_a_pass_whose_steps_are_all_skipped_ends():
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "kind"),
-    [(torch.optim.SGD, "range"), (torch.optim.AdamW, "stable"), (torch.optim.RMSprop, "stable")],
+    ("optimizer", "rules"),
+    [(torch.optim.SGD, "holding"), (torch.optim.AdamW, "comparison"), (torch.optim.RMSprop, "comparison")],
 )
-def test_with_sgd_alone_a_long_budget_begins_with_a_range_test(optimizer, kind):
+def test_the_rules_on_a_long_budget_depend_on_the_optimizer(optimizer, rules):
     composer = compose(Module(optimizer=optimizer), steps=1100, budget=130, repeats=None)
-    assert composer.records[0]["kind"] == kind
+    assert composer._state.request["rules"] == rules
+    assert composer.records[0]["kind"] == "stable"
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
-def test_a_checkpoint_from_when_every_optimizer_had_a_range_test_resumes(tmp_path, monkeypatch):
-    """Such a checkpoint does not say what kind of optimizer it has, and its plan is kept."""
+@pytest.mark.parametrize("stored", [{}, {"is_adaptive": False}])
+def test_a_checkpoint_from_when_a_long_budget_began_with_a_range_test_resumes(tmp_path, monkeypatch, stored):
+    """Such a checkpoint does not say by which rules it was planned, and its plan is kept."""
     path, steps = tmp_path / "a.ckpt", 1100
     trainer = tiny_trainer(LRPolicyComposer(target=0.9, max_steps=steps), max_steps=130, val_check_interval=10)
     with monkeypatch.context() as then:
-        then.setattr(composer_request, "_NOT_ADAPTIVE", torch.optim.Optimizer)
-        trainer.fit(Module(optimizer=torch.optim.AdamW))
+        then.setattr(composer_request, "rules_for", lambda *given: "range test")
+        trainer.fit(Module(optimizer=torch.optim.SGD))
     trainer.save_checkpoint(path)
     checkpoint = torch.load(path)
     (request,) = [each["composition"]["request"] for each in checkpoint["callbacks"].values() if "composition" in each]
-    del request["is_adaptive"]
+    del request["rules"]
+    request.update(stored)
     torch.save(checkpoint, path)
 
     second = LRPolicyComposer(target=0.9, max_steps=steps)
-    tiny_trainer(second, max_steps=160, val_check_interval=10).fit(Module(optimizer=torch.optim.AdamW), ckpt_path=path)
+    tiny_trainer(second, max_steps=160, val_check_interval=10).fit(Module(optimizer=torch.optim.SGD), ckpt_path=path)
     assert second.verdict.steps_run == 160
     assert [record["kind"] for record in second.records][:3] == ["range", "range", "stable"]

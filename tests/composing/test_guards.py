@@ -1,10 +1,10 @@
-"""What protects a composition with a range test: peaks need proof, and training returns when its values fall."""
+"""What protects a composition: peaks need proof, and training returns when its values fall."""
 
 import math
 
 import pytest
 
-from lrbench_pl.composing.plan import plan_segments
+from lrbench_pl.composing.plan import plan_segments, rules_for
 from lrbench_pl.composing.segments import SegmentResult
 from lrbench_pl.composing.settings import Settings
 
@@ -12,10 +12,16 @@ OWN = 0.1
 
 
 def compose(
-    value, losses=lambda rate: 2.0 - math.tanh(rate), has_learned=lambda rate: True, max_steps=4000, **settings
+    value,
+    losses=lambda rate: 2.0 - math.tanh(rate),
+    has_learned=lambda rate: True,
+    max_steps=4000,
+    rules="range test",
+    limit=math.inf,
+    **settings,
 ):
     """Run a plan on a scripted training: ``value`` by spent steps and rate, ``losses`` of the range test by rate."""
-    plan = plan_segments(Settings(**settings), OWN, max_steps, 20, 2.0)
+    plan = plan_segments(Settings(**settings), OWN, max_steps, 20, 2.0, rules=rules)
     segments, spent, result = [], 0, None
     while True:
         try:
@@ -29,7 +35,8 @@ def compose(
             segments.append(segment)
         tested = tuple(losses(rate) for rate in rates) if segment.kind == "range" else ()
         peak = max(rates, default=0.0)
-        result = SegmentResult(steps, value(spent, peak), False, tested, spent, has_learned(peak))
+        diverged = segment.kind != "range" and peak > limit
+        result = SegmentResult(steps, value(spent, peak), diverged, tested, spent, has_learned(peak))
 
 
 def growing(spent, rate):
@@ -37,7 +44,8 @@ def growing(spent, rate):
 
 
 def peaks(segments):
-    return list(dict.fromkeys(float(each.note.split()[1]) for each in segments if each.kind == "stable"))
+    notes = [each.note for each in segments if each.kind == "stable"]
+    return list(dict.fromkeys(float(note.removeprefix("peak ")) for note in notes if note.startswith("peak ")))
 
 
 def test_a_range_test_that_diverges_at_its_lowest_rate_leaves_the_own_rate():
@@ -77,7 +85,8 @@ def test_a_network_that_dies_at_a_high_peak_is_trained_again_at_the_own_rate():
     assert lost <= 600
 
 
-def test_falling_values_end_the_stable_phase():
+@pytest.mark.parametrize("rules", ["range test", "holding"])
+def test_falling_values_end_the_stable_phase(rules):
     """Accuracies fall from 0.55 to 0.19 while the rate stays."""
 
     def value(spent, rate):
@@ -85,7 +94,7 @@ def test_falling_values_end_the_stable_phase():
             return [0.19, 0.21][spent // 20 % 2]
         return min(0.55, 0.2 + spent / 2000) + 1e-6 * spent
 
-    segments, found = compose(value)
+    segments, found = compose(value, rules=rules)
     fallen = [message for message in found.avoided if "the values of the checks fell" in message]
     assert len(fallen) == 1
     assert len(peaks(segments)) >= 2
@@ -108,20 +117,71 @@ def test_a_branch_whose_value_is_no_number_is_never_the_best():
     assert math.isfinite(found.best)
 
 
+# -- a short decay before the stable phase ---------------------------------------------------------------------
+
+
+def rates_of(segments):
+    return [segment.policy(segment.start + t) for segment in segments for t in range(segment.steps)]
+
+
+def test_a_long_budget_begins_with_a_short_decay_from_three_times_the_own_rate():
+    segments, _ = compose(growing, rules="holding")
+    rates = rates_of(segments)
+    assert max(rates[:240]) == pytest.approx(3 * OWN)
+    assert rates[239] < 0.02 * OWN
+    assert rates[240:288] == sorted(rates[240:288])  # it rises again, over an interval at most
+    assert rates[260:440] == pytest.approx([3 * OWN] * 180)
+    assert peaks(segments)[-1] == pytest.approx(3 * OWN)
+
+
+@pytest.mark.parametrize(("max_steps", "steps"), [(1200, 80), (4000, 240), (70000, 240)])
+def test_the_first_decay_takes_six_percent_of_the_budget_and_at_most_240_steps(max_steps, steps):
+    segments, _ = compose(growing, rules="holding", max_steps=max_steps)
+    lowest = min(range(steps + 20), key=rates_of(segments).__getitem__)
+    assert lowest == steps - 1 or rates_of(segments)[lowest] == 0
+
+
+def test_no_branch_starts_and_no_average_is_checked_until_the_stable_phase_has_trained_its_share():
+    segments, _ = compose(growing, rules="holding")
+    after = [segment for segment in segments if segment.start >= 240]
+    assert after[0].kind == "stable"
+    assert not after[0].averaged
+    assert after[1].start == 240 + 200
+    assert after[1].averaged
+
+
+def test_a_first_decay_that_diverges_leaves_the_own_rate():
+    segments, found = compose(growing, rules="holding", limit=2 * OWN)
+    assert found.avoided[0] == "continuing at 0.3: diverged after policy step 0"
+    assert peaks(segments)[0] == pytest.approx(OWN)
+    assert segments[1].start == 0
+    assert segments[1].restore == "start"
+
+
+def test_without_a_target_the_stable_phase_begins_at_once():
+    plan = plan_segments(Settings(), OWN, 4000, 20, None, rules="holding")
+    segments, spent = [next(plan)], 0
+    while spent < 4000:
+        spent += segments[-1].steps
+        segments.append(plan.send(SegmentResult(segments[-1].steps, growing(spent, 0), spent=spent)))
+    trained = [segment for segment in segments if segment.steps]
+    assert [segment.kind for segment in trained] == ["stable", "branch"]
+    assert sum(segment.steps for segment in trained) == 4000
+    assert trained[0].policy(1000) == pytest.approx(3 * OWN)
+
+
 @pytest.mark.parametrize(
-    ("budget", "interval", "kind"), [(1000, 20, "stable"), (1001, 20, "range"), (1280, 40, "range")]
+    ("budget", "interval", "rules"), [(1000, 20, "comparison"), (1001, 20, "holding"), (1280, 40, "holding")]
 )
-def test_a_range_test_begins_a_budget_of_which_it_takes_less_than_a_tenth(budget, interval, kind):
-    plan = plan_segments(Settings(), OWN, budget, interval, 2.0)
+def test_on_a_short_budget_peaks_are_compared(budget, interval, rules):
+    assert rules_for(Settings(), False, budget, interval) == rules
+    assert rules_for(Settings(), True, budget, interval) == "comparison"
+
+
+@pytest.mark.parametrize(("repeats", "kind"), [(0, "stable"), (1, "range")])
+@pytest.mark.parametrize("is_adaptive", [False, True])
+def test_a_range_test_has_to_be_asked_for(repeats, kind, is_adaptive):
+    settings = Settings(repeats=repeats)
+    plan = plan_segments(settings, OWN, 10000, 20, 2.0, rules=rules_for(settings, is_adaptive, 10000, 20))
     next(plan)
     assert plan.send(SegmentResult(0)).kind == kind
-
-
-@pytest.mark.parametrize(("repeats", "kind"), [(None, "stable"), (0, "stable"), (1, "range")])
-def test_with_an_adaptive_optimizer_a_range_test_has_to_be_asked_for(repeats, kind):
-    plan = plan_segments(Settings(repeats=repeats), OWN, 10000, 20, 2.0, is_adaptive=True)
-    next(plan)
-    first = plan.send(SegmentResult(0))
-    assert first.kind == kind
-    rates = [first.policy(t) for t in range(first.steps)]
-    assert repeats is not None or max(rates) <= 3 * OWN

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from lrbench_pl.composing.forecast import has_fallen, is_frozen
 from lrbench_pl.composing.planner import Conditions, Planner
@@ -53,6 +53,7 @@ class ComparingPlanner(Planner):
         self.policy: Policy = Constant(self.peak)
         self.values: list[float] = []  # signed values of the checks since training last went back
         self.ends: list[tuple[int, float]] = []  # steps and signed values at the ends of decays since then
+        self.gives_up = False  # whether a decay ends when the target is out of its reach
         self.reached = -math.inf  # best signed value at the end of a decay since the start
         self.good: tuple[str, Policy, int] = ("start", self.policy, 0)  # last good snapshot, its policy and its step
 
@@ -68,10 +69,19 @@ class ComparingPlanner(Planner):
             yield Segment("snapshot", self.found.policy, 0, 0, restore="best")
         return self.found
 
-    def first_decay(self, most_steps: float = math.inf) -> Generator[Segment, SegmentResult, None]:
-        """Yield the segments of the first decay, over at most some steps; at least one check is made."""
+    def first_decay(
+        self, most_steps: float = math.inf, gives_up: bool = False
+    ) -> Generator[Segment, SegmentResult, None]:
+        """Yield the segments of the first decay.
+
+        Args:
+            most_steps: Its largest length; it has a check at least.
+            gives_up: Whether it ends at a check after which the target is out of its reach.
+        """
         yield Segment("snapshot", self.policy, 0, 0, save="start")
+        self.gives_up = gives_up
         yield from self._decay(self._whole_intervals(min(_FIRST * self.max_steps, most_steps)))
+        self.gives_up = False
 
     # -- comparison of two peaks ----------------------------------------------------------------------------
 
@@ -135,7 +145,7 @@ class ComparingPlanner(Planner):
         return math.exp(min(max(e_folds, math.log(_LEAST_GROWTH)), math.log(_MOST_GROWTH)))
 
     def _train_decay(self, steps: int) -> Generator[Segment, SegmentResult, float | None]:
-        """Train a decay and return the signed value at its end; None if training was lost and went back."""
+        """Train a decay and return the signed value at its end; None if it was given up, or went back."""
         start, end = self.t, self.t + steps
         warmup_steps = max(1, round(_WARMUP * steps))
         hold_end = max(round(_HOLD * steps / self.interval) * self.interval, warmup_steps)
@@ -161,11 +171,21 @@ class ComparingPlanner(Planner):
             if has_fallen(self.values):
                 self._go_back("the values of the checks fell")
                 return None
+            if self.gives_up and self._is_out_of_reach(seen, end):
+                self.policy = policy
+                return None
         self.policy = policy
         if is_frozen(seen) and len(set(seen)) == 1:
             self._restart()
             return None
         return seen[-1]
+
+    def _is_out_of_reach(self, seen: Sequence[float], end: int) -> bool:
+        """Return whether not even twice the gain that the last two checks forecast for the end meets the target."""
+        if len(seen) < 2 or seen[-1] <= seen[-2] or self.t >= end:
+            return False
+        slope = (seen[-1] - seen[-2]) / math.log(self.t / (self.t - self.interval))
+        return seen[-1] + _SAFETY * slope * math.log(end / self.t) < self.goal
 
     def _observe_end(self, value: float) -> Generator[Segment, SegmentResult, None]:
         """Continue from the end of a decay if it brought a gain, otherwise from the best end at a lower peak."""

@@ -23,6 +23,7 @@ Rules = Literal["comparison", "holding", "range test"]
 
 _SHORT_SHARE = 0.1  # a budget is short if 100 steps, in whole intervals, take this share of it or more
 _FIRST_STEPS = 240  # largest steps of the decay before the stable phase
+_HELD = 1.5  # factor of the peak of that decay, at which the stable phase holds
 _PASSES = 2  # passes of a range test that earlier versions chose themselves
 _LEAST_PEAK = 0.1  # least peak of that range test, in multiples of the optimizer's own rate
 _PASS_STEPS = 50  # minimum steps of one pass of the range test
@@ -80,7 +81,7 @@ def plan_segments(
         target: Value to reach; None spends the budget on one policy.
         mode: ``max`` if larger values are better, ``min`` if smaller ones are.
         rules: ``comparison``: as :class:`~lrbench_pl.composing.comparison.ComparingPlanner` describes. ``holding``: a
-            short decay from three times the own rate, then a stable phase at that rate, with decay branches. ``range
+            short decay from three times the own rate, then a stable phase at 4.5 times, with decay branches. ``range
             test``: the stable phase at the peak that a range test finds. None: those for SGD.
     """
     given = Conditions(lr, max_steps, interval, target, mode)
@@ -147,19 +148,21 @@ class _Planner(Planner):
         return self.found
 
     def _begin(self) -> Generator[Segment, SegmentResult, None]:
-        """Train a short decay, which an easy target needs no more than, and let the rate rise again after it."""
+        """Train a short decay, which an easy target needs no more than, then rise to the rate of the stable phase."""
         opening, stable = self.opening, self.stable
         if self.target is None:
             yield Segment("snapshot", opening.policy, 0, 0, save="start")
         else:
-            yield from opening.first_decay(_FIRST_STEPS)
+            yield from opening.first_decay(_FIRST_STEPS, gives_up=True)
         self.found, self.spent, self.restore = opening.found, opening.spent, opening.restore
         self.tuning_steps = opening.spent - opening.t
         self.snapshot, _, self.snapshot_step = opening.good
         self.best_step = opening.t
         self.observed.values = opening.values
-        stable.peak = opening.peak
-        stable.begin_after(opening.policy, opening.t, max(1, min(self.interval, opening.t // 5)))
+        has_diverged = opening.t == 0 and opening.spent > 0
+        stable.peak = opening.peak if has_diverged else _HELD * opening.peak
+        is_whole = bool(opening.ends)
+        stable.begin_after(opening.policy, opening.t, max(1, min(self.interval, opening.t // 5)) if is_whole else 0)
 
     def _find_peak(self) -> Generator[Segment, SegmentResult, None]:
         """Run the range test, if the budget allows one."""

@@ -48,7 +48,7 @@ class Settings:
         margin: Largest usable rate of the range test over the peak, at least 1. None: 3, or 9 for optimizers of the
             Adam family.
         repeats: Passes of a range test that finds the peak; 0 takes the optimizer's own rate. None: no range test. The
-            peak is then three times the own rate with SGD on a budget above about 1,000 steps, and otherwise peaks are
+            peak is then 4.5 times the own rate with SGD on a budget above about 1,000 steps, and otherwise peaks are
             compared, where of the other fields only ``decay`` and ``tuning_budget`` apply.
         tuning_budget: Share of the budget, in [0, 1], that a range test, the comparison of peaks and abandoned branches
             may take.

@@ -57,13 +57,14 @@ class StablePhase:
         self.policy = warmup(self._shape(), self.warmup_steps)
 
     def begin_after(self, policy: Policy, t: int, warmup_steps: int) -> None:
-        """Begin at step ``t`` of a policy, with a warm-up of its own; at step 0 as after a restart."""
+        """Begin at step ``t`` of a policy, with a warm-up of its own or none; at step 0 as after a restart."""
         if t == 0:
             self.restart()
             return
         self.t = self.begun = t
-        rise = Polynomial(self.peak / (warmup_steps + 1), warmup_steps, end_lr=self.peak)
-        self.policy = joined(joined(policy, t, rise), t + warmup_steps, self._shape())
+        if warmup_steps:
+            policy = joined(policy, t, Polynomial(self.peak / (warmup_steps + 1), warmup_steps, end_lr=self.peak))
+        self.policy = joined(policy, t + warmup_steps, self._shape())
 
     def follow(self, policy: Policy) -> None:
         """Continue with the current shape and peak after the applied ``policy``."""

@@ -4,7 +4,9 @@ import math
 
 import pytest
 
+from lrbench_pl.composing.comparison import ComparingPlanner
 from lrbench_pl.composing.plan import plan_segments, rules_for
+from lrbench_pl.composing.planner import Conditions
 from lrbench_pl.composing.segments import SegmentResult
 from lrbench_pl.composing.settings import Settings
 
@@ -41,6 +43,11 @@ def compose(
 
 def growing(spent, rate):
     return 1 - 1 / (1 + spent)
+
+
+def near(spent, rate):
+    """Values above the target, so that the first decay is not given up."""
+    return 3 - 1 / (1 + spent)
 
 
 def peaks(segments):
@@ -125,29 +132,48 @@ def rates_of(segments):
 
 
 def test_a_long_budget_begins_with_a_short_decay_from_three_times_the_own_rate():
-    segments, _ = compose(growing, rules="holding")
+    segments, _ = compose(near, rules="holding")
     rates = rates_of(segments)
     assert max(rates[:240]) == pytest.approx(3 * OWN)
     assert rates[239] < 0.02 * OWN
     assert rates[240:288] == sorted(rates[240:288])  # it rises again, over an interval at most
-    assert rates[260:440] == pytest.approx([3 * OWN] * 180)
-    assert peaks(segments)[-1] == pytest.approx(3 * OWN)
+    assert rates[260:440] == pytest.approx([4.5 * OWN] * 180)
+    assert peaks(segments) == pytest.approx([4.5 * OWN])
 
 
 @pytest.mark.parametrize(("max_steps", "steps"), [(1200, 80), (4000, 240), (70000, 240)])
 def test_the_first_decay_takes_six_percent_of_the_budget_and_at_most_240_steps(max_steps, steps):
-    segments, _ = compose(growing, rules="holding", max_steps=max_steps)
+    segments, _ = compose(near, rules="holding", max_steps=max_steps)
     lowest = min(range(steps + 20), key=rates_of(segments).__getitem__)
     assert lowest == steps - 1 or rates_of(segments)[lowest] == 0
 
 
 def test_no_branch_starts_and_no_average_is_checked_until_the_stable_phase_has_trained_its_share():
-    segments, _ = compose(growing, rules="holding")
+    segments, _ = compose(near, rules="holding")
     after = [segment for segment in segments if segment.start >= 240]
     assert after[0].kind == "stable"
     assert not after[0].averaged
     assert after[1].start == 240 + 200
     assert after[1].averaged
+
+
+def test_a_first_decay_ends_when_the_target_is_out_of_its_reach():
+    """At the second check: the rate stays high, and nothing is lost."""
+    segments, _ = compose(growing, rules="holding")
+    rates = rates_of(segments)
+    assert rates[24:40] == pytest.approx([3 * OWN] * 16)
+    assert rates[40:240] == pytest.approx([4.5 * OWN] * 200)
+
+
+@pytest.mark.parametrize(
+    ("seen", "is_given_up"),
+    [((0.1, 0.2), True), ((0.90, 0.91), True), ((0.7, 0.8), False), ((0.91, 0.90), False), ((0.4,), False)],
+)
+def test_what_two_checks_forecast_for_its_end_decides(seen, is_given_up):
+    """After 40 of 240 steps; twice the gain by the logarithm of the steps, up to a target of 1."""
+    planner = ComparingPlanner(Settings(), Conditions(OWN, 4000, 20, 1.0, "max"))
+    planner.t = 40
+    assert planner._is_out_of_reach(seen, 240) == is_given_up
 
 
 def test_a_first_decay_that_diverges_leaves_the_own_rate():
@@ -167,7 +193,7 @@ def test_without_a_target_the_stable_phase_begins_at_once():
     trained = [segment for segment in segments if segment.steps]
     assert [segment.kind for segment in trained] == ["stable", "branch"]
     assert sum(segment.steps for segment in trained) == 4000
-    assert trained[0].policy(1000) == pytest.approx(3 * OWN)
+    assert trained[0].policy(1000) == pytest.approx(4.5 * OWN)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from cases import ADAPTIVE, CASES, HELD_OUT, OPTIMIZERS, TARGET_SEEDS, Case, ten
 from stacked import Job, train
 from torch import nn
 
-from lrbench_pl.composing.plan import plan_segments
+from lrbench_pl.composing.plan import plan_segments, rules_for
 from lrbench_pl.composing.segments import Segment
 from lrbench_pl.composing.settings import Settings
 from lrbench_pl.policies import Cyclic
@@ -34,8 +34,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "cosine": {},
     "auto": {},
     "auto with range test": {"repeats": 2},
-    "range test": {"is_adaptive": False},  # the rules of auto for SGD on long budgets, whatever the optimizer
-    "comparison": {"is_adaptive": True},  # its rules for the other optimizers
+    "range test": {"rules": "range test"},  # those of earlier versions on long budgets
+    "comparison": {"rules": "comparison"},  # those for short budgets and for optimizers other than SGD
+    "holding": {"rules": "holding"},  # those for SGD on long budgets
 }
 _MARGIN_ADAM = 9.0  # as in LRPolicyComposer
 _Plan = Generator[Segment, Any, Any]
@@ -53,9 +54,11 @@ def _plan(case: Case, way: str, target: float, mode: Any) -> _Plan:
     if way == "cosine":
         return cosine_plan(case)
     margin = _MARGIN_ADAM if case.optimizer in ("adam", "adamw") else None
-    given = {"margin": margin, "is_adaptive": case.optimizer in ADAPTIVE, **WAYS[way]}
-    is_adaptive = bool(given.pop("is_adaptive"))
-    return plan_segments(Settings(**given), rate, case.steps, case.interval, target, mode, is_adaptive)
+    given = {"margin": margin, **WAYS[way]}
+    rules = given.pop("rules", None)
+    settings = Settings(**given)
+    rules = rules or rules_for(settings, case.optimizer in ADAPTIVE, case.steps, case.interval)
+    return plan_segments(settings, rate, case.steps, case.interval, target, mode, rules)
 
 
 def _model(case: Case, inputs: int, outputs: int, seed: int) -> nn.Sequential:
@@ -190,7 +193,7 @@ def main() -> None:
         return
     cases = [case for case in CASES[given.cases] if given.only in case.name]
     seeds, ways = [int(seed) for seed in given.seeds.split(",")], given.ways.split(",")
-    known = [way for way in WAYS if not (given.real and "is_adaptive" in WAYS[way])]
+    known = [way for way in WAYS if not (given.real and "rules" in WAYS[way])]
     if unknown := [way for way in ways if way not in known]:
         parser.error(f"expected --ways of {', '.join(known)}{' with --real' * given.real}, got {unknown[0]}")
     train_all(cases, lambda case: run(case, seeds, ways, given.real), summary, given.out)

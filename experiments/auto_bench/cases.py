@@ -114,6 +114,9 @@ CASES = {
 ADAPTIVE = ("adam", "adamw", "rmsprop")
 CASES["long_development"] = _long(CASES["development"] + CASES["former"], list(OPTIMIZERS))
 CASES["long_table"] = _long(CASES["table"], ADAPTIVE)
+SGD = [name for name in OPTIMIZERS if name not in ADAPTIVE]
+CASES["long_sgd_development"] = _long(CASES["development"] + CASES["former"], SGD)
+CASES["long_sgd_table"] = _long(CASES["table"], SGD)
 
 
 @cache

@@ -21,7 +21,16 @@ def bench(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["development.csv", "former.csv", "long_development.csv", "long_table.csv", "table.csv"]
+    "name",
+    [
+        "development.csv",
+        "former.csv",
+        "long_development.csv",
+        "long_table.csv",
+        "long_sgd_development.csv",
+        "long_sgd_table.csv",
+        "table.csv",
+    ],
 )
 def test_the_table_is_that_of_the_frozen_rows(bench, name):
     with (BENCH / name).open() as file:
@@ -43,7 +52,7 @@ def test_the_means_by_optimizer_are_those_of_the_frozen_rows(bench):
     text = " ".join((BENCH / "README.md").read_text().split())
     for is_adaptive, sentence in (
         (True, "the range test needed {} times the default's steps (geometric mean, 18 tasks), the comparison {}."),
-        (False, "with or without momentum, the range test needed {} times, the comparison {}, so"),
+        (False, "with or without momentum, the range test needed {} times, the comparison {}."),
     ):
         own = [row for row in rows if (row["case"].split("-")[1] in bench.ADAPTIVE) == is_adaptive]
         means = [line.split("|")[4].strip() for line in bench.summary(own).splitlines()[-2:]]
@@ -53,7 +62,7 @@ def test_the_means_by_optimizer_are_those_of_the_frozen_rows(bench):
 @pytest.mark.parametrize(
     ("given", "way", "known"),
     [
-        ((), "other", "cosine, auto, auto with range test, range test, comparison"),
+        ((), "other", "cosine, auto, auto with range test, range test, comparison, holding"),
         (("--real",), "comparison", "cosine, auto, auto with range test with --real"),
     ],
 )

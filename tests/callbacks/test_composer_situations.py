@@ -127,7 +127,7 @@ def test_each_loss_of_a_range_test_is_at_its_own_step():
 
 def test_a_training_that_never_returns_a_loss_is_refused_after_the_first_pass():
     module = Module(silent=lambda batch: True)
-    with pytest.raises(LRPolicyError, match=r"training_step returned none in 50 steps; return it, or leave out repeats"):
+    with pytest.raises(LRPolicyError, match=r"training_step returned none in 50 steps; return it, or leave out"):
         compose(module, steps=800)
     assert module.batches_seen == 50
 

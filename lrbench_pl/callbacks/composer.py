@@ -38,7 +38,7 @@ class LRPolicyComposer(LRPolicyCallback):
     With an optimizer other than SGD, or on a short budget, decays to zero of growing length follow each other, and two
     peaks are compared over the same steps (see :class:`~lrbench_pl.composing.comparison.ComparingPlanner`). With SGD on
     a long budget, a short decay from three times the own rate is followed by stable phases, which hold 4.5 times that
-    rate, and by decay branches, which go from them to zero. With ``repeats`` a range test finds the rate that they hold.
+    rate, and by decay branches, which go from them to zero. With ``repeats`` a range test finds the rate they hold.
 
     After the first possible branch the checks of a stable phase evaluate the averaged weights
     (``check/averaged`` is 1 for them). They forecast what a branch would reach. Such a check never reaches the target.

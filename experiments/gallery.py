@@ -139,12 +139,14 @@ FAMILIES = (
     Family(
         "auto",
         "Composed during training",
-        "No shape and no rate are given: `auto` finds the peak, holds it, and decays when the target is in\n"
-        "reach. [Compose a policy during training](../auto.md) describes its rules. The picture is one\n"
-        "training on the digits that reached its target; the abandoned branch is dotted.",
+        "No shape is given. On a short budget, or with another optimizer than SGD, `auto` compares short\n"
+        "decays from two peaks and continues with longer ones. With SGD on a long budget it holds a peak, and\n"
+        "decays when the target is in reach. [Compose a policy during training](../auto.md) describes its\n"
+        "rules. The picture is one training of the first kind on the digits that reached its target; what it\n"
+        "abandoned is dotted.",
         ("auto",),
-        "lr(t) = peak, during the stable phase\n"
-        "lr(t) = peak * (1 - (t - begin) / length), during a decay branch of `length` steps",
+        "lr(t) = peak, while the peak is held\n"
+        "lr(t) = peak * (1 - (t - begin) / length), during a decay of `length` steps",
     ),
 )
 

@@ -82,9 +82,13 @@ def sign(rows: pl.DataFrame) -> int:
 
 
 def _test(rows: pl.DataFrame) -> float:
-    """Return the median accuracy on the test set, or that of the metric that was monitored."""
+    """Return the median accuracy on the test set, or that of the metric that was monitored.
+
+    A run that diverged was not tested; NaN if none was.
+    """
     column = "test_accuracy" if "test_accuracy" in rows.columns and sign(rows) > 0 else "test_value"
-    return statistics.median(rows[column].to_list())
+    tested = rows[column].drop_nulls().to_list()
+    return statistics.median(tested) if tested else math.nan
 
 
 def compared(rows: pl.DataFrame) -> list[Row]:

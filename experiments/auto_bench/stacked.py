@@ -169,8 +169,10 @@ def train(
             if segment.restore is not None:
                 state, job.position = job.snapshots[segment.restore]
                 stack.put(j, state)
-                if job.diverged or segment.restore == "start":
+                has_gone_back = job.diverged or segment.restore == "start"
+                if has_gone_back or job.averaged_at > segment.start:
                     job.has_average = False
+                if has_gone_back:
                     job.watch.reset()
                 job.position += segment.skip
             if segment.steps:

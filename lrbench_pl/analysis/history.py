@@ -17,6 +17,8 @@ from lrbench_pl.reading import LARGEST_TABLE, UnreadableError, read_bytes, read_
 from lrbench_pl.verdict import check_target, plain_number
 from lrbench_pl.words import counted
 
+_FORECAST = 1.0  # value of check/averaged for a check that cannot reach the target
+
 TUNING_FILE = "tuning.json"
 
 
@@ -65,8 +67,8 @@ def read_history(folder: str | Path, monitor: str, *targets: float | None) -> Hi
     """Read the checks in the ``metrics.csv`` of a run.
 
     Lightning logs a check with ``global_step - 1``. The step is that of the column ``check/step``, or ``step + 1``
-    without it. An incomplete last line is left out. Of a composition, checks in the range test and of averaged weights
-    are left out.
+    without it. An incomplete last line is left out. Of a composition, checks in the range test are left out, and so are
+    those of averaged weights unless they could reach the target.
 
     Args:
         folder: Folder of the run.
@@ -81,8 +83,8 @@ def read_history(folder: str | Path, monitor: str, *targets: float | None) -> Hi
     if any(step is None for step in steps):
         raise HistoryError(f"{METRICS_FILE} has a check without its step")
     values = [plain_number(value, *targets) for value in table["value"].to_list()]
-    forecasts = set(table.with_row_index("row").filter("averaged")["row"].to_list())
-    resets, diverged, range_test = _segments(folder, steps)
+    forecasts = set(table.with_row_index("row").filter(pl.col("averaged") == _FORECAST)["row"].to_list())
+    resets, diverged, range_test = _segments(folder, steps, is_marked=not table["averaged"].is_null().all())
     resets |= {index + 1 for index in forecasts}
     kept = [index for index in range(len(steps)) if index not in range_test | forecasts]
     return History(
@@ -122,7 +124,7 @@ def _checks(data: bytes, monitor: str) -> pl.DataFrame:
             exact.fill_null(pl.col("step") + 1).cast(pl.Int64).alias("at"),
             pl.col(monitor).alias("value"),
             seconds.alias("seconds"),
-            (averaged.fill_null(0.0) > 0).alias("averaged"),
+            averaged.alias("averaged"),
         )
     except pl.exceptions.PolarsError as error:
         raise HistoryError(f"{METRICS_FILE} is not numeric ({' '.join(str(error).split())[:80]})") from error
@@ -132,10 +134,11 @@ def _names(table: pl.DataFrame) -> str:
     return ", ".join(table.columns[:8]) + (", …" if table.width > 8 else "")
 
 
-def _segments(folder: str | Path, steps: Sequence[int]) -> tuple[set[int], set[int], set[int]]:
+def _segments(folder: str | Path, steps: Sequence[int], is_marked: bool) -> tuple[set[int], set[int], set[int]]:
     """Return the indices of checks that reset confirmations, that diverged, and that were made in a range test.
 
-    All are empty for a policy that was not composed while training.
+    All are empty for a policy that was not composed while training. If the checks are not marked, those of averaged
+    weights are among the last.
     """
     resets: set[int] = set()
     diverged: set[int] = set()
@@ -149,7 +152,7 @@ def _segments(folder: str | Path, steps: Sequence[int]) -> tuple[set[int], set[i
             if segment["policy_step"] != at:
                 resets.update(inside[:1])
             at = segment["policy_step"] + segment["steps"]
-            if segment["kind"] == "range" or segment.get("averaged"):
+            if segment["kind"] == "range" or (segment.get("averaged") and not is_marked):
                 range_test.update(inside)
             elif segment["why"] == "diverged":
                 diverged.update(index for index in inside if steps[index] == end)

@@ -29,7 +29,8 @@ def notes(ranking: pl.DataFrame, runs: Runs, most: int = 5) -> list[str]:
             "[low, high]: 95 % intervals; no policy in a tier is significantly worse than the tier's first (5 % level, "
             "all pairs at once)"
         )
-    found += [*few_runs(ranking), *_unequal_runs(ranking), *_mixed(table, ranking), *_repeated(table), *_engines(table)]
+    found += [*few_runs(ranking), *_unequal_runs(ranking), *_mixed(table, ranking), *_repeated(table)]
+    found += [*_engines(table), *_averaged(table)]
     if "open" in ranking.columns and (n := int(ranking["open"].sum() or 0)):
         found.append(
             f"open: {counted(n, 'run')} stopped at an easier target and cannot answer beyond; shares and medians are "
@@ -133,6 +134,25 @@ def _engines(table: pl.DataFrame) -> list[str]:
     if len(found) < 2:
         return []
     return [f"trained by several engines ({', '.join(found)}), whose numbers differ in the lower digits"]
+
+
+def _averaged(table: pl.DataFrame) -> list[str]:
+    """Return a note for each policy with runs whose averaged weights reached the target.
+
+    Example:
+        >>> _averaged(pl.DataFrame({"policy": ["auto", "auto", "tri"], "weights": ["averaged", None, None]}))
+        ['auto: averaged weights reached the target in 1 of 2 runs; the others are judged by their own weights']
+        >>> _averaged(pl.DataFrame({"policy": ["tri"]}))
+        []
+    """
+    if "weights" not in table.columns:
+        return []
+    counts = table.group_by("policy", maintain_order=True).agg(pl.col("weights").count(), pl.len().alias("runs"))
+    return [
+        f"{row['policy']}: averaged weights reached the target in {row['weights']} of {counted(row['runs'], 'run')}; "
+        "the others are judged by their own weights"
+        for row in counts.filter(pl.col("weights") > 0).to_dicts()
+    ]
 
 
 def few_runs(ranking: pl.DataFrame) -> list[str]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
 _AVOIDED = 3  # bad choices that the message of the verdict names
+_OWN, _FORECAST, _ACCEPTED = 0.0, 1.0, 2.0  # values of check/averaged
 
 
 class LRPolicyComposer(LRPolicyCallback):
@@ -42,7 +43,9 @@ class LRPolicyComposer(LRPolicyCallback):
 
     After the first possible branch the checks of a stable phase evaluate the averaged weights
     (``check/averaged`` is 1 for them). They forecast what a branch would reach. Such a check never reaches the target.
-    It is in :attr:`forecasts`, not among the checks of the verdict.
+    It is in :attr:`forecasts`, not among the checks of the verdict. With ``accept_average`` it is among both
+    (``check/averaged`` is 2) and may reach the target: the module then keeps the averaged weights. Its buffers, such as
+    the statistics of batch normalization, are averaged too.
 
     Two counts of steps differ. The steps of the training are those of the verdict; they include abandoned branches. The
     step of the composed policy goes back when a stable phase diverges or, without ``reuse``, when a branch misses the
@@ -122,6 +125,11 @@ class LRPolicyComposer(LRPolicyCallback):
         return self._state.forecasts
 
     @property
+    def weights(self) -> str | None:
+        """``averaged`` if averaged weights reached the target, otherwise None."""
+        return self._state.weights
+
+    @property
     def avoided(self) -> list[str]:
         """Choices that turned out to be bad, as messages."""
         return self._state.account.avoided
@@ -180,7 +188,8 @@ class LRPolicyComposer(LRPolicyCallback):
 
     def _status(self, hit: Check | None, best: Check | None) -> tuple[Status, str]:
         status, message = super()._status(hit, best)
-        message += f" (policy step {self.policy_step}, tuning {self.tuning_steps})"
+        averaged = f", {self.weights} weights" if self.weights else ""
+        message += f" (policy step {self.policy_step}, tuning {self.tuning_steps}{averaged})"
         avoided = self.avoided
         if avoided:
             more = f"; {len(avoided) - _AVOIDED} more" if len(avoided) > _AVOIDED else ""
@@ -305,7 +314,8 @@ class LRPolicyComposer(LRPolicyCallback):
         """Log whether the check uses the averaged weights."""
         super().on_validation_epoch_end(trainer, pl_module)
         if _in_fit(trainer):
-            pl_module.log("check/averaged", float(self._is_swapped), sync_dist=trainer.world_size > 1)
+            kind = (_ACCEPTED if self.settings.accept_average else _FORECAST) if self._is_swapped else _OWN
+            pl_module.log("check/averaged", kind, sync_dist=trainer.world_size > 1)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Put the module's own weights back."""
@@ -338,10 +348,14 @@ class LRPolicyComposer(LRPolicyCallback):
             return
         value = math.nan if value is None else value
         check = Check(self._steps_run, value, self._clock.seconds)
-        (self.forecasts if averaged else self.checks).append(check)
+        counts = not averaged or self.settings.accept_average
+        if averaged:
+            self.forecasts.append(check)
+        if counts:
+            self.checks.append(check)
         diverged = trainer.strategy.reduce_boolean_decision(running.diverged, all=False)
-        if self._is_confirmed(value, can_reach=not averaged and not diverged):
-            self._reach(trainer, value)
+        if self._is_confirmed(value, can_reach=counts and not diverged):
+            self._reach(trainer, value, averaged)
         elif running.is_complete(self._steps_run) or diverged:
             self._end_segment(trainer, value, diverged)
 
@@ -351,9 +365,14 @@ class LRPolicyComposer(LRPolicyCallback):
         self._state.in_a_row = self._state.in_a_row + 1 if met else 0
         return self._state.in_a_row == self.confirmations
 
-    def _reach(self, trainer: Trainer, value: float) -> None:
-        """End the training: the target is reached."""
+    def _reach(self, trainer: Trainer, value: float, averaged: bool) -> None:
+        """End the training: the target is reached, by the module's own or by the averaged weights."""
         state = self._state
+        if averaged:
+            assert self._average is not None
+            self._average.swap(trainer.lightning_module)
+            self._average = None  # the module keeps it
+            state.weights = "averaged"
         state.reached = self.checks[-self.confirmations]
         state.account.keep_path(state.running.segment.policy, state.running.segment.start)
         state.account.add(state.running.segment, state.running.result(self._steps_run, value, False), reached=True)
@@ -400,7 +419,8 @@ class LRPolicyComposer(LRPolicyCallback):
         if journal.failure is not None:
             self._end(trainer, "diverged", journal.failure)
         elif not trainer.global_step >= trainer.max_steps > 0:
-            self._end(trainer, "missed", f"missed {self.target} within {counted(self._steps_run, 'step')}")
+            missed = f"missed {self.target:g}" if self.target is not None else "no target was set"
+            self._end(trainer, "missed", f"{missed} within {counted(self._steps_run, 'step')}")
 
     def _report_avoided(self, messages: Iterable[str]) -> None:
         """Record and print what the plan concluded from the last segment."""
@@ -422,8 +442,10 @@ class LRPolicyComposer(LRPolicyCallback):
             raise LRPolicyError(str(error)) from error
         if self._driver is not None:  # the rate must be written again
             self._driver.forget()
-        if self._state.running.diverged or segment.restore == "start":
+        is_behind = self._average is not None and self._average.last_step > segment.start
+        if self._state.running.diverged or segment.restore == "start" or is_behind:
             self._average = None  # it contains abandoned weights
+        if self._state.running.diverged or segment.restore == "start":
             self._losses.reset()
         if segment.skip and hasattr(trainer.train_dataloader, "position"):
             trainer.train_dataloader.position += segment.skip * trainer.accumulate_grad_batches  # type: ignore[union-attr]

@@ -60,16 +60,17 @@ def composition_request(
 
 
 def plan_for(request: Mapping[str, Any]) -> SegmentPlan:
-    """Return the plan for a request that also contains ``target`` and ``mode``."""
+    """Return the plan for a request that also contains ``target`` and ``mode``; it ends at the last check."""
     settings = Settings(**{field.name: request[field.name] for field in fields(Settings) if field.name in request})
     target = request["target"]
     if target is None:
         settings = replace(settings, tuning_budget=0.0)
+    interval = request["steps between checks"]
     return plan_segments(
         settings,
         request["lr"],
-        request["max_steps"],
-        request["steps between checks"],
+        request["max_steps"] // interval * interval,
+        interval,
         target,
         request["mode"],
         request["rules"],

@@ -28,6 +28,7 @@ class CompositionState:
         snapshots: Snapshots by name.
         best: Best policy and its steps; None before the first branch has ended.
         reached: Check that reached the target.
+        weights: ``averaged`` if averaged weights reached it.
         in_a_row: Consecutive checks that met the target.
         forecasts: Checks of the averaged weights.
     """
@@ -40,6 +41,7 @@ class CompositionState:
         self.snapshots: dict[str, Snapshot] = {}
         self.best: tuple[Policy, int] | None = None
         self.reached: Check | None = None
+        self.weights: str | None = None
         self.in_a_row = 0
         self.forecasts: list[Check] = []
 
@@ -65,6 +67,7 @@ class CompositionState:
             **self.account.state_dict(),
             "forecasts": [asdict(check) for check in self.forecasts],
             "reached": None if self.reached is None else asdict(self.reached),
+            "weights": self.weights,
             "segment_start": self.running.spent,
             "segment_losses": list(self.running.losses),
             "segment_diverged": self.running.diverged,
@@ -96,6 +99,7 @@ class CompositionState:
         self.snapshots = {name: Snapshot.from_state_dict(each, skip) for name, each in state["snapshots"].items()}
         self.forecasts = [Check(**check) for check in state["forecasts"]]
         self.reached = None if state["reached"] is None else Check(**state["reached"])
+        self.weights = state.get("weights")
         self.in_a_row = state["in_a_row"]
 
     def changes(self, request: Mapping[str, Any]) -> list[str]:

@@ -47,6 +47,11 @@ class WeightAverage:
         self._last = 0
 
     @property
+    def last_step(self) -> int:
+        """Step of the last weights in the average."""
+        return self._last
+
+    @property
     def is_swapped(self) -> bool:
         """Return whether the module holds the average."""
         return self._backup is not None

@@ -39,11 +39,13 @@ class ComparingPlanner(Planner):
        gain, training returns to the best end at a third of the peak.
 
     Each decay begins with a warm-up. Every check uses the plain weights and may reach the target. If the loss diverges
-    or the values fall, training returns to the last good snapshot at a third of the peak.
+    or the values fall, training returns to the last good snapshot at a third of the peak. If five consecutive checks
+    are identical while the loss is still that of the start, it restarts at a third of the own rate.
 
     Args:
         settings: Settings of the composition; ``decay`` and ``tuning_budget`` apply.
-        given: Its conditions; without a target one decay takes all steps after the comparison.
+        given: Its conditions; without a target one decay takes all steps after the comparison, which a
+            ``tuning_budget`` of 0 leaves out.
     """
 
     def __init__(self, settings: Settings, given: Conditions) -> None:
@@ -52,6 +54,7 @@ class ComparingPlanner(Planner):
         self.t = 0  # step of the policy
         self.policy: Policy = Constant(self.peak)
         self.values: list[float] = []  # signed values of the checks since training last went back
+        self.same: list[float] = []  # consecutive checks with the last value, those before a return included
         self.ends: list[tuple[int, float]] = []  # steps and signed values at the ends of decays since then
         self.gives_up = False  # whether a decay ends when the target is out of its reach
         self.reached = -math.inf  # best signed value at the end of a decay since the start
@@ -162,20 +165,27 @@ class ComparingPlanner(Planner):
             kind: SegmentKind = "stable" if self.t + length <= start + hold_end else "branch"
             result = yield Segment(kind, policy, self.t, length, restore=restore, note=note)
             self.spent = result.spent
-            if result.diverged or result.value is None or not math.isfinite(result.value):
-                self._go_back("diverged")
+            if result.diverged:
+                self._go_back("diverged", _LOWER * self.peak)
                 return None
             self.t += result.steps
+            if result.value is None or not math.isfinite(result.value):
+                if self.t >= end:
+                    self._go_back("no finite value at the end of a decay", self._lower_peak())
+                    return None
+                continue
             seen.append(self.sign * result.value)
             self.values.append(seen[-1])
+            self.same = [*(value for value in self.same if value == seen[-1]), seen[-1]]
             if has_fallen(self.values):
-                self._go_back("the values of the checks fell")
+                self._go_back("the values of the checks fell", _LOWER * self.peak)
                 return None
             if self.gives_up and self._is_out_of_reach(seen, end):
                 self.policy = policy
                 return None
         self.policy = policy
-        if is_frozen(seen) and len(set(seen)) == 1:
+        is_dead = is_frozen(self.same) and not result.has_learned and self.peak > self.own_lr
+        if is_dead or (is_frozen(seen) and len(set(seen)) == 1):
             self._restart()
             return None
         return seen[-1]
@@ -200,19 +210,23 @@ class ComparingPlanner(Planner):
             yield Segment("snapshot", self.policy, self.t, 0, restore=restore, save=self.good[0])
         elif self.spent < self.max_steps:
             self.found.avoided.append(f"continuing at {self.peak:.3g}: no gain up to policy step {self.t}")
-            self._return_to_good(max(_LOWER * self.peak, min(self.peak, _LEAST_PEAK * self.own_lr)))
+            self._return_to_good(self._lower_peak())
 
     # -- what went wrong ------------------------------------------------------------------------------------
 
-    def _go_back(self, what: str) -> None:
-        """Return to the last good snapshot at a third of the peak."""
+    def _go_back(self, what: str, peak: float) -> None:
+        """Return to the last good snapshot at a lower peak."""
         self.found.avoided.append(f"continuing at {self.peak:.3g}: {what} after policy step {self.t}")
-        self._return_to_good(_LOWER * self.peak)
+        self._return_to_good(peak)
+
+    def _lower_peak(self) -> float:
+        """Return a third of the peak, or the least one."""
+        return max(_LOWER * self.peak, min(self.peak, _LEAST_PEAK * self.own_lr))
 
     def _restart(self) -> None:
-        """Start again at a third of the peak, at most of the own rate: no check of a whole decay differed."""
+        """Start again at a third of the peak, at most of the own rate: the checks no longer differ."""
         self.found.avoided.append(f"continuing at {self.peak:.3g}: identical checks throughout; training restarted")
-        self.reached = -math.inf
+        self.reached, self.same = -math.inf, []
         self._return_to("start", self.policy, 0, _LOWER * min(self.peak, self.own_lr))
 
     def _return_to_good(self, peak: float) -> None:

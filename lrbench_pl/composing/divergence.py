@@ -46,7 +46,7 @@ class LossWatch:
 
     def __init__(self) -> None:
         self._first: float | None = None
-        self._mean = 0.0
+        self._mean: float | None = None  # None: the next loss starts it
         self._fall = 0.0  # largest significant fall of the mean
         self._recent: deque[float] = deque(maxlen=_NOISE_WINDOW + 1)
 
@@ -61,7 +61,7 @@ class LossWatch:
         if self._first is None:
             self._first = self._mean = loss
             return False
-        self._mean += (loss - self._mean) / _WINDOW
+        self._mean = loss if self._mean is None else self._mean + (loss - self._mean) / _WINDOW
         if len(self._recent) <= _MIN_DIFFERENCES:
             return False
         rise, spread = self._mean - self._first, noise(self._recent)
@@ -71,13 +71,17 @@ class LossWatch:
 
     @property
     def has_learned(self) -> bool:
-        """Return whether the running mean is below the first loss by more than the noise; true without losses."""
-        return self._first is None or self._first - self._mean > noise(self._recent)
+        """Return whether the running mean is below the first loss by more than the noise.
+
+        True as long as there are too few losses for a mean.
+        """
+        if self._first is None or self._mean is None or len(self._recent) < _WINDOW:
+            return True
+        return self._first - self._mean > noise(self._recent)
 
     def reset(self) -> None:
         """Forget all losses but the first, when training goes back."""
-        if self._first is not None:
-            self._mean = self._first
+        self._mean = None
         self._fall = 0.0
         self._recent.clear()
 

@@ -42,7 +42,7 @@ def trend(
         least: Recent values that a forecast needs, at least three.
 
     Returns:
-        The forecast; None if there are fewer recent values.
+        The forecast; None if there are fewer recent values, or if they are too large for a fit.
 
     Example:
         >>> from math import log
@@ -56,8 +56,11 @@ def trend(
     if len(used) < least:
         return None
     xs, ys = zip(*used, strict=True)
-    slope, intercept = statistics.linear_regression(xs, ys)
-    spread = math.sqrt(math.fsum((y - slope * x - intercept) ** 2 for x, y in used) / (len(used) - 2))
+    try:
+        slope, intercept = statistics.linear_regression(xs, ys)
+        spread = math.sqrt(math.fsum((y - slope * x - intercept) ** 2 for x, y in used) / (len(used) - 2))
+    except OverflowError:
+        return None
     return Trend(slope * math.log(at) + intercept, slope, spread)
 
 

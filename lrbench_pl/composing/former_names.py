@@ -10,6 +10,7 @@ from lrbench_pl.composing.plan import Rules, is_short
 SETTINGS = {"trunks": "stable"}
 _KINDS = {"trunk": "stable"}
 _REQUEST = {**SETTINGS, "target_accuracy": "target"}
+_ADDED = {"accept_average": False}  # settings that earlier versions had not
 _JOURNAL = {"outcomes": "results", "marks": "fingerprints"}
 _COMPOSITION = {
     "asked": "request",
@@ -28,12 +29,13 @@ def with_current_names(composition: Mapping[str, Any]) -> dict[str, Any]:
         >>> stored |= {"snapshots": {"trunk": 1}, "records": [{"kind": "trunk"}]}
         >>> state = with_current_names(stored)
         >>> state["request"], state["journal"], state["segment_start"]
-        ({'stable': ['sine'], 'rules': 'holding'}, {'results': [], 'fingerprints': []}, 3)
+        ({'stable': ['sine'], 'rules': 'holding', 'accept_average': False}, {'results': [], 'fingerprints': []}, 3)
         >>> state["snapshots"], state["records"]
         ({'stable': 1}, [{'kind': 'stable'}])
     """
     state = _renamed(composition, _COMPOSITION)
-    state["request"] = _with_rules(_renamed(state["request"], _REQUEST))
+    request = _with_rules(_renamed(state["request"], _REQUEST))
+    state["request"] = request | {name: value for name, value in _ADDED.items() if name not in request}
     state["journal"] = _renamed(state["journal"], _JOURNAL)
     state["snapshots"] = _renamed(state["snapshots"], _KINDS)
     state["records"] = [{**record, "kind": _KINDS.get(record["kind"], record["kind"])} for record in state["records"]]

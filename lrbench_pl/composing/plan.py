@@ -134,10 +134,12 @@ class _Planner(Planner):
         while self.spent < self.max_steps:
             outlook = self._outlook()
             if outlook.stable_steps > 0:
-                diverged = yield from self._train_stable(outlook.stable_steps, forecasts=not outlook.is_last)
-                if diverged or not outlook.is_last:
+                most = self.first_branch if self.rules == "holding" else self.max_steps  # each end is guarded
+                steps = min(outlook.stable_steps, most)
+                has_gone_back = yield from self._train_stable(steps, forecasts=not outlook.is_last)
+                if has_gone_back or not outlook.is_last or steps < outlook.stable_steps:
                     continue
-            if self.snapshot_step != self.stable.t or self.snapshot == "start":
+            if self.snapshot_step != self.stable.t or self.snapshot != "stable":
                 yield self._take_snapshot(restore=self.restore)
             steps = min(outlook.branch_steps, self.max_steps - self.spent)
             if steps <= 0:
@@ -161,8 +163,11 @@ class _Planner(Planner):
         self.observed.values = opening.values
         has_diverged = opening.t == 0 and opening.spent > 0
         stable.peak = opening.peak if has_diverged else _HELD * opening.peak
-        is_whole = bool(opening.ends)
-        stable.begin_after(opening.policy, opening.t, max(1, min(self.interval, opening.t // 5)) if is_whole else 0)
+        has_decayed = opening.policy(opening.t) < opening.peak / 2
+        warmup_steps = max(1, min(self.interval, opening.t // 5)) if has_decayed else 0
+        stable.begin_after(opening.policy, opening.t, warmup_steps)
+        if self.snapshot_step != opening.t:  # it was given up
+            yield self._take_snapshot()
 
     def _find_peak(self) -> Generator[Segment, SegmentResult, None]:
         """Run the range test, if the budget allows one."""
@@ -219,7 +224,8 @@ class _Planner(Planner):
             last = float(branches[-1][0])
         else:
             last = self._earliest_start() if settings.average else self._earliest_start() / settings.growth
-        return max(self._whole_intervals(settings.growth * last), self._earliest_start())
+        latest = min(settings.growth * last, float(self.max_steps))
+        return max(self._whole_intervals(latest), self._earliest_start())
 
     def _is_time(self) -> bool:
         """Return whether a branch starts now: it is due, or expected to succeed."""
@@ -241,7 +247,7 @@ class _Planner(Planner):
     # -- stable phase ---------------------------------------------------------------------------------------
 
     def _train_stable(self, steps: int, forecasts: bool) -> Generator[Segment, SegmentResult, bool]:
-        """Continue the stable phase; return whether it diverged."""
+        """Continue the stable phase; return whether training goes back."""
         stable = self.stable
         averaged = forecasts and bool(self.settings.average) and stable.t >= self._earliest_start()
         note = f"peak {stable.peak:.3g}"
@@ -255,10 +261,12 @@ class _Planner(Planner):
         stable.t += result.steps
         self.snapshot, self.snapshot_step = "stable", stable.t
         if result.value is not None:
-            self.observed.values.append(self.sign * result.value)
+            is_finite = math.isfinite(result.value)
+            if is_finite:
+                self.observed.values.append(self.sign * result.value)
             if self.is_guarded and self._is_lost(result.has_learned):
                 return True
-            if averaged and math.isfinite(result.value):
+            if averaged and is_finite:
                 self.observed.averaged.append((stable.t, self.sign * result.value))
         return False
 

@@ -43,6 +43,7 @@ class Settings:
             multiples of ``growth``.
         reuse: Whether training continues from the end of a branch that missed the target, so that its steps are not
             lost (WSD-S of Wen et al. 2024, arXiv 2410.05192). If false, it goes back to the start of the branch.
+        accept_average: Whether a check of the averaged weights may reach the target. They are then the trained model.
         min_gain: Gain of the metric over two branches at or below which the shape of the stable phase changes.
         span: The range test covers the optimizer's own rate divided and multiplied by this, above 1.
         margin: Largest usable rate of the range test over the peak, at least 1. None: 3, or 9 for optimizers of the
@@ -64,6 +65,7 @@ class Settings:
     decay_fraction: float = 0.25
     average: float = 0.1
     reuse: bool = True
+    accept_average: bool = False
     min_gain: float = 0.0
     span: float = 100.0
     margin: float | None = None
@@ -72,6 +74,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stable", tuple(self.stable))
+        if not isinstance(self.accept_average, bool):
+            raise ValueError(f"accept_average must be true or false, got {self.accept_average!r}")
+        if self.accept_average and not self.average:
+            raise ValueError("accept_average needs averaged weights, got average=0; give a window above 0")
         for shape in self.stable or ("",):
             if shape not in STABLE_SHAPES:
                 raise ValueError(f"stable must be a list of {', '.join(STABLE_SHAPES)}, got {list(self.stable)}")

@@ -112,6 +112,9 @@ def headline(result: RunResult, with_seed: bool = False) -> str:
         >>> print(headline(RunResult(run_id="a", policy="wsd-2000-linear-0.2", status="reached", target=0.97,
         ...     steps_to_target=1900, max_steps=2000, extends="b", inherited_steps=700)))
         wsd-2000-linear-0.2: reached 0.970 at step 1900 of 2000, 700 steps inherited
+        >>> print(headline(RunResult(run_id="a", policy="auto", status="reached", target=0.97, steps_to_target=1900,
+        ...     max_steps=2000, weights="averaged", best_value=0.971)))
+        auto: reached 0.970 at step 1900 of 2000 with averaged weights, best 0.971
     """
     name = label(result, with_seed)
     monitor = result.monitor or _MONITOR
@@ -127,6 +130,8 @@ def headline(result: RunResult, with_seed: bool = False) -> str:
         words = f"missed {target} within {counted(result.max_steps or 0, 'step')}{search}"
     else:
         words = f"{result.status}: {result.message}"
+    if result.weights:
+        words += f" with {result.weights} weights"
     if result.inherited_steps:
         words += f", {counted(result.inherited_steps, 'step')} inherited"
     if result.best_value is not None:

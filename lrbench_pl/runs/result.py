@@ -62,6 +62,7 @@ class Outcome:
     shared_with: str | None = None
     extends: str | None = None
     inherited_steps: int | None = None
+    weights: str | None = None
 
     @classmethod
     def from_verdict(cls, verdict: Verdict, **more: Any) -> Outcome:
@@ -154,6 +155,8 @@ class RunResult:
         max_tokens: The budget in tokens, if it was given so.
         extends: ``run_id`` of the run that this one extends, see ``lrbench extend``; None if it began at its start.
         inherited_steps: Steps among ``steps_run`` that were taken over from that run; the others were trained anew.
+        weights: ``averaged`` if averaged weights reached the target and are the trained model; None for the weights of
+            the last step.
         format: Number of the file format.
 
     Example:
@@ -214,6 +217,7 @@ class RunResult:
     max_tokens: float | None = None
     extends: str | None = None
     inherited_steps: int | None = None
+    weights: str | None = None
     format: int = FORMAT
 
     @classmethod

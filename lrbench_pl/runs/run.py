@@ -311,6 +311,7 @@ class Training:
             extends=inherited.get("run_id"),
             inherited_steps=inherited.get("step"),
             tuning_steps=getattr(parts.verifier, "tuning_steps", 0),
+            weights=getattr(parts.verifier, "weights", None),
             peak_found=peak_found(parts.verifier, float(self.cfg.lr), parts.trainer.global_step),
             wall_time_s=seconds,
         )

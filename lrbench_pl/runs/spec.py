@@ -34,6 +34,8 @@ _FIELDS = (
     *("lr", "seed", "batch_size", "max_steps", "target", "monitor", "mode", "confirmations"),
     *("stop_at_target", "lr_policy", "lr_policy_file", "names", *OTHER_POLICIES),
 )
+# Options of `lr_policy=auto` that earlier versions had not, with the value that changes nothing.
+_ADDED = {"accept_average": False}
 _OF_DATASET = (  # where the data is and how it is loaded
     *("root", "data_dir", "download", "num_workers", "workers", "device"),
     *("pin_memory", "persistent_workers", "prefetch_factor"),
@@ -179,8 +181,8 @@ class RunSpec:
             stored: The content of ``lr_policy_file``, if the policy is a file.
         """
         workload, names = plain["workload"], plain["names"]
-        policy = _combined(plain["lr_policy"] if stored is None else stored, plain)
-        policy_settings = _combined(symbolic["lr_policy"] if stored is None else _plain(stored), symbolic)
+        policy = _combined(_as_before(plain["lr_policy"]) if stored is None else stored, plain)
+        policy_settings = _combined(_as_before(symbolic["lr_policy"]) if stored is None else _plain(stored), symbolic)
         symbolic = {**symbolic, "param_groups": _without_policies(symbolic.get("param_groups"))}
         without = ("model", "optimizer") if workload is not None else ()
         flat = flatten({key: value for key, value in symbolic.items() if key not in (*_NOT_PART, *_FIELDS, *without)})
@@ -248,6 +250,11 @@ class RunSpec:
             return cls(**{**stored, "task": Task(**stored["task"])})
         except (TypeError, KeyError) as error:
             raise ValueError(f"expected the specification of a run ({error})") from error
+
+
+def _as_before(policy: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Leave out options that change nothing, so that a run is the same as one of a version without them."""
+    return {key: value for key, value in policy.items() if key not in _ADDED or value != _ADDED[key]}
 
 
 def readable(stored: Mapping[str, Any]) -> dict[str, Any]:

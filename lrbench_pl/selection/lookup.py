@@ -102,8 +102,9 @@ def recommend(query: Query, runs: Iterable[tuple[RunResult, Policy]], max_distan
     Runs of one policy under one condition are its evidence; a seed counts once. If the target of the query is easier
     than theirs, their best checks decide whether and when they would have reached it. If it is harder and they stopped
     at theirs, or if the data set differs, their own target decides, and the distance accounts for it. A policy that was
-    composed while training counts from its own first step, and only if it reached its target. Each policy is stretched
-    to the whole budget of the query, not cut at the target, since it would be another policy without its end.
+    composed while training counts from its own first step, and only if it reached its target, not with averaged
+    weights, which the policy alone does not give. Each policy is stretched to the whole budget of the query, not cut at
+    the target, since it would be another policy without its end.
 
     A policy is judged by its nearest evidence. It is suitable if more than half of the seeds reached the target.
     Recommendations are ordered by distance, rounded up to whole numbers, so exact matches come first. At one distance,
@@ -159,6 +160,8 @@ def _evidence(
         answer.runs += 1
         try:
             apart, differences = distance(query, run)
+            if _is_averaged(run):
+                raise UnsuitableError("checks of averaged weights")
             if apart > max_distance:
                 raise UnsuitableError(f"a distance above {max_distance:g}")
         except UnsuitableError as reason:
@@ -167,6 +170,12 @@ def _evidence(
         key = (policy, _condition(run))
         found.setdefault(key, _Evidence(policy, apart, differences)).runs.append(run)
     return list(found.values())
+
+
+def _is_averaged(run: RunResult) -> bool:
+    """Return whether the checks that count are of averaged weights, at least in part."""
+    accepts = (run.settings or {}).get("lr_policy.accept_average")
+    return run.weights is not None or (bool(accepts) and run.status != "reached")
 
 
 def _condition(run: RunResult) -> tuple[object, ...]:

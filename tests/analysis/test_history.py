@@ -156,6 +156,16 @@ def test_a_check_of_averaged_weights_is_not_the_runs_own(tmp_path):
     assert read_history(folder, "val/accuracy").first_confirmed(0.95, confirmations=2) == 1
 
 
+def test_a_check_of_averaged_weights_that_could_reach_the_target_counts(tmp_path):
+    folder = run(tmp_path, "auto", 40, checks=[(20, 0.5), (40, 0.97)])
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    marked = [f"check/averaged,{lines[0]}", *(f"{2.0 if ',40.0,' in line else 0.0},{line}" for line in lines[1:])]
+    (folder / "metrics.csv").write_text("\n".join(marked) + "\n")
+    segment = {"kind": "stable", "policy_step": 20, "spent": 20, "steps": 20, "averaged": True, "why": "reached"}
+    (folder / "tuning.json").write_text(json.dumps([segment]))
+    assert read_history(folder, "val/accuracy").steps == (20, 40)
+
+
 BROKEN = {
     "no metrics.csv; train with logger=csv": lambda folder: (folder / "metrics.csv").unlink(),
     "metrics.csv must have the columns step and 'val/accuracy', got check/seconds": lambda folder: history(

@@ -211,21 +211,84 @@ def test_averaged_weights_are_checked_and_removed():
     assert again == pytest.approx(kept, abs=1e-6)
 
 
-def test_an_average_that_meets_the_target_does_not_reach_it(monkeypatch):
+def generous_to_averages(monkeypatch):
+    """Let checks of averaged weights find 1.0 and others at most 0.5; return the weights of each."""
     from lrbench_pl.callbacks.composer import LRPolicyComposer as Composer
 
-    read = Composer._read_monitor
-    seen = []
+    start, read, seen = Composer.on_validation_start, Composer._read_monitor, []
+
+    def look(self, trainer, pl_module):
+        start(self, trainer, pl_module)
+        seen.append([parameter.detach().clone() for parameter in pl_module.parameters()])
 
     def generous(self, trainer):
-        seen.append(self._state.running.segment.averaged)
-        return 1.0 if self._state.running.segment.averaged else min(0.5, read(self, trainer))
+        running = self._state.running
+        averaged = running.segment.averaged and running.is_complete(self._steps_run)
+        return 1.0 if averaged else min(0.5, read(self, trainer))
 
+    monkeypatch.setattr(Composer, "on_validation_start", look)
     monkeypatch.setattr(Composer, "_read_monitor", generous)
+    return seen
+
+
+def test_an_average_that_meets_the_target_does_not_reach_it(monkeypatch):
+    generous_to_averages(monkeypatch)
     composer = fit("lr_policy=auto", "target=0.9", "lr_policy.repeats=0").verifier
-    assert any(seen)
-    assert composer.verdict.status == "missed"
+    assert composer.forecasts[-1].value == 1.0
+    assert (composer.verdict.status, composer.weights) == ("missed", None)
     assert composer.verdict.best_value == 0.5
+
+
+def test_an_accepted_average_is_the_trained_model(monkeypatch, tmp_path):
+    checked = generous_to_averages(monkeypatch)
+    accepting = ("lr_policy=auto", "target=0.9", "lr_policy.repeats=0", "lr_policy.accept_average=true")
+    parts = fit(*accepting)
+    parts.trainer.save_checkpoint(tmp_path / "end.ckpt")
+    composer = parts.verifier
+    verdict = composer.verdict
+    assert (verdict.status, verdict.best_value, composer.weights) == ("reached", 1.0, "averaged")
+    assert "averaged weights" in verdict.message
+    assert verdict.checks[-1] == composer.forecasts[-1]
+    assert verdict.steps_to_target == verdict.steps_run == composer.records[-1]["spent"] + composer.records[-1]["steps"]
+    model = list(parts.module.parameters())
+    assert all(torch.equal(*pair) for pair in zip(model, checked[-1], strict=True))
+    stored = torch.load(tmp_path / "end.ckpt", weights_only=False)
+    assert all(torch.equal(*pair) for pair in zip(stored["state_dict"].values(), model, strict=False))
+
+    resumed = build(compose([*BASE, *accepting]))
+    resumed.trainer.fit(resumed.module, datamodule=resumed.data, ckpt_path=tmp_path / "end.ckpt")
+    assert (resumed.verifier.verdict, resumed.verifier.weights) == (verdict, "averaged")
+    assert all(torch.equal(*pair) for pair in zip(resumed.module.parameters(), checked[-1], strict=True))
+
+
+def test_an_average_ends_where_training_went_back(monkeypatch):
+    """The values fall after 700 steps, so that training returns to the best branch."""
+    from lrbench_pl.callbacks.composer import LRPolicyComposer as Composer
+
+    seen = []
+
+    def read(self, trainer):
+        t = self._steps_run
+        average = self._average
+        seen.append((self._state.running.policy_step(t), 0 if average is None else average.last_step))
+        return 0.1 + 0.005 * (t // 20 % 2) if 700 <= t < 760 else min(0.6, 0.1 + t / 1200) + 1e-6 * t
+
+    monkeypatch.setattr(Composer, "_read_monitor", read)
+    composer = fit("lr_policy=auto", "target=1.0", "max_steps=1100", "check_every=20").verifier
+    assert any("the values of the checks fell" in message for message in composer.avoided)
+    steps = [step for step, _ in seen]
+    assert any(after < before for before, after in itertools.pairwise(steps))
+    assert any(last for _, last in seen)
+    assert all(last <= step for step, last in seen)
+
+
+@pytest.mark.parametrize("target", ["1.0", "null"])
+def test_steps_after_the_last_check_are_not_trained(target):
+    composer = fit("lr_policy=auto", f"target={target}", "max_steps=305", "lr_policy.repeats=0").verifier
+    verdict = composer.verdict
+    assert (verdict.status, verdict.steps_run) == ("missed", 300)
+    assert composer.found.policy == composer.realised()
+    assert "None" not in verdict.message
 
 
 @pytest.mark.slow

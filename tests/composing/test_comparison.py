@@ -23,10 +23,11 @@ class Training:
         best: Rate with the fastest progress; a rate above twice of it makes the error rise.
         limit: Training diverges at a rate above it.
         script: Returns the value of a check by the step of the training, in place of the formula.
+        learns: Whether the loss falls.
     """
 
-    def __init__(self, best=OWN, limit=math.inf, script=None):
-        self.best, self.limit, self.script = best, limit, script
+    def __init__(self, best=OWN, limit=math.inf, script=None, learns=True):
+        self.best, self.limit, self.script, self.learns = best, limit, script, learns
         self.error, self.rate, self.spent, self.kept = 1.0, 0.0, 0, {}
 
     def value(self):
@@ -40,7 +41,7 @@ class Training:
             ratio = self.rate / self.best
             self.error = min(1.0, self.error * (1 - 0.01 * ratio * (2 - ratio)))
             self.spent += 1
-        return SegmentResult(steps, self.value(), has_diverged, (), self.spent)
+        return SegmentResult(steps, self.value(), has_diverged, (), self.spent, self.learns)
 
     def compose(self, max_steps=1000, interval=20, target=2.0, mode="max", **settings):
         """Run a plan as the composer does; return its segments with steps, the step of the target and what it found."""
@@ -144,6 +145,33 @@ def test_a_value_that_is_no_number_is_never_the_best():
     """The first two decays end with NaN."""
     _, _, found = Training(script=lambda spent: math.nan if spent in (60, 120) else 1 - 1 / (1 + spent)).compose()
     assert math.isfinite(found.best)
+
+
+def test_early_checks_without_a_number_change_nothing():
+    segments, _, found = Training(script=lambda spent: math.nan if spent < 60 else 1 - 1 / (1 + spent)).compose()
+    known, _, _ = Training(script=lambda spent: 1 - 1 / (1 + spent)).compose()
+    assert [(each["start"], each["peak"]) for each in decays(segments)][:2] == [
+        (each["start"], each["peak"]) for each in decays(known)
+    ][:2]
+    assert found.policy is not None
+
+
+def test_without_any_number_the_rate_stays_within_reason():
+    segments, _, found = Training(script=lambda spent: math.nan).compose()
+    assert min(each["peak"] for each in decays(segments)) == pytest.approx(0.1)
+    assert found.policy is None
+    assert found.avoided[0] == "continuing at 0.3: no finite value at the end of a decay after policy step 60"
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_dead_network_is_restarted_once_two_decays_changed_nothing(learns):
+    """Each decay has three checks. One that learns may have a hold-out so small that its checks do not differ."""
+    segments, _, _ = Training(script=lambda spent: 0.1, learns=learns).compose()
+    restarted = [each for each in decays(segments) if each["restore"] == "start"]
+    assert bool(restarted) != learns
+    if not learns:
+        assert decays(segments)[2] == restarted[0]
+        assert restarted[0]["peak"] == pytest.approx(1 / 3)
 
 
 def test_falling_values_send_it_back_to_the_last_good_snapshot_at_a_third_of_the_rate():
@@ -253,6 +281,22 @@ def test_the_watch_knows_a_training_that_has_not_learned():
         learned.update(1.609 * 0.98**t + noise)
     assert not constant.has_learned
     assert learned.has_learned
+
+
+def test_a_watch_that_went_back_measures_anew():
+    watch = LossWatch()
+    for t in range(200):
+        watch.update(2.3 * 0.95**t + 0.4 * (-1) ** t)
+    watch.reset()
+    seen = []
+    for t in range(30):
+        assert not watch.update(1.5 + 0.4 * (-1) ** t)
+        seen.append(watch.has_learned)
+    assert all(seen)
+    watch.reset()
+    for t in range(100):
+        watch.update(2.3 + 0.4 * (-1) ** t)
+    assert not watch.has_learned
 
 
 def test_a_fall_needs_two_checks_and_more_than_the_usual_change():

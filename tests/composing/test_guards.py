@@ -191,9 +191,68 @@ def test_without_a_target_the_stable_phase_begins_at_once():
         spent += segments[-1].steps
         segments.append(plan.send(SegmentResult(segments[-1].steps, growing(spent, 0), spent=spent)))
     trained = [segment for segment in segments if segment.steps]
-    assert [segment.kind for segment in trained] == ["stable", "branch"]
+    assert [segment.kind for segment in trained] == [*["stable"] * 16, "branch"]
+    assert {segment.steps for segment in trained[:-1]} == {200}  # each end is guarded
     assert sum(segment.steps for segment in trained) == 4000
     assert trained[0].policy(1000) == pytest.approx(4.5 * OWN)
+
+
+def test_a_first_decay_that_is_given_up_late_is_kept_and_followed_by_a_warm_up():
+    def value(spent):
+        return 2 + 0.3 * math.log(spent / 240) if spent <= 180 else 1.92
+
+    plan = plan_segments(Settings(), OWN, 4000, 20, 2.0, rules="holding")
+    segments, spent = [next(plan)], 0
+    while segments[-1].start < 200 or not segments[-1].steps:
+        spent += segments[-1].steps
+        segments.append(plan.send(SegmentResult(segments[-1].steps, value(max(spent, 1)), spent=spent)))
+    kept, stable = segments[-2:]
+    assert (kept.start, kept.steps, kept.save, kept.restore) == (200, 0, "stable", None)
+    assert kept.policy(199) < 1.5 * OWN  # it had decayed
+    assert stable.policy(200) < 0.5 * OWN < stable.policy(219) < stable.policy(220) == pytest.approx(4.5 * OWN)
+
+
+@pytest.mark.parametrize("first", [math.nan, -math.inf, math.inf])
+def test_a_value_that_is_no_number_does_not_hide_a_fall(first):
+    def value(spent, rate):
+        if spent == 240 + 200:  # the first check of the stable phase
+            return first
+        return 0.2 + 0.005 * (spent // 20 % 2) if 2000 <= spent < 2080 else min(0.8, 0.2 + spent / 2500) + 1e-6 * spent
+
+    found = compose(value, rules="holding")[1]
+    assert any("the values of the checks fell" in message for message in found.avoided)
+
+
+def test_a_growth_of_any_size_is_a_plan():
+    assert compose(growing, rules="holding", growth=1e308)[1].policy is not None
+
+
+def snapshots_of(value, max_steps, interval=20, **settings):
+    """Run a plan; return for each restored snapshot the step of its state and that of the segment."""
+    plan, spent, result = plan_segments(Settings(**settings), OWN, max_steps, interval, 2.0, rules="holding"), 0, None
+    kept, restored = {}, []
+    while True:
+        try:
+            segment = plan.send(result)
+        except StopIteration:
+            return restored
+        if segment.restore is not None and (segment.steps or segment.save):
+            restored.append((kept[segment.restore], segment.start))
+        steps = min(segment.steps, max_steps - spent)
+        spent += steps
+        if segment.save is not None:
+            kept[segment.save] = segment.start + steps
+        result = SegmentResult(steps, value(spent), False, (), spent)
+
+
+@pytest.mark.parametrize("max_steps", [3, 2000])
+def test_a_branch_after_a_return_goes_back_to_where_it_began(max_steps):
+    def value(spent):
+        return 0.2 + 0.005 * (spent // 20 % 2) if 500 <= spent < 560 else 0.8 - 0.6 / (1 + spent / 300) + 1e-6 * spent
+
+    restored = snapshots_of(value, max_steps, min(20, max_steps // 3), reuse=False, growth=1.25)
+    assert restored or max_steps == 3
+    assert all(state == start for state, start in restored)
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,11 @@ def test_the_best_is_restored_when_the_last_is_worse():
         ({"growth": 1.0}, "growth must be a finite number above 1, got 1.0"),
         ({"first_branch": 0.0}, r"first_branch must lie in \(0, 1\)"),
         ({"average": 1.0}, r"average must lie in \[0, 1\)"),
+        ({"accept_average": 1}, "accept_average must be true or false, got 1"),
+        (
+            {"accept_average": True, "average": 0.0},
+            "accept_average needs averaged weights, got average=0; give a window",
+        ),
         ({"tuning_budget": 2.0}, r"tuning_budget must lie in \[0, 1\]"),
         ({"margin": 0.5}, r"margin must be a finite number of at least 1, got 0\.5"),
     ],

@@ -65,6 +65,17 @@ def test_a_composed_policy_counts_from_its_own_start():
     assert names([(row(0, None, "auto", tuning_steps=120), Constant(0.1))]) == []
 
 
+def test_a_target_that_only_averaged_weights_reached_recommends_nothing():
+    reached = [(row(seed, 300, "auto", weights="averaged"), Constant(0.1)) for seed in range(3)]
+    accepting = {"lr_policy.accept_average": True}
+    missed = [(row(3, None, "auto", settings=accepting, best_value=0.94), Constant(0.1))]
+    answer = recommend(dataclasses.replace(QUERY, target=0.9), [*reached, *missed])
+    assert answer.recommendations == ()
+    assert answer.unsuitable == {"checks of averaged weights": 4}
+    plain = [(row(seed, 300, "auto", settings=accepting), Constant(0.1)) for seed in range(3)]
+    assert names(plain) == ["auto"]
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

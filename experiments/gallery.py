@@ -25,7 +25,7 @@ from typing import Any
 import polars as pl
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from tables import Row, compared, spread, stage
+from tables import Row, compared, spread, stage, workload
 
 from lrbench_pl.policies import Cyclic, Policy, Sequential
 from lrbench_pl.runs.config import register_resolvers
@@ -258,7 +258,7 @@ class Entry:
         of: How many those are.
         first: Name of the first of them.
         same_tier: Whether it is in the tier of the first.
-        policy: Its name in ``conf/lr_policy``.
+        policy: Its name; after its name in ``conf/lr_policy`` those of other policies, such as of the momentum.
         tuned: Whether its rate was tuned; false for the default of the workload.
     """
 
@@ -272,6 +272,11 @@ class Entry:
     policy: str
     tuned: bool = True
 
+    @property
+    def lr_policy(self) -> str:
+        """Its name in ``conf/lr_policy``."""
+        return self.policy.partition(" + ")[0]
+
 
 @cache
 def entries() -> tuple[Entry, ...]:
@@ -280,7 +285,7 @@ def entries() -> tuple[Entry, ...]:
     for path in sorted(each.with_name("results.csv") for each in HERE.glob("policies_*/study.yaml")):
         results = pl.read_csv(path)
         usual = stage(results, "default").row(0, named=True)
-        task = f"{usual['dataset']}/{usual['model']}, {usual['max_steps']} steps"
+        task = f"{workload(usual)}, {usual['max_steps']} steps"
         rows = [row for row in compared(results) if " in " not in row.name]
         tuned = [row for row in rows if row.name not in ("auto", "the default")]
         for row in rows:
@@ -333,7 +338,7 @@ def pairs() -> tuple[Pair, ...]:
     found = []
     for path in sorted(HERE.glob("optimizers_*/results.csv")):
         rows = stage(pl.read_csv(path), "run")
-        task = f"{rows['dataset'][0]}/{rows['model'][0]}, {rows['max_steps'][0]} steps"
+        task = f"{workload(rows.row(0, named=True))}, {rows['max_steps'][0]} steps"
         medians = {}
         for (name, optimizer), part in rows.group_by("policy", "optimizer"):
             steps = [math.inf if each is None else float(each) for each in part["steps_to_target"]]
@@ -386,11 +391,11 @@ def lost(family: Family) -> list[str]:
 
 
 def _of(family: Family) -> list[Entry]:
-    return [each for each in entries() if each.tuned and each.policy in family.members]
+    return [each for each in entries() if each.tuned and each.lr_policy in family.members]
 
 
 def _defaults(family: Family) -> list[Entry]:
-    return [each for each in entries() if not each.tuned and each.policy in family.members]
+    return [each for each in entries() if not each.tuned and each.lr_policy in family.members]
 
 
 def _pairs_of(family: Family) -> Iterator[tuple[str, str, list[Pair]]]:
@@ -491,7 +496,7 @@ _HOW = (
 
 
 def _took_part(name: str) -> bool:
-    return any(each.policy == name for each in entries()) or any(pair.policy == name for pair in pairs())
+    return any(each.lr_policy == name for each in entries()) or any(pair.policy == name for pair in pairs())
 
 
 def _item(text: str) -> list[str]:

@@ -2,7 +2,8 @@
 
     python experiments/headline.py [--write]
 
-One line per study with a protocol: its default policy, the best of its tuned policies, and `auto`.
+One line per study with a protocol: its default policy, the best of its tuned policies with the steps of the short runs
+that chose its rate, and `auto`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 import polars as pl
-from tables import Row, compared, stage, written
+from tables import Row, compared, stage, workload, written
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
@@ -27,14 +28,14 @@ def lines(studies: list[Path]) -> list[str]:
     for path in studies:
         results = pl.read_csv(path)
         first = stage(results, "default").row(0, named=True)
-        workload = f"{first['dataset']}/{first['model']}, {first['target']:.4f}, {first['max_steps']} steps"
+        task = f"{workload(first)}, {first['target']:.4f}, {first['max_steps']} steps"
         found = compared(results)
         by_name = {row.name: row for row in found}
         tuned = next(row for row in found if row.name not in ("auto", "the default"))
         auto = by_name["auto"]
         shown.append(
-            f"| {workload} | `{first['policy']}`: {_steps(by_name['the default'])} | `{tuned.name}`: {_steps(tuned)} "
-            f"| {_steps(auto)} | {auto.counted} |"
+            f"| {task} | `{first['policy']}`: {_steps(by_name['the default'])} "
+            f"| `{tuned.name}`: {_steps(tuned)}, tuning {tuned.tuning} | {_steps(auto)} | {auto.counted} |"
         )
     return shown
 

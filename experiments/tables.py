@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,13 +152,17 @@ def _outcomes(rows: pl.DataFrame) -> tuple[list[float], list[bool]]:
     return [float(steps) for steps in run], hit
 
 
+def workload(row: Mapping[str, Any]) -> str:
+    """Name the workload of a run: data set, model and batch."""
+    return f"{row['dataset']}/{row['model']}, batch {row['batch_size']}"
+
+
 def aim(rows: pl.DataFrame) -> list[str]:
     """Describe the aim of a study: workload, budget, target and seeds, and the source of the target."""
     first = stage(rows, "default").row(0, named=True)
     aims, runs = stage(rows, "target"), stage(rows, "default", "run", "auto", "short")
     lines = [
-        f"{first['dataset']}/{first['model']}, budget {first['max_steps']} steps, "
-        f"target {first['target']:.4f}, seeds {_seeds(runs)}."
+        f"{workload(first)}, budget {first['max_steps']} steps, target {first['target']:.4f}, seeds {_seeds(runs)}."
     ]
     if len(aims):
         what = "accuracy" if sign(rows) > 0 else "loss"
@@ -183,7 +188,7 @@ def table(rows: pl.DataFrame) -> list[str]:
         lines.append(
             f"| {row.tier} | {name} | {'' if row.lr is None else f'{row.lr:g}'} | {row.reached}/{row.n} "
             f"| {spread(row.steps, '.0f')} | {row.speed_up} | {row.counted} | {spread(row.budget_ratio, '.2f')} "
-            f"| {row.tuning} | {row.test:.4f} |"
+            f"| {row.tuning} | {'' if math.isnan(row.test) else format(row.test, '.4f')} |"
         )
     return lines + best_case(rows)
 

@@ -73,7 +73,7 @@ def rows_of(steps, tuning=100):
             "test_accuracy": 0.9,
             "final_value": 0.89,
         }
-        | {"dataset": "d", "model": "m", "target": 0.9}
+        | {"dataset": "d", "model": "m", "batch_size": 64, "target": 0.9}
         for policy, each in steps.items()
         for seed, at in enumerate(each)
     ]
@@ -97,6 +97,16 @@ def test_speed_ups_are_by_seed_with_and_without_the_tuning():
     assert tri.speed_up.times.value == pytest.approx(4)  # of 4, 6, 8, 0, 4
     assert tri.counted.times.value == pytest.approx(2)  # of 2, 2, 2.7, 0, 2
     assert any("| `tri` | 0.1 | 4/5 | 200" in line for line in tables.table(rows))
+
+
+def test_runs_that_diverged_have_no_accuracy_on_the_test_set():
+    rows = rows_of({"inv": [800, 600, 800], "tri": [200, None, None]})
+    lost = (pl.col("policy") == "tri") & pl.col("steps_to_target").is_null()
+    some = rows.with_columns(pl.when(lost).then(None).otherwise("test_accuracy").alias("test_accuracy"))
+    every = rows.with_columns(pl.when(policy="tri").then(None).otherwise("test_accuracy").alias("test_accuracy"))
+    shown = [next(line for line in tables.table(each) if "`tri`" in line) for each in (some, every)]
+    assert shown[0].endswith("| 0.9000 |")
+    assert shown[1].endswith("|  |")
 
 
 @pytest.mark.parametrize(

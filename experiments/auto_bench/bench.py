@@ -34,6 +34,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "cosine": {},
     "auto": {},
     "auto with range test": {"repeats": 2},
+    "averages accepted": {"accept_average": True},
     "range test": {"rules": "range test"},  # those of earlier versions on long budgets
     "comparison": {"rules": "comparison"},  # those for short budgets and for optimizers other than SGD
     "holding": {"rules": "holding"},  # those for SGD on long budgets
@@ -69,8 +70,10 @@ def _model(case: Case, inputs: int, outputs: int, seed: int) -> nn.Sequential:
     )
 
 
-def train_plans(case: Case, plans: Sequence[_Plan], seeds: Sequence[int], target: float | None) -> list[Job]:
-    """Train plans of one case beside each other, one for each seed."""
+def train_plans(
+    case: Case, plans: Sequence[_Plan], seeds: Sequence[int], target: float | None, accepts: Sequence[bool] = ()
+) -> list[Job]:
+    """Train plans of one case beside each other, one for each seed; ``accepts`` as for :func:`stacked.train`."""
     x, y = tensors(case.data)
     outputs = 1 if y.is_floating_point() else int(y.max()) + 1
     held = round(HELD_OUT * len(x))
@@ -89,6 +92,7 @@ def train_plans(case: Case, plans: Sequence[_Plan], seeds: Sequence[int], target
         OPTIMIZERS[case.optimizer][2],
         [target] * len(plans),
         Settings().average,
+        accepts,
     )
 
 
@@ -107,7 +111,11 @@ def run(
         reached = [callback.verdict.steps_to_target for callback in verdicts]
     else:
         jobs = train_plans(
-            case, [_plan(case, way, target, mode) for _, way in pairs], [seed for seed, _ in pairs], target
+            case,
+            [_plan(case, way, target, mode) for _, way in pairs],
+            [seed for seed, _ in pairs],
+            target,
+            ["accept_average" in WAYS[way] for _, way in pairs],
         )
         reached = [job.reached for job in jobs]
     return [

@@ -120,6 +120,7 @@ def train(
     settings: Mapping[str, Any],
     targets: Sequence[float | None],
     share: float,
+    accepts: Sequence[bool] = (),
 ) -> list[Job]:
     """Run every plan to its end.
 
@@ -137,6 +138,7 @@ def train(
         settings: Its arguments.
         targets: Of each job; None for none.
         share: Window of the averaged weights.
+        accepts: Whether a check of the averaged weights may reach the target, for each job; by default for none.
     """
     classes = not y.is_floating_point()
     stack = Stack(models, optimizer, settings)
@@ -240,9 +242,10 @@ def train(
             elif due[j]:
                 shown = segment.averaged and done >= segment.steps
                 found = averaged[j] if shown else plain[j]
-                if not shown and math.isfinite(found):
+                counts = not shown or (bool(accepts) and accepts[j])
+                if counts and math.isfinite(found):
                     job.best = found if job.best is None else (max if classes else min)(job.best, found)
-                if not shown and not job.diverged and meets(found, targets[j]):
+                if counts and not job.diverged and meets(found, targets[j]):
                     job.trace.append((job.spent, "reached", found))
                     job.reached, job.over = job.spent, True
                 elif done >= segment.steps or job.diverged:

@@ -163,6 +163,9 @@ class _Planner(Planner):
         self.observed.values = opening.values
         has_diverged = opening.t == 0 and opening.spent > 0
         stable.peak = opening.peak if has_diverged else _HELD * opening.peak
+        if len(opening.values) > 1 and opening.values[-1] <= opening.values[0]:
+            self._restart(f"no gain over {counted(opening.t, 'step')}", opening.peak)
+            return
         has_decayed = opening.policy(opening.t) < opening.peak / 2
         warmup_steps = max(1, min(self.interval, opening.t // 5)) if has_decayed else 0
         stable.begin_after(opening.policy, opening.t, warmup_steps)
@@ -361,10 +364,11 @@ class _Planner(Planner):
         if is_standstill(self.observed.ends, self.settings.min_gain):
             self._change_shape()
 
-    def _restart(self, why: str) -> None:
-        """Restart at half the peak, but at most at the optimizer's own rate."""
+    def _restart(self, why: str, peak: float | None = None) -> None:
+        """Restart at half the peak, but at most at the optimizer's own rate; ``peak`` for the record, if another."""
         stable = self.stable
-        self.found.avoided.append(f"continuing at {stable.peak:.3g}: {why}; training restarted")
+        tried = stable.peak if peak is None else peak
+        self.found.avoided.append(f"continuing at {tried:.3g}: {why}; training restarted")
         stable.peak = min(stable.peak / 2, self.own_lr)
         stable.restart()
         self.tuning_steps, self.restore, self.snapshot, self.snapshot_step = self.spent, "start", "start", 0

@@ -184,6 +184,31 @@ def test_a_first_decay_that_diverges_leaves_the_own_rate():
     assert segments[1].restore == "start"
 
 
+@pytest.mark.parametrize(
+    ("value", "steps"),
+    [
+        pytest.param(lambda spent, rate: 0.6 if spent < 240 else 0.59, 240, id="lower at its end"),
+        pytest.param(lambda spent, rate: 0.5 + 0.001 * (spent // 20 % 2), 60, id="given up where it began"),
+    ],
+)
+def test_after_a_first_decay_without_a_gain_training_begins_again_at_the_own_rate(value, steps):
+    segments, found = compose(value, rules="holding")
+    assert found.avoided[0] == f"continuing at 0.3: no gain over {steps} steps; training restarted"
+    assert peaks(segments)[0] == pytest.approx(OWN)
+    first = next(each for each in segments if each.note.startswith("peak"))
+    assert (first.start, first.restore) == (0, "start")
+
+
+def test_one_check_in_the_first_decay_proves_nothing():
+    plan = plan_segments(Settings(), OWN, 4000, 240, 2.0, rules="holding")
+    result, segment = None, None
+    while segment is None or not segment.note.startswith("peak"):
+        segment = plan.send(result)
+        result = SegmentResult(segment.steps, 0.5, spent=240 if segment.steps else 0)
+    assert segment.start == 240
+    assert segment.policy(1000) == pytest.approx(4.5 * OWN)
+
+
 def test_without_a_target_the_stable_phase_begins_at_once():
     plan = plan_segments(Settings(), OWN, 4000, 20, None, rules="holding")
     segments, spent = [next(plan)], 0

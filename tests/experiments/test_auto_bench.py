@@ -62,8 +62,8 @@ def test_the_means_by_optimizer_are_those_of_the_frozen_rows(bench):
 @pytest.mark.parametrize(
     ("given", "way", "known"),
     [
-        ((), "other", "cosine, auto, auto with range test, range test, comparison, holding"),
-        (("--real",), "comparison", "cosine, auto, auto with range test with --real"),
+        ((), "other", "cosine, auto, auto with range test, averages accepted, range test, comparison, holding"),
+        (("--real",), "comparison", "cosine, auto, auto with range test, averages accepted with --real"),
     ],
 )
 def test_an_unknown_way_is_refused_with_those_that_are_known(bench, monkeypatch, capsys, given, way, known):

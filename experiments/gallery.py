@@ -139,7 +139,7 @@ FAMILIES = (
     Family(
         "auto",
         "Composed during training",
-        "No shape is given. On a short budget, or with another optimizer than SGD, `auto` compares short\n"
+        "No shape is given. On a short budget, or with an optimizer other than SGD, `auto` compares short\n"
         "decays from two peaks and continues with longer ones. With SGD on a long budget it holds a peak, and\n"
         "decays when the target is in reach. [Compose a policy during training](../auto.md) describes its\n"
         "rules. The picture is one training of the first kind on the digits that reached its target; what it\n"

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrbench_pl.composing.plan import Rules, is_short
+from lrbench_pl.composing.settings import ADDED
 
 SETTINGS = {"trunks": "stable"}
 _KINDS = {"trunk": "stable"}
 _REQUEST = {**SETTINGS, "target_accuracy": "target"}
-_ADDED = {"accept_average": False}  # settings that earlier versions had not
 _JOURNAL = {"outcomes": "results", "marks": "fingerprints"}
 _COMPOSITION = {
     "asked": "request",
@@ -35,7 +35,7 @@ def with_current_names(composition: Mapping[str, Any]) -> dict[str, Any]:
     """
     state = _renamed(composition, _COMPOSITION)
     request = _with_rules(_renamed(state["request"], _REQUEST))
-    state["request"] = request | {name: value for name, value in _ADDED.items() if name not in request}
+    state["request"] = request | {name: value for name, value in ADDED.items() if name not in request}
     state["journal"] = _renamed(state["journal"], _JOURNAL)
     state["snapshots"] = _renamed(state["snapshots"], _KINDS)
     state["records"] = [{**record, "kind": _KINDS.get(record["kind"], record["kind"])} for record in state["records"]]

@@ -9,6 +9,9 @@ from typing import Literal
 from lrbench_pl.policies import Constant, Cyclic, InverseTime, Policy, Polynomial, Sequential, SqrtDecay
 from lrbench_pl.policies import _checks as check
 
+# Settings that earlier versions had not, with the value that changes nothing.
+ADDED = {"accept_average": False}
+
 StableShape = Literal["constant", "inverse_sqrt", "triangle", "sine"]
 BranchDecay = Literal["linear", "cosine", "sqrt"]
 

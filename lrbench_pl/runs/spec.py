@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from lrbench_pl.composing.settings import ADDED
 from lrbench_pl.policies import OTHER_POLICIES
 from lrbench_pl.words import masked, policy_file_name
 
@@ -34,8 +35,6 @@ _FIELDS = (
     *("lr", "seed", "batch_size", "max_steps", "target", "monitor", "mode", "confirmations"),
     *("stop_at_target", "lr_policy", "lr_policy_file", "names", *OTHER_POLICIES),
 )
-# Options of `lr_policy=auto` that earlier versions had not, with the value that changes nothing.
-_ADDED = {"accept_average": False}
 _OF_DATASET = (  # where the data is and how it is loaded
     *("root", "data_dir", "download", "num_workers", "workers", "device"),
     *("pin_memory", "persistent_workers", "prefetch_factor"),
@@ -254,7 +253,7 @@ class RunSpec:
 
 def _as_before(policy: Mapping[str, Any]) -> Mapping[str, Any]:
     """Leave out options that change nothing, so that a run is the same as one of a version without them."""
-    return {key: value for key, value in policy.items() if key not in _ADDED or value != _ADDED[key]}
+    return {key: value for key, value in policy.items() if key not in ADDED or value != ADDED[key]}
 
 
 def readable(stored: Mapping[str, Any]) -> dict[str, Any]:

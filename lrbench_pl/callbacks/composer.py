@@ -23,6 +23,7 @@ from lrbench_pl.composing.settings import Settings
 from lrbench_pl.composing.snapshot import ChangedModuleError, Snapshot, why_not_restorable
 from lrbench_pl.composing.state import Composition
 from lrbench_pl.policies import Policy, segments
+from lrbench_pl.policies import _checks as check
 from lrbench_pl.verdict import Check, Mode, Status, meets
 from lrbench_pl.words import counted
 
@@ -58,6 +59,7 @@ class LRPolicyComposer(LRPolicyCallback):
     Args:
         target: Value that the monitor must reach; None composes one policy for the whole budget.
         max_steps: Optimizer steps in total; by default the Trainer's ``max_steps``.
+        lr: Rate whose multiples are tried; by default the one with which the optimizer was built.
         monitor: Name under which the module logs the metric in validation.
         mode: ``max`` if larger values are better, ``min`` if smaller ones are.
         confirmations: Consecutive checks that must meet the target.
@@ -87,6 +89,7 @@ class LRPolicyComposer(LRPolicyCallback):
         optimizer_index: int | None = None,
         save_to: str | Path | None = None,
         save_as: Mapping[str, Any] | None = None,
+        lr: float | None = None,
         **settings: Any,
     ) -> None:
         for former, name in former_names.SETTINGS.items():
@@ -101,6 +104,7 @@ class LRPolicyComposer(LRPolicyCallback):
         policy = ComposedPolicy(self._rate_at, self.realised)
         super().__init__(policy, target, monitor, mode, confirmations, True, optimizer_index, save_to, save_as)
         self.max_steps = max_steps
+        self.lr = None if lr is None else check.rate("lr", check.positive("lr", lr))
 
     def _reset(self) -> None:
         super()._reset()
@@ -201,7 +205,8 @@ class LRPolicyComposer(LRPolicyCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the optimizer's own rate, before a checkpoint overwrites it."""
         super().on_fit_start(trainer, pl_module)
-        self._own_lr = float(self._find_optimizer(trainer).param_groups[0]["lr"])
+        own_lr = float(self._find_optimizer(trainer).param_groups[0]["lr"])
+        self._own_lr = own_lr if self.lr is None else self.lr
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the first segment, or resume the one of the checkpoint."""

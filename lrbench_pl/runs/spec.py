@@ -180,8 +180,11 @@ class RunSpec:
             stored: The content of ``lr_policy_file``, if the policy is a file.
         """
         workload, names = plain["workload"], plain["names"]
-        policy = _combined(_as_before(plain["lr_policy"]) if stored is None else stored, plain)
-        policy_settings = _combined(_as_before(symbolic["lr_policy"]) if stored is None else _plain(stored), symbolic)
+        own = (None, None) if workload is not None else (plain["lr"], "lr")
+        policy = _combined(_as_before(plain["lr_policy"], own[0]) if stored is None else stored, plain)
+        policy_settings = _combined(
+            _as_before(symbolic["lr_policy"], own[1]) if stored is None else _plain(stored), symbolic
+        )
         symbolic = {**symbolic, "param_groups": _without_policies(symbolic.get("param_groups"))}
         without = ("model", "optimizer") if workload is not None else ()
         flat = flatten({key: value for key, value in symbolic.items() if key not in (*_NOT_PART, *_FIELDS, *without)})
@@ -251,9 +254,19 @@ class RunSpec:
             raise ValueError(f"expected the specification of a run ({error})") from error
 
 
-def _as_before(policy: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Leave out options that change nothing, so that a run is the same as one of a version without them."""
-    return {key: value for key, value in policy.items() if key not in ADDED or value != ADDED[key]}
+def _as_before(policy: Mapping[str, Any], lr: float | str | None) -> dict[str, Any]:
+    """Leave out options that change nothing, so that a run is the same as one of a version without them.
+
+    Args:
+        policy: Settings of the policy.
+        lr: The rate of the optimizer, or its symbol; None if it is unknown.
+    """
+    nothing = ADDED | ({"lr": lr} if lr is not None and policy.get("_target_") == _COMPOSER else {})
+    return {
+        key: _as_before(value, lr) if isinstance(value, Mapping) else value
+        for key, value in policy.items()
+        if key not in nothing or value != nothing[key]
+    }
 
 
 def readable(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -445,6 +458,7 @@ def _combined(policy: Mapping[str, Any], plain: Mapping[str, Any]) -> Mapping[st
 
 
 _POLICIES = "lrbench_pl.policies."
+_COMPOSER = "lrbench_pl.callbacks.composer.LRPolicyComposer"
 
 
 def _with_policies(groups: Any) -> list[Any]:

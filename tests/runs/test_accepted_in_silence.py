@@ -1,5 +1,6 @@
 """Values that a result cannot store are refused before training; settings without effect are refused or reported."""
 
+import json
 import logging
 
 import pytest
@@ -267,3 +268,12 @@ def test_a_workload_may_take_the_optimizer_of_the_configuration(tmp_path):
     given = {"target": "tests.workloads.builds.WithGiven", "optimizer": "${optimizer}"}
     result = train(tmp_path, "optimizer=nesterov", **given)
     assert (result.status, result.optimizer) == ("missed", "nesterov")
+
+
+@pytest.mark.filterwarnings("ignore:the training loader has no `position`")
+def test_auto_starts_from_the_rate_of_the_configuration_whatever_the_workload_was_built_with(tmp_path):
+    """As with every other policy; the module's own rate is 0.1."""
+    result = train(tmp_path, "lr_policy=auto", "lr=0.02", "target=0.001")
+    assert (result.status, result.lr) == ("missed", 0.02)
+    notes = [segment.get("why", "") for segment in json.loads((tmp_path / "tuning.json").read_text())]
+    assert notes[0].startswith("decays from 0.06 ")

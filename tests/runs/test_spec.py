@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict, read_write
 
 from lrbench_pl.analysis.listing import listing, sections
 from lrbench_pl.analysis.load import AnalysisError, load_runs
@@ -142,6 +142,25 @@ def test_the_rest_is_another_run_of_the_same_task(override):
     base, changed = spec(), spec(override)
     assert changed.task == base.task
     assert changed.run_id != base.run_id
+
+
+def test_the_rate_of_auto_counts_only_where_a_workload_has_its_own():
+    """Without a workload it is the optimizer's, so that runs of versions without this option are the same."""
+
+    def specs(policy, *workload):
+        cfg = compose([f"lr_policy={policy}", *workload])
+        before = cfg.copy()
+        auto = before.lr_policy.get("otherwise", before.lr_policy)
+        with read_write(before), open_dict(before):
+            del auto["lr"], auto["accept_average"]
+        return RunSpec.from_config(cfg), RunSpec.from_config(before)
+
+    for policy in ("auto", "best"):
+        now, before = specs(policy)
+        assert (now.run_id, now.settings) == (before.run_id, before.settings)
+        now, before = specs(policy, "workload={_target_: a.B}")
+        assert now.run_id != before.run_id
+    assert spec("lr_policy=auto", "lr_policy.lr=0.3").run_id != spec("lr_policy=auto").run_id
 
 
 def test_what_is_derived_from_the_rate_keeps_runs_of_other_rates_apart():

@@ -37,7 +37,7 @@ from lrbench_pl.runs.folder import (
     read_result,
     state_of,
 )
-from lrbench_pl.runs.options import one_line, remarks
+from lrbench_pl.runs.options import UserError, check_config, one_line, remarks
 from lrbench_pl.runs.result import RESULT_FILE, Outcome, RunResult
 from lrbench_pl.runs.spec import RunSpec, policy_name
 from lrbench_pl.sweeps.composer import (
@@ -225,8 +225,8 @@ class SweepLauncher:
         """Run the jobs that are not finished; return one value per job in order.
 
         Raises:
-            CompactHydraException: If the folder holds runs of another configuration, if the launcher refuses its
-                arguments, or if a result could not be written.
+            CompactHydraException: If the folder holds runs of another configuration, if every job is refused for the
+                same reason, if the launcher refuses its arguments, or if a result could not be written.
         """
         setup_globals()
         register_resolvers()
@@ -240,6 +240,7 @@ class SweepLauncher:
             for job in jobs:
                 if job.number in results:  # a process may have been killed after it had written the result
                     discard_checkpoints(job.folder / CHECKPOINTS)
+            _check_configs(waiting)
             _print_remarks(waiting)
             folders, mode = [job.folder for job in jobs], str(jobs[0].config.mode)
             known = {job.folder: results[job.number] for job in jobs if job.number in results}
@@ -398,6 +399,34 @@ def ignore_ctrl_c() -> None:
     """Ignore further Ctrl-C, while the first one is being handled."""
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check_configs(jobs: Sequence[Job]) -> None:
+    """Refuse a sweep whose jobs would all be refused for one reason; otherwise each says its own.
+
+    Raises:
+        CompactHydraException: With that reason.
+    """
+    reason = ""
+    before = HydraConfig.instance().cfg
+    try:
+        for job in jobs:
+            set_hydra_config(config := job.config)
+            try:
+                convert_budget(config)
+                check_config(without_hydra(config))
+            except UserError as error:
+                if reason and str(error) != reason:
+                    return
+                reason = str(error)
+            except (OmegaConfBaseException, ValueError, TypeError, ZeroDivisionError):  # the run reports it
+                return
+            else:
+                return
+    finally:
+        HydraConfig.instance().cfg = before
+    if reason:
+        raise CompactHydraException(f"{counted(len(jobs), 'job')} refused: {reason}")
 
 
 _printed: set[str] = set()

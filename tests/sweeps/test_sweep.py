@@ -85,6 +85,19 @@ def test_exit_codes(tmp_path, arguments, code, message):
     assert "Traceback" not in done.stderr
 
 
+def test_a_mistake_that_all_jobs_share_is_said_once(tmp_path):
+    done = call(tmp_path, "-m", *SHORT, "target=0.5,0.6", "lr=-1", "hydra.sweep.dir=sweep")
+    assert done.returncode == 1
+    assert done.stderr == "error: 2 jobs refused: lr must be a finite number above 0, got -1\n"
+    assert not rows(tmp_path)
+
+    done = call(tmp_path, "-m", *SHORT, "target=0.5", "lr=-1,-2,nan", "hydra.sweep.dir=sweep")
+    assert done.returncode == 1
+    assert [f"failed: lr must be a finite number above 0, got {lr}" in done.stdout for lr in (-1, -2, "nan")] == [
+        True
+    ] * 3
+
+
 def test_help_lists_options_and_groups(tmp_path):
     done = call(tmp_path, "--help")
     assert done.returncode == 0

@@ -76,11 +76,18 @@ class Case:
     batch: int = 64
     steps: int = 1000
     interval: int = 20
+    factor: float = 1.0  # the optimizer's own rate in this task, in multiples of the usual one
 
     @property
     def name(self) -> str:
         """Its parts in one word."""
-        return f"{self.data}-{self.optimizer}-{self.width}-{self.batch}"
+        parts = f"{self.data}-{self.optimizer}-{self.width}-{self.batch}"
+        return parts if self.factor == 1 else f"{parts} x{self.factor:g}"
+
+    @property
+    def rate(self) -> float:
+        """The optimizer's own rate."""
+        return self.factor * OPTIMIZERS[self.optimizer][1]
 
 
 def _cases(names: Sequence[str], widths: Sequence[int], batches: Sequence[int]) -> tuple[Case, ...]:

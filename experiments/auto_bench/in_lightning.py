@@ -64,8 +64,8 @@ class Perceptron(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The case's optimizer at its own rate."""
-        kind, lr, more = OPTIMIZERS[self.case.optimizer]
-        return kind(self.parameters(), lr=lr, **more)
+        kind, _, more = OPTIMIZERS[self.case.optimizer]
+        return kind(self.parameters(), lr=self.case.rate, **more)
 
 
 def fit(case: Case, seed: int, way: str, target: float | None, settings: Mapping[str, Any]) -> LRPolicyCallback:
@@ -83,7 +83,7 @@ def fit(case: Case, seed: int, way: str, target: float | None, settings: Mapping
     if way == "auto":
         callback = LRPolicyComposer(target, max_steps=case.steps, **monitor, **settings)
     else:
-        rate = OPTIMIZERS[case.optimizer][1]
+        rate = case.rate
         callback = LRPolicyCallback(Cyclic(0.0, rate, case.steps, "half_cosine"), target, **monitor)
     trainer = pl.Trainer(
         max_steps=case.steps,

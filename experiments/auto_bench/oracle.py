@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import cosine_plan, show, train_all, train_plans
-from cases import CASES, OPTIMIZERS, TARGET_SEEDS, Case
+from cases import CASES, TARGET_SEEDS, Case
 
 from lrbench_pl.composing.segments import Segment
 from lrbench_pl.policies import Polynomial, warmup
@@ -34,12 +34,11 @@ def _decay(peak: float, steps: int, interval: int) -> Generator[Segment, Any, An
 
 def run(case: Case, seeds: Sequence[int]) -> list[_Row]:
     """Return a row for the default, and one for each peak and share: median steps and how many seeds reached it."""
-    rate = OPTIMIZERS[case.optimizer][1]
     defaults = train_plans(case, [cosine_plan(case) for _ in TARGET_SEEDS], TARGET_SEEDS, None)
     target = float(f"{statistics.median(job.trace[-1][2] for job in defaults):.7g}")
     ways: list[tuple[float | None, float]] = [(None, 1.0), *((peak, share) for peak in PEAKS for share in SHARES)]
     plans = [
-        cosine_plan(case) if peak is None else _decay(peak * rate, round(share * case.steps), case.interval)
+        cosine_plan(case) if peak is None else _decay(peak * case.rate, round(share * case.steps), case.interval)
         for peak, share in ways
         for _ in seeds
     ]

@@ -191,7 +191,8 @@ def train(
         if segment.save is not None and not job.diverged:
             job.snapshots[segment.save] = (stack.take(j), job.position)
         losses = tuple(job.losses) if segment.kind == "range" else ()
-        follow(j, SegmentResult(done, found, job.diverged, losses, job.spent, job.watch.has_learned))
+        learned, memorised = job.watch.has_learned, job.watch.has_memorised
+        follow(j, SegmentResult(done, found, job.diverged, losses, job.spent, learned, memorised))
 
     for j in range(len(jobs)):
         follow(j, None)

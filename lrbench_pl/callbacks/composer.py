@@ -389,7 +389,7 @@ class LRPolicyComposer(LRPolicyCallback):
     def _end_segment(self, trainer: Trainer, value: float, diverged: bool) -> None:
         """Record the segment, take its snapshot and start the next one."""
         running, module = self._state.running, trainer.lightning_module
-        result = running.result(self._steps_run, value, diverged, self._losses.has_learned)
+        result = running.result(self._steps_run, value, diverged, self._losses.has_learned, self._losses.has_memorised)
         self._state.account.add(running.segment, result)
         if running.segment.save is not None and not diverged:
             self._save(trainer, module, running.segment.save)

@@ -60,6 +60,11 @@ class LossMonitor:
         """Return whether the losses that :meth:`has_diverged` has seen fell by more than their noise."""
         return self._watch.has_learned
 
+    @property
+    def has_memorised(self) -> bool:
+        """Return whether the losses that :meth:`has_diverged` has seen came near zero."""
+        return self._watch.has_memorised
+
     def drop_deferred(self) -> None:
         """Drop the deferred losses: they belong to a segment that has ended."""
         self._pending = []

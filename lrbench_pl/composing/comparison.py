@@ -40,7 +40,8 @@ class ComparingPlanner(Planner):
 
     Each decay begins with a warm-up. Every check uses the plain weights and may reach the target. If the loss diverges
     or the values fall, training returns to the last good snapshot at a third of the peak. If five consecutive checks
-    are identical while the loss is still that of the start, it restarts at a third of the own rate.
+    are identical while the loss is still that of the start, it restarts at a third of the own rate; if the network has
+    memorised its training data, at the own rate.
 
     Args:
         settings: Settings of the composition; ``decay`` and ``tuning_budget`` apply.
@@ -186,7 +187,10 @@ class ComparingPlanner(Planner):
         self.policy = policy
         is_dead = is_frozen(self.same) and not result.has_learned and self.peak > self.own_lr
         if is_dead or (is_frozen(seen) and len(set(seen)) == 1):
-            self._restart()
+            self._restart(_LOWER * min(self.peak, self.own_lr))
+            return None
+        if is_frozen(self.same) and result.has_memorised:
+            self._restart(self.own_lr if self.peak > self.own_lr else self._lower_peak())
             return None
         return seen[-1]
 
@@ -223,11 +227,11 @@ class ComparingPlanner(Planner):
         """Return a third of the peak, or the least one."""
         return max(_LOWER * self.peak, min(self.peak, _LEAST_PEAK * self.own_lr))
 
-    def _restart(self) -> None:
-        """Start again at a third of the peak, at most of the own rate: the checks no longer differ."""
+    def _restart(self, peak: float) -> None:
+        """Start again: the checks no longer differ."""
         self.found.avoided.append(f"continuing at {self.peak:.3g}: identical checks throughout; training restarted")
         self.reached, self.same = -math.inf, []
-        self._return_to("start", self.policy, 0, _LOWER * min(self.peak, self.own_lr))
+        self._return_to("start", self.policy, 0, peak)
 
     def _return_to_good(self, peak: float) -> None:
         self._return_to(*self.good, peak)

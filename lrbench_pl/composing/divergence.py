@@ -14,6 +14,7 @@ _NOISE_WINDOW = 50  # differences that the noise is measured from
 _MIN_DIFFERENCES = 10  # differences that a measurement of the noise needs
 _RISE = 2.5  # multiple of the noise by which the mean exceeds the first loss in a divergence without learning
 _LEARNED = 5.0  # multiple of the noise by which the mean falls below the first loss in a training that learned
+_MEMORISED = 0.02  # share of the first loss below which the training data are memorised
 _LOST = 0.2  # share of that fall below which what was learned is lost
 
 
@@ -78,6 +79,16 @@ class LossWatch:
         if self._first is None or self._mean is None or len(self._recent) < _WINDOW:
             return True
         return self._first - self._mean > noise(self._recent)
+
+    @property
+    def has_memorised(self) -> bool:
+        """Return whether the running mean is below a fiftieth of the first loss.
+
+        Of a loss that is zero for perfect predictions hardly anything is left to learn then.
+        """
+        if self._first is None or self._mean is None or len(self._recent) < _WINDOW:
+            return False
+        return self._first > 0 and self._mean < _MEMORISED * self._first
 
     def reset(self) -> None:
         """Forget all losses but the first, when training goes back."""

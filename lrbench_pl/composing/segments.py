@@ -54,6 +54,7 @@ class SegmentResult:
         losses: Training loss of each step, for a ``range`` segment only.
         spent: Optimizer steps of the whole training so far.
         has_learned: Whether the training loss is below its start by more than its noise.
+        has_memorised: Whether hardly anything is left of the training loss.
     """
 
     steps: int
@@ -62,6 +63,7 @@ class SegmentResult:
     losses: tuple[float, ...] = field(default=())
     spent: int = 0
     has_learned: bool = True
+    has_memorised: bool = False
 
 
 @dataclass
@@ -92,9 +94,11 @@ class RunningSegment:
         """Return whether the segment has all its steps at step ``t`` of the training."""
         return t - self.spent >= self.segment.steps
 
-    def result(self, t: int, value: float, diverged: bool, has_learned: bool = True) -> SegmentResult:
+    def result(
+        self, t: int, value: float, diverged: bool, has_learned: bool = True, has_memorised: bool = False
+    ) -> SegmentResult:
         """Return the result of the segment if it ends at step ``t`` of the training."""
-        return SegmentResult(self.steps_at(t), value, diverged, tuple(self.losses), t, has_learned)
+        return SegmentResult(self.steps_at(t), value, diverged, tuple(self.losses), t, has_learned, has_memorised)
 
 
 # A plan yields segments, is sent their results, and returns what it found.

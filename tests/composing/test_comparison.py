@@ -24,10 +24,11 @@ class Training:
         limit: Training diverges at a rate above it.
         script: Returns the value of a check by the step of the training, in place of the formula.
         learns: Whether the loss falls.
+        memorises: Whether it falls to zero.
     """
 
-    def __init__(self, best=OWN, limit=math.inf, script=None, learns=True):
-        self.best, self.limit, self.script, self.learns = best, limit, script, learns
+    def __init__(self, best=OWN, limit=math.inf, script=None, learns=True, memorises=False):
+        self.best, self.limit, self.script, self.learns, self.memorises = best, limit, script, learns, memorises
         self.error, self.rate, self.spent, self.kept = 1.0, 0.0, 0, {}
 
     def value(self):
@@ -41,7 +42,7 @@ class Training:
             ratio = self.rate / self.best
             self.error = min(1.0, self.error * (1 - 0.01 * ratio * (2 - ratio)))
             self.spent += 1
-        return SegmentResult(steps, self.value(), has_diverged, (), self.spent, self.learns)
+        return SegmentResult(steps, self.value(), has_diverged, (), self.spent, self.learns, self.memorises)
 
     def compose(self, max_steps=1000, interval=20, target=2.0, mode="max", **settings):
         """Run a plan as the composer does; return its segments with steps, the step of the target and what it found."""
@@ -174,6 +175,15 @@ def test_a_dead_network_is_restarted_once_two_decays_changed_nothing(learns):
         assert restarted[0]["peak"] == pytest.approx(1 / 3)
 
 
+def test_memorised_data_restart_the_training_at_the_own_rate():
+    """All checks are equal, whatever the rate; without the restart every later decay would repeat them."""
+    segments, _, found = Training(script=lambda spent: 0.95, memorises=True).compose()
+    restarted = [each for each in decays(segments) if each["restore"] == "start"]
+    assert decays(segments)[2] == restarted[0]
+    assert [each["peak"] for each in restarted[:3]] == pytest.approx([1, 1 / 3, 1 / 9])
+    assert found.avoided[0] == "continuing at 0.9: identical checks throughout; training restarted"
+
+
 def test_falling_values_send_it_back_to_the_last_good_snapshot_at_a_third_of_the_rate():
     def script(spent):
         return 0.2 + 0.01 * (spent // 20 % 2) if spent in (300, 320) else min(0.2 + spent / 250, 0.6) + 1e-6 * spent
@@ -281,6 +291,23 @@ def test_the_watch_knows_a_training_that_has_not_learned():
         learned.update(1.609 * 0.98**t + noise)
     assert not constant.has_learned
     assert learned.has_learned
+
+
+@pytest.mark.parametrize(
+    ("losses", "memorised"),
+    [
+        (lambda t: 1.1 * 0.9**t, True),
+        (lambda t: max(1.1 * 0.9**t, 0.1), False),
+        (lambda t: -3.0 - t, False),
+    ],
+)
+def test_the_watch_knows_memorised_data(losses, memorised):
+    watch = LossWatch()
+    for t in range(100):
+        watch.update(losses(t))
+    assert watch.has_memorised == memorised
+    watch.reset()
+    assert not watch.has_memorised
 
 
 def test_a_watch_that_went_back_measures_anew():

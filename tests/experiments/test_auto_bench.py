@@ -1,8 +1,10 @@
 """The bench of ordinary tasks: its frozen table, and its stacked trainings against those in a Trainer."""
 
 import csv
+import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +32,7 @@ def bench(monkeypatch):
         "long_sgd_development.csv",
         "long_sgd_table.csv",
         "table.csv",
+        "tuned_table.csv",
     ],
 )
 def test_the_table_is_that_of_the_frozen_rows(bench, name):
@@ -57,6 +60,37 @@ def test_the_means_by_optimizer_are_those_of_the_frozen_rows(bench):
         own = [row for row in rows if (row["case"].split("-")[1] in bench.ADAPTIVE) == is_adaptive]
         means = [line.split("|")[4].strip() for line in bench.summary(own).splitlines()[-2:]]
         assert sentence.format(*means) in text
+
+
+def test_the_guide_says_what_a_tuned_rate_costs(bench):
+    with (BENCH / "tuned_table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    means = []
+    for is_adaptive in (True, False):
+        own = [row for row in rows if (row["case"].split("-")[1] in bench.ADAPTIVE) == is_adaptive]
+        means.append(bench.summary(own).splitlines()[-1].split("|")[4].strip())
+    worst = bench.summary(rows).splitlines()[-1].split("|")[5].strip()
+    sentence = (
+        "`auto` takes {} times the default's steps with Adam, AdamW and RMSprop, and {} times with SGD (geometric "
+        "means; worst {})"
+    )
+    guide = (BENCH.parents[1] / "docs" / "auto.md").read_text()
+    assert sentence.format(*means, worst) in " ".join(guide.split())
+
+
+def test_a_tuned_case_has_the_rate_with_the_best_end(bench, monkeypatch):
+    """The ends are those of a table, so that no training decides it; of equal ones the usual rate is taken."""
+    ends = {1.0: 0.9, 0.3: 0.8, 3.0: 0.95, 10.0: math.nan}
+    monkeypatch.setattr(
+        bench,
+        "train_plans",
+        lambda case, plans, *_: [SimpleNamespace(trace=[(1, "stable", ends[case.factor])]) for _ in plans],
+    )
+    case = bench.Case("digits", "sgd")
+    assert (bench.tuned(case).factor, bench.tuned(case).rate) == (3.0, pytest.approx(0.3))
+    assert bench.tuned(bench.Case("diabetes", "sgd")).name == "diabetes-sgd-64-64 x0.3"  # a loss
+    ends.update({3.0: 0.9, 0.3: 0.9})
+    assert bench.tuned(case) == case
 
 
 @pytest.mark.parametrize(

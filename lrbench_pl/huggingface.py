@@ -67,6 +67,7 @@ class TargetCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]  # tr
         self.save_to = save_to
         self.save_as = check_names(save_as or {})
         self._is_training = False
+        self._evaluated: set[str] | None = None  # metrics of evaluations, as long as none measured the monitor
         self._clock: Stopwatch | None = None
         self._fields: dict[str, Any] = {}
         self._scheduler: Any = None
@@ -80,7 +81,7 @@ class TargetCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]  # tr
         """Begin anew; a resumed training gets its earlier checks from the log."""
         self.target_check = check = TargetCheck(*self._question)
         self._scheduler = parts.get("lr_scheduler")
-        self._is_training = True
+        self._is_training, self._evaluated = True, None
         self._clock = None
         if state.global_step == 0:
             self._clock = Stopwatch()
@@ -93,7 +94,12 @@ class TargetCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]  # tr
             self._fields = {**self._describe(args, state, parts), **self.save_as}
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
-        """Go on measuring: evaluation is over."""
+        """Go on measuring: evaluation is over.
+
+        Raises:
+            ValueError: If no evaluation measured the metric; there may be one for each of several data sets.
+        """
+        self._refuse_unmeasured()
         if self._clock is not None and not self._clock.is_running:
             self._clock.start()
 
@@ -101,6 +107,10 @@ class TargetCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]  # tr
         """Stop the clock before an evaluation."""
         if self._clock is not None and control.should_evaluate:
             self._clock.stop()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        """Stop the clock before an evaluation at the end of an epoch."""
+        self.on_step_end(args, state, control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **parts: Any) -> None:
         """Stop at a training loss that is not finite."""
@@ -117,12 +127,9 @@ class TargetCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]  # tr
         value = metrics.get(check.monitor)
         if value is None:
             if not check.checks:
-                known = ", ".join(sorted(metrics)) or "none"
-                raise ValueError(
-                    f"monitor {check.monitor!r} was not evaluated; evaluated were: {known}. "
-                    "Set monitor= to one of them or return it from compute_metrics"
-                )
+                self._evaluated = (self._evaluated or set()) | metrics.keys()
             return
+        self._evaluated = None
         step = self._steps(state)
         is_reached = check.update(step, value, None if self._clock is None else self._clock.seconds)
         if isinstance(self._scheduler, LRPolicyScheduler) and self._scheduler.is_adaptive:
@@ -136,6 +143,7 @@ class TargetCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]  # tr
     def on_train_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """Note how the training ended and save the result."""
         self._is_training = False
+        self._refuse_unmeasured()
         steps = self._steps(state)
         if state.global_step >= state.max_steps:
             self.target_check.finish(steps)
@@ -144,6 +152,14 @@ class TargetCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]  # tr
             ended = "a callback ended the training"
             self.target_check.end("stopped", f"stopped at step {steps} of {state.max_steps}: {ended}")
         self._save(state)
+
+    def _refuse_unmeasured(self) -> None:
+        if self._evaluated is not None:
+            known, self._evaluated = ", ".join(sorted(self._evaluated)) or "none", None
+            raise ValueError(
+                f"monitor {self.target_check.monitor!r} was not evaluated; evaluated were: {known}. "
+                "Set monitor= to one of them or return it from compute_metrics"
+            )
 
     def _steps(self, state: Any) -> int:
         """Steps of the optimizer; the Trainer also counts those that a ``GradScaler`` skips."""

@@ -229,6 +229,40 @@ def test_a_scheduler_of_transformers_is_judged_under_its_name(tmp_path):
     assert not (tmp_path / "run" / "policy.yaml").exists()
 
 
+def test_the_monitor_may_be_of_the_second_of_several_data_sets(tmp_path):
+    """Each data set is an evaluation of its own."""
+    callback = TargetCallback(2.0, monitor="eval_b_given", mode="max")
+    training = Training(tmp_path, callback, values=[0.1, 0.2] * 9)
+    training.trainer.eval_dataset = {"a": texts(4), "b": texts(4)}
+    training.train()
+    assert {check.value for check in callback.target_check.checks} == {0.2}
+    assert callback.verdict.status == "missed"
+
+    callback = TargetCallback(2.0, monitor="eval_c_given", mode="max")
+    training = Training(tmp_path, callback, values=[0.1, 0.2] * 9)
+    training.trainer.eval_dataset = {"a": texts(4), "b": texts(4)}
+    with pytest.raises(ValueError, match=r"'eval_c_given' was not .*: .*eval_a_given.*eval_b_given.*\. Set monitor="):
+        training.train()
+
+
+@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+def test_seconds_leave_evaluation_out_whenever_it_takes_place(tmp_path, strategy, monkeypatch):
+    """An evaluation takes an hour, a training step no time."""
+    now = [0.0]
+    monkeypatch.setattr("lrbench_pl.stopwatch.time.perf_counter", lambda: now[0])
+    callback = scripted(2.0)
+    training = Training(tmp_path, callback, values=[0.1] * 9, eval_strategy=strategy)
+    measured = training.trainer.compute_metrics
+
+    def slow(prediction):
+        now[0] += 3600
+        return measured(prediction)
+
+    training.trainer.compute_metrics = slow
+    training.train()
+    assert {check.seconds for check in callback.target_check.checks} == {0.0}
+
+
 def test_a_metric_that_is_not_evaluated_is_refused_with_those_that_are(tmp_path):
     with pytest.raises(ValueError, match=r"'eval_accuracy' was not evaluated; evaluated were: .*eval_loss.*Set"):
         Training(tmp_path, TargetCallback(0.9, monitor="eval_accuracy", mode="max")).train()

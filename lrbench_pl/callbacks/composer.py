@@ -404,6 +404,7 @@ class LRPolicyComposer(LRPolicyCallback):
             self._restore(trainer, module, segment)
             if segment.steps:
                 state.running = RunningSegment(segment, self._steps_run)
+                self._write_again()
                 state.in_a_row = 0 if segment.restore is not None else state.in_a_row
                 self._unseen, self._unseen_loss = 0, None
                 self._losses.drop_deferred()
@@ -445,8 +446,7 @@ class LRPolicyComposer(LRPolicyCallback):
             self._state.snapshots[segment.restore].restore(trainer, module)
         except ChangedModuleError as error:
             raise LRPolicyError(str(error)) from error
-        if self._driver is not None:  # the rate must be written again
-            self._driver.forget()
+        self._write_again()
         is_behind = self._average is not None and self._average.last_step > segment.start
         if self._state.running.diverged or segment.restore == "start" or is_behind:
             self._average = None  # it contains abandoned weights

@@ -40,6 +40,13 @@ def composition_request(
     Raises:
         LRPolicyError: If there is no budget, or no check within it.
     """
+    if not trainer.enable_validation:
+        raise LRPolicyError("composing needs checks, but this fit runs no validation; give the Trainer validation data")
+    if max_steps is None and len(trainer.optimizers) > 1:
+        raise LRPolicyError(
+            f"the Trainer's max_steps counts the steps of all {len(trainer.optimizers)} optimizers; give max_steps, "
+            "those of the one that the composer drives, to the composer"
+        )
     budget = max_steps if max_steps is not None else trainer.max_steps
     if budget is None or budget < 1:
         raise LRPolicyError("composing a policy needs a budget: give max_steps to the composer or the Trainer")
@@ -82,15 +89,15 @@ def _margin(settings: Settings, optimizer: torch.optim.Optimizer) -> float | Non
 
 
 def _steps_between_checks(trainer: Trainer) -> int:
-    batches = float(trainer.val_check_batch)  # type: ignore[arg-type]
-    if trainer.check_val_every_n_epoch is not None:
-        batches *= trainer.check_val_every_n_epoch
+    batches = math.inf if trainer.val_check_batch is None else float(trainer.val_check_batch)  # None: a time
     if not math.isfinite(batches):
         raise LRPolicyError("composing needs checks: set the Trainer's val_check_interval to a number of batches")
     steps = batches / trainer.accumulate_grad_batches
-    if trainer.check_val_every_n_epoch is None and steps != int(steps):
+    if trainer.check_val_every_n_epoch is not None:  # the last step of an epoch may have fewer batches
+        return math.ceil(steps) * trainer.check_val_every_n_epoch
+    if steps != int(steps):
         raise LRPolicyError(
             f"val_check_interval ({batches:g} batches) must be a multiple of accumulate_grad_batches "
             f"({trainer.accumulate_grad_batches}), so that checks fall between optimizer steps"
         )
-    return math.ceil(steps)
+    return int(steps)

@@ -107,6 +107,17 @@ def is_of_before(trainer: Trainer, name: str) -> bool:
     return bool(logged) and all(each.has_reset for each in logged)
 
 
+def refuse_lost_verdict(trainer: Trainer) -> None:
+    """Refuse a strategy whose processes end with the fit, and the state of a callback with them."""
+    launcher = getattr(trainer.strategy, "launcher", None)
+    if any(base.__name__ == "_MultiProcessingLauncher" for base in type(launcher).__mro__):
+        how = getattr(launcher, "_start_method", "spawn")
+        raise LRPolicyError(
+            f"this strategy starts processes ({how}) that end with the fit, and the verdict with them; give save_to, "
+            "where it is kept, or use strategy='ddp'"
+        )
+
+
 def why_early(trainer: Trainer) -> str | None:
     """Return the reason why a fit ended before its budget was used; None if the budget was used."""
     in_steps = trainer.max_steps > 0
@@ -122,14 +133,34 @@ def why_early(trainer: Trainer) -> str | None:
     return f"max_epochs={trainer.max_epochs} was reached" if had_epochs else "the training data ended"
 
 
-def budget_of(trainer: Trainer) -> int | None:
-    """Return the optimizer steps that a fit may take; None if that has no bound or is not known yet."""
-    if trainer.max_steps > 0 and (trainer.max_epochs is None or trainer.max_epochs < 0):
+def most_steps(trainer: Trainer, steps_run: int = 0) -> int | None:
+    """Return how many steps the driven optimizer may take by the Trainer's ``max_steps``; None if it has none.
+
+    Args:
+        trainer: The Trainer, whose ``max_steps`` counts the steps of all optimizers.
+        steps_run: Steps of the driven optimizer so far; its share of all steps is taken for that of the budget.
+    """
+    if trainer.max_steps <= 0:
+        return None
+    if len(trainer.optimizers) < 2 or not steps_run:
         return trainer.max_steps
+    return max(steps_run, round(trainer.max_steps * steps_run / max(trainer.global_step, steps_run)))
+
+
+def budget_of(trainer: Trainer, steps_run: int = 0) -> int | None:
+    """Return the optimizer steps that a fit may take; None if that has no bound or is not known yet.
+
+    Args:
+        trainer: The Trainer.
+        steps_run: Steps of the driven optimizer so far.
+    """
+    most = most_steps(trainer, steps_run)
+    if most is not None and (trainer.max_epochs is None or trainer.max_epochs < 0):
+        return most
     try:
         steps = trainer.estimated_stepping_batches
     except Exception:  # it builds the loaders, which a fit that failed may not have
-        return trainer.max_steps if trainer.max_steps > 0 else None
+        return most
     return int(steps) if steps not in (-1, float("inf")) else None
 
 
@@ -137,10 +168,11 @@ def result_fields(trainer: Trainer, callback: Any, folder: str | Path) -> dict[s
     """Return the fields of the result of a fit, as far as the Trainer and its ``LRPolicyCallback`` know them."""
     index = callback.optimizer_index or 0
     driven = trainer.optimizers if isinstance(callback.policy, PerOptimizer) else trainer.optimizers[index : index + 1]
-    policy = policy_fields(callback.policy, budget_of(trainer))
+    verdict = callback.verdict
+    policy = policy_fields(callback.policy, budget_of(trainer, verdict.steps_run))
     return {
         **policy,
-        **outcome_fields(callback.verdict, callback.target_check),
+        **outcome_fields(verdict, callback.target_check),
         "run_id": os.path.basename(os.path.abspath(folder)),
         "model": type(trainer.lightning_module).__name__,
         "dataset": _name_of(getattr(trainer, "datamodule", None)),

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 
 def loss_of(outputs: Any) -> torch.Tensor | None:
-    """Return the loss in the outputs of ``training_step``, detached, or None."""
-    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-    return loss.detach().reshape(()) if isinstance(loss, torch.Tensor) else None
+    """Return the loss in the outputs of ``training_step``, detached, or None; the mean if it has several values."""
+    loss = outputs.get("loss") if type(outputs) is dict or isinstance(outputs, Mapping) else outputs
+    if not isinstance(loss, torch.Tensor) or not loss.numel():
+        return None
+    return loss.detach().reshape(()) if loss.numel() == 1 else loss.detach().float().mean()
 
 
 def mean_losses(trainer: Trainer, losses: list[torch.Tensor]) -> list[float]:

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from lrbench_pl.callbacks import fits
 from lrbench_pl.callbacks.fits import in_fit as _in_fit
+from lrbench_pl.callbacks.losses import loss_of
 from lrbench_pl.policies import AdaptivePolicy, PerOptimizer, check_values, combined, settings_of
 from lrbench_pl.rates import LRPolicyError, RateDriver
 from lrbench_pl.saving import check_names, save
@@ -159,6 +160,8 @@ class LRPolicyCallback(Callback):
         self._found: Any = None  # the driven optimizer as the Trainer lists it
         self._driver: RateDriver | None = None
         self._further: dict[int, tuple[Any, RateDriver]] = {}  # of other optimizers with a policy, by index
+        # at the end of a fit: its Trainer with Lightning's count, the steps of the driven optimizer and of others
+        self._before: tuple[tuple[int, int], int, dict[int, int]] = ((0, 0), 0, {})
         self._reset()
 
     def _reset(self) -> None:
@@ -204,6 +207,8 @@ class LRPolicyCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin each fit anew; resuming loads the state after this."""
         if stage == "fit":
+            if self.save_to is None:
+                fits.refuse_lost_verdict(trainer)
             self._detach()
             self._reset()
             self._forget_observations()
@@ -238,13 +243,20 @@ class LRPolicyCallback(Callback):
         self._clock.start()
 
     def _count_from(self, trainer: Trainer) -> None:
-        if not self._is_counted:  # a checkpoint without this callback's state has Lightning's count alone
-            if isinstance(self.policy, PerOptimizer) and trainer.global_step and not self._steps_run:
-                raise LRPolicyError(
-                    "the checkpoint does not tell how many steps each optimizer took, since it has no state of an "
-                    "LRPolicyCallback; resume from one that was written with it"
-                )
-            self.target_check.steps_run, self._is_counted = trainer.global_step, True
+        """Take over the steps before this fit, of an earlier fit of this Trainer or of a checkpoint without a count."""
+        if self._is_counted:
+            return
+        counted_for, steps, further = self._before
+        if counted_for == (id(trainer), trainer.global_step):
+            self.target_check.steps_run, self._further_steps = steps, further
+        elif trainer.global_step and not self._steps_run and len(trainer.optimizers) > 1:
+            raise LRPolicyError(
+                f"it is not known how many of the {trainer.global_step} steps so far each optimizer took, since no "
+                "LRPolicyCallback has counted them; resume from a checkpoint that was written with one"
+            )
+        else:
+            self.target_check.steps_run = trainer.global_step
+        self._is_counted = True
 
     def _find_optimizer(self, trainer: Trainer) -> torch.optim.Optimizer:
         return fits.driven_optimizer(trainer, self.optimizer_index)
@@ -284,6 +296,11 @@ class LRPolicyCallback(Callback):
         step = self._steps_run if step is None else step
         return found, RateDriver(optimizer, policy, step, on_write=log if every and loggers else None)
 
+    def _write_again(self) -> None:
+        """Let the rate of the step that is due be written again, also if batches of that step have run already."""
+        if self._driver is not None:
+            self._driver.forget()
+
     def _detach(self) -> None:
         if self._driver is not None:
             self.target_check.steps_run = self._driver.step
@@ -308,15 +325,15 @@ class LRPolicyCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Watch for a loss that is no longer a number."""
-        loss = outputs.get("loss") if type(outputs) is dict or isinstance(outputs, Mapping) else outputs
-        if not isinstance(loss, torch.Tensor):
+        loss = loss_of(outputs)
+        if loss is None:
             return
         if self._look_every == 1:
             if not math.isfinite(loss.item()):
                 self._diverge(trainer)
             return
         # A sum keeps NaN and infinity: one look tells of all losses since the last.
-        self._unseen_loss = loss.detach() if self._unseen_loss is None else self._unseen_loss + loss.detach()
+        self._unseen_loss = loss if self._unseen_loss is None else self._unseen_loss + loss
         self._unseen += 1
         if self._unseen == self._look_every:
             self._look(trainer)
@@ -370,6 +387,7 @@ class LRPolicyCallback(Callback):
         self.target_check.update(self._steps_run, value, self._clock.seconds)
         if self._adaptive is not None:
             self._adaptive.observe(self._steps_run, value)
+            self._write_again()
         hit = self._hit()
         if hit is not None and self.stop and not trainer.should_stop:
             trainer.should_stop = True
@@ -410,6 +428,7 @@ class LRPolicyCallback(Callback):
         self._clock.stop()
         self._detach()
         self._count_from(trainer)
+        self._before = (id(trainer), trainer.global_step), self._steps_run, dict(self._further_steps)
         if self._ended_as is not None:
             return
         early = fits.why_early(trainer)
@@ -417,7 +436,8 @@ class LRPolicyCallback(Callback):
         if self._hit() is not None:
             return
         if early is not None:
-            of = f" of {trainer.max_steps}" if trainer.max_steps > 0 else ""
+            most = fits.most_steps(trainer, self._steps_run)
+            of = f" of {most}" if most is not None else ""
             self.target_check.end("stopped", f"stopped at step {self._steps_run}{of}: {early}")
         elif self.target is not None and not self.checks:
             rank_zero_warn(

@@ -11,7 +11,8 @@ from lrbench_pl.callbacks import composer_request
 from lrbench_pl.callbacks.composer import LRPolicyComposer
 from lrbench_pl.callbacks.lr_policy import LRPolicyError
 from lrbench_pl.callbacks.lr_range_test import LRRangeTest
-from tests.helpers import TinyModule, tiny_trainer
+from lrbench_pl.policies import table
+from tests.helpers import TinyModule, blobs, tiny_trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the training loader has no `position`"),
@@ -266,3 +267,61 @@ def test_a_checkpoint_from_when_a_long_budget_began_with_a_range_test_resumes(tm
     tiny_trainer(second, max_steps=160, val_check_interval=10).fit(Module(optimizer=torch.optim.SGD), ckpt_path=path)
     assert second.verdict.steps_run == 160
     assert [record["kind"] for record in second.records][:3] == ["range", "range", "stable"]
+
+
+# -- checks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "message"),
+    [
+        pytest.param({"limit_val_batches": 0}, {}, "this fit runs no validation; give the Trainer", id="no-validation"),
+        pytest.param({"val_check_interval": "00:00:01:00"}, {}, "val_check_interval to a number of batches", id="time"),
+        pytest.param({}, {"optimizer_index": 1}, "the steps of all 2 optimizers; give max_steps", id="optimizers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*val_check_interval")
+def test_composing_is_refused_where_steps_or_checks_cannot_be_counted(arguments, given, message):
+    module = Manual(optimizers=2) if given else Module()
+    with pytest.raises(LRPolicyError, match=message):
+        tiny_trainer(LRPolicyComposer(**given), max_steps=200, **arguments).fit(module)
+    assert module.batches_seen == 0
+
+
+@pytest.mark.parametrize(("accumulate", "epochs", "steps"), [(8, 4, 8), (4, 2, 6), (5, 3, 6), (1, 1, 10), (3, 1, 4)])
+def test_an_epoch_ends_with_a_step_of_fewer_batches(accumulate, epochs, steps):
+    """An epoch has ten batches."""
+    seen = []
+
+    class Ten(Module):
+        def train_dataloader(self):
+            return torch.utils.data.DataLoader(blobs(40), batch_size=4)
+
+        def on_validation_start(self):
+            if not self.trainer.sanity_checking:
+                seen.append(self.trainer.global_step)
+
+    composer = LRPolicyComposer(0.9, max_steps=80, repeats=0)
+    arguments = {"val_check_interval": 1.0, "check_val_every_n_epoch": epochs, "accumulate_grad_batches": accumulate}
+    tiny_trainer(composer, max_steps=80, **arguments).fit(Ten())
+    assert seen[0] == composer._state.request["steps between checks"] == steps
+
+
+def test_the_rate_after_a_check_in_mid_accumulation_is_that_of_the_next_segment():
+    """The first batches of the step have run at the end of the segment before."""
+    applied = []
+
+    class Noting(Module):
+        def optimizer_step(self, epoch, batch_idx, optimizer, closure):
+            super().optimizer_step(epoch, batch_idx, optimizer, closure)
+            applied.append(optimizer.param_groups[0]["lr"])
+
+        def train_dataloader(self):
+            return torch.utils.data.DataLoader(blobs(40), batch_size=4)
+
+    composer = LRPolicyComposer(0.9, max_steps=60, repeats=0)
+    arguments = {"val_check_interval": 0.5, "check_val_every_n_epoch": 1, "accumulate_grad_batches": 4}
+    tiny_trainer(composer, max_steps=60, **arguments).fit(Noting())
+    kept = table(composer.policy.realised(), composer.policy_step)
+    assert len(kept) > 20
+    assert applied[: len(kept)] == pytest.approx(kept)

@@ -12,8 +12,9 @@ import torch
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from pytorch_lightning.plugins import MixedPrecision
 
+from lrbench_pl.callbacks import fits
 from lrbench_pl.callbacks.lr_policy import LRPolicyCallback, LRPolicyError
-from lrbench_pl.policies import Constant, Polynomial, table
+from lrbench_pl.policies import Constant, PlateauPolicy, Polynomial, table
 from tests.helpers import TinyModule, tiny_trainer
 
 LINE = Polynomial(init_lr=1.0, decay_steps=20)
@@ -312,3 +313,70 @@ def test_the_state_of_version_0_1_is_read():
     old = {"checks": [{"step": 2, "value": 0.5, "seconds": 0.1}], "seconds": 0.2, "policy": None}
     callback.load_state_dict(old)
     assert callback.checks[0].step == 2
+
+
+def test_an_adaptive_policy_that_observes_in_mid_accumulation_sets_the_rate_of_that_step():
+    rates = (Constant(0.01), Constant(0.1))
+    policy = PlateauPolicy(rates, start=1, patience=1, threshold=9.0, cooldown=9, switch_fraction=0.0, max_steps=8)
+    module = Watched()
+    callback = LRPolicyCallback(policy, monitor="val/score")
+    tiny_trainer(callback, max_steps=8, val_check_interval=6, accumulate_grad_batches=4).fit(module)
+    assert [rates[0] for rates in module.stepped] == table(callback.policy.realised(), 8)
+    assert len({rates[0] for rates in module.stepped}) > 1
+
+
+class Two(Watched):
+    """Two optimizers, each of which steps with every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(self.layer(batch[0]).square().mean())
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        weight, bias = self.layer.parameters()
+        return [self.watch(torch.optim.SGD([weight], lr=0.5)), torch.optim.SGD([bias], lr=0.5)]
+
+
+def test_a_second_fit_of_a_trainer_counts_on_with_several_optimizers():
+    """Lightning's own count is that of both."""
+    module, callback = Two(), LRPolicyCallback(LINE, optimizer_index=0)
+    trainer = tiny_trainer(callback, max_steps=8)
+    trainer.fit(module)
+    trainer.fit_loop.epoch_loop.max_steps = 16
+    trainer.fit(module)
+    assert module.stepped == line(8)
+    assert callback.verdict.steps_run == 8
+
+
+def test_steps_of_several_optimizers_that_nobody_counted_are_refused(tmp_path):
+    trainer = tiny_trainer(max_steps=8)
+    trainer.fit(Two())
+    trainer.save_checkpoint(tmp_path / "other.ckpt")
+    again = tiny_trainer(LRPolicyCallback(LINE, optimizer_index=0), max_steps=16)
+    with pytest.raises(LRPolicyError, match="not known how many of the 8 steps so far each optimizer took"):
+        again.fit(Two(), ckpt_path=tmp_path / "other.ckpt")
+
+
+def test_a_loss_of_each_sample_is_watched_too():
+    class PerSample(Two):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            super().training_step(batch, batch_idx)
+            losses = torch.ones(4)
+            losses[1] = math.nan if batch_idx == 3 else 1.0
+            return {"loss": losses}
+
+    callback = LRPolicyCallback(LINE, optimizer_index=0)
+    tiny_trainer(callback, max_steps=16).fit(PerSample())
+    assert (callback.verdict.status, callback.verdict.steps_run) == ("diverged", 4)
+
+
+def test_a_strategy_whose_processes_take_the_verdict_with_them_is_refused(tmp_path):
+    with pytest.raises(LRPolicyError, match=r"processes \(spawn\) that end with the fit.*; give save_to"):
+        fits.refuse_lost_verdict(tiny_trainer(strategy="ddp_spawn", devices=2))
+    fits.refuse_lost_verdict(tiny_trainer())

@@ -55,6 +55,21 @@ def write_atomically(path: str | Path, text: str, is_durable: bool = True) -> Pa
     return path
 
 
+def write_output(path: str | Path, text: str) -> Path:
+    """Write a text file that a user named: atomically, but through a link, and into a device or a pipe.
+
+    Args:
+        path: The file.
+        text: Its content.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+    else:
+        write_atomically(path.resolve() if path.is_symlink() else path, text)
+    return path
+
+
 @contextlib.contextmanager
 def replacing(path: Path, is_durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a temporary file in the same folder, which replaces ``path`` at the end of the context.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -21,6 +22,17 @@ def quoted(text: str) -> str:
     text = re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", text)  # backslashes are special only before a quote
     text = re.sub(r"\\+$", lambda found: found[0] * 2, text)
     return f"'{text}'"
+
+
+def quoted_path(path: Path) -> str:
+    """Return a path as the value of an override, with quotes only if Hydra's grammar needs them.
+
+    Example:
+        >>> print(quoted_path(Path("out/p.yaml")), quoted_path(Path("out dir/p.yaml")))
+        out/p.yaml 'out dir/p.yaml'
+    """
+    text = str(path)
+    return text if re.fullmatch(r"[\w./+-]*/[\w./+-]*", text, re.ASCII) else quoted(text)
 
 
 def program_options(hydra: Mapping[str, Any]) -> list[str]:

@@ -31,8 +31,11 @@ def commands(runs: pl.DataFrame, groups: Sequence[Mapping[str, Any]], seeds: int
         seeds: Number of seeds to add to each group.
 
     Returns:
-        No command if Hydra's files are missing beside a run of a group, or the policy was not chosen by name.
+        No command if Hydra's files are missing beside a run of a group, the policy was not chosen by name, or the
+        seed tells the groups apart.
     """
+    if any("seed" in group for group in groups):
+        return []
     stored = [_stored(_of_group(runs, group)) for group in groups]
     used = [seed for group in groups for seed in _of_group(runs, group)["seed"].drop_nulls().to_list()]
     if not used or not seeds or any(each is None for each in stored):

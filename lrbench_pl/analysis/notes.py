@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from lrbench_pl.analysis.columns import group_keys
+from lrbench_pl.analysis.comparable import with_settings
 from lrbench_pl.analysis.load import Runs
 from lrbench_pl.analysis.ranking import equal_policies
 from lrbench_pl.analysis.statistics import FEWEST_FOR_INTERVAL, FEWEST_FOR_RANK
@@ -92,6 +93,7 @@ def _mixed(table: pl.DataFrame, ranking: pl.DataFrame) -> list[str]:
     keys = group_keys(ranking)
     if "policy_id" not in table.columns or "policy_id" in keys or "policy" not in keys:
         return []
+    table = with_settings(table, keys)
     # an id depends on the budget
     apart = [*keys, *(name for name in ("max_steps",) if name in table.columns and name not in keys)]
     counts = table.drop_nulls("policy_id").group_by(apart, maintain_order=True).agg(pl.col("policy_id").n_unique())
@@ -112,6 +114,7 @@ def _repeated(table: pl.DataFrame) -> list[str]:
         []
     """
     known = [name for name in _TRAINING if name in table.columns]
+    table = table.drop_nulls("seed") if "seed" in known else table  # those refused before it was known repeat nothing
     if "seed" not in known or not (n := table.height - table.select(known).unique().height):
         return []
     repeat, others, are = ("repeats", "another", "is") if n == 1 else ("repeat", "others", "are")

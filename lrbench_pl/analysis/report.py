@@ -23,7 +23,7 @@ from lrbench_pl.analysis.load import AnalysisError, Folders, Runs, load_runs
 from lrbench_pl.analysis.ranking import default_keys, equal_policies, rank
 from lrbench_pl.analysis.show import the_monitor
 from lrbench_pl.analysis.web_page import Live, Section, as_html, command, page
-from lrbench_pl.files import write_atomically
+from lrbench_pl.files import write_output
 from lrbench_pl.reading import LARGEST_YAML, UnreadableError, read_text, read_yaml
 from lrbench_pl.words import counted, metric_name
 
@@ -75,7 +75,7 @@ def write_report(
     live: Live | None = None,
 ) -> Path:
     """Write :func:`report` to a file, atomically."""
-    return write_atomically(path, report(runs, by, baseline, live))
+    return write_output(path, report(runs, by, baseline, live))
 
 
 def figures(runs: pl.DataFrame, ranking: pl.DataFrame, keys: Sequence[str]) -> dict[str, go.Figure]:
@@ -203,7 +203,7 @@ def write_preview(shown: Mapping[str, Sequence[tuple[str, Sequence[float]]]], pa
     rates, *others = figures
     names = ", ".join(name for name, _ in shown["learning rate"])
     section = Section("Over the budget", figures=(("", rates[1]), *others))
-    return write_atomically(path, page("Learning rates", names, [section]))
+    return write_output(path, page("Learning rates", names, [section]))
 
 
 # -- the table ----------------------------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lrbench_pl.overrides import quoted_path
 from lrbench_pl.words import clean, counted
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def best_command(
     """Print the policy that `lrbench run lr_policy=best …` would use, as YAML. Exit code 3 without a suitable one."""
     from omegaconf import OmegaConf
 
-    from lrbench_pl.files import write_atomically
+    from lrbench_pl.files import write_output
     from lrbench_pl.policies import to_config
     from lrbench_pl.runs.config import compose
     from lrbench_pl.runs.spec import RunSpec
@@ -86,8 +88,9 @@ def best_command(
     if output is None:
         print(text, end="")
     else:
-        write_atomically(output, text)
-        print(f"{clean(str(first))}\nwritten to {output}: lrbench run lr_policy_file={output} …")
+        write_output(output, text)
+        command = shlex.join(["lrbench", "run", f"lr_policy_file={quoted_path(output)}"])
+        print(f"{clean(str(first))}\nwritten to {output}: {command} …")
     for other in others[:4]:
         _print(f"next: {other}")
 
@@ -128,7 +131,7 @@ def export_command(
     output: _Output = None,
 ) -> None:
     """Export runs with their policies as JSON lines or CSV, which `lrbench db add` reads."""
-    from lrbench_pl.files import write_atomically
+    from lrbench_pl.files import write_output
     from lrbench_pl.selection.exchange import export
 
     by_name = "csv" if output is not None and output.suffix == ".csv" else "jsonl"
@@ -136,7 +139,7 @@ def export_command(
     if output is None:
         print(text, end="")
     else:
-        write_atomically(output, text)
+        write_output(output, text)
 
 
 def _read(db: str | None, filters: list[str] | None) -> tuple[StoredRun, ...]:

@@ -150,7 +150,7 @@ def _check_one_claim(results: Sequence[RunResult]) -> None:
         if name in ("mode", "confirmations"):
             values.discard(None)  # missing in results of earlier versions
         if len(values) > 1:
-            few = ", ".join(sorted(str(value).removesuffix(".0") for value in values)[:4])
+            few = ", ".join(sorted(str(value).removesuffix(".0") for value in values)[:4]) + ", …" * (len(values) > 4)
             how = "--policy NAME" if name == "policy" else f"--where {name}=VALUE"
             raise _not_one_claim(f"{name} ({few})", how)
     if found := differing(result.settings for result in results):

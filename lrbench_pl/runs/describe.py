@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import math
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lrbench_pl.files import ResultError
 from lrbench_pl.policies import AdaptivePolicy, peak, policy_id, to_config
 from lrbench_pl.runs.options import UserError, as_text
 from lrbench_pl.runs.result import Outcome, RunResult, Setup
-from lrbench_pl.runs.spec import RunSpec
+from lrbench_pl.runs.spec import RunSpec, policy_name
+from lrbench_pl.verdict import Status
 from lrbench_pl.words import counted, is_accuracy, masked, metric_name, metric_value
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from lrbench_pl.runs.build import Parts
 
 _MONITOR = "val/accuracy"  # of a result that does not know its monitor
+# Fields of a result, keys of the configuration and types that tell a refused run from others.
+_TELLING = (("dataset", "names.dataset", str), ("optimizer", "names.optimizer", str), ("seed", "seed", int))
 
 
 def run_id(cfg: DictConfig) -> str:
@@ -82,6 +87,16 @@ def specify_parts(cfg: DictConfig, parts: Parts, spec: RunSpec, setup: Setup) ->
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     )
     return _checked(spec, setup)
+
+
+def refused(cfg: DictConfig, status: Status, message: str) -> RunResult:
+    """Return the result of a run whose configuration was refused, with what tells it from others of a sweep."""
+    known: dict[str, Any] = {}
+    for field, key, kind in _TELLING:
+        with contextlib.suppress(OmegaConfBaseException, ValueError):
+            value = OmegaConf.select(cfg, key)
+            known[field] = value if isinstance(value, kind) and not isinstance(value, bool) else None
+    return RunResult("unknown", policy_name(cfg), status, message=message, **known)
 
 
 def _checked(spec: RunSpec, setup: Setup) -> tuple[RunSpec, Setup]:

@@ -15,6 +15,7 @@ from lrbench_pl.files import CHECKPOINTS, EXTENDABLE, checkpoint_path, checkpoin
 from lrbench_pl.policies import (
     AdaptivePolicy,
     Constant,
+    Cyclic,
     Policy,
     Sequential,
     fields_of,
@@ -37,7 +38,7 @@ from lrbench_pl.words import counted
 
 SHAPES: dict[str, Callable[[float, int], Policy]] = {
     "linear": BRANCH_DECAYS["linear"],
-    "cosine": BRANCH_DECAYS["cosine"],
+    "cosine": lambda lr, steps: Cyclic(0.0, lr, steps, "half_cosine"),  # the budget ends with it
     "1-sqrt": BRANCH_DECAYS["sqrt"],
 }
 _LOW = 0.1  # a constant rate of at most this share of the peak ends a decay; it is no stable phase

@@ -29,8 +29,11 @@ class HydraFiles(Callback):
         _check_unset(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse another folder, into which Hydra would write passwords."""
+        """Refuse another folder, into which Hydra would write passwords; note what its sweeper will replace."""
         _check_unset(config)
+        path = _multirun_file(config)
+        with contextlib.suppress(OSError):
+            _before[path] = path.read_bytes() if path.exists() else None
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the configuration of a job; if it cannot be written, nor can its result, which the run reports."""
@@ -48,13 +51,32 @@ class HydraFiles(Callback):
                 _write(folder / f"{name}.yaml", part, is_durable=False)  # nothing is resumed from them
 
 
+_before: dict[Path, bytes | None] = {}  # content of multirun.yaml before the sweep of this program
+
+
+def _multirun_file(config: DictConfig) -> Path:
+    return Path(str(config.hydra.sweep.dir)) / "multirun.yaml"
+
+
+def restore_multirun(config: DictConfig) -> None:
+    """Restore the ``multirun.yaml`` that Hydra replaced before this sweep was refused."""
+    path = _multirun_file(config)
+    if path in _before:
+        with contextlib.suppress(OSError):
+            content = _before.pop(path)
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_bytes(content)
+
+
 def write_multirun(config: DictConfig) -> None:
     """Write ``multirun.yaml`` into the folder of a sweep.
 
     Raises:
         CompactHydraException: If it cannot be written.
     """
-    path = Path(str(config.hydra.sweep.dir)) / "multirun.yaml"
+    path = _multirun_file(config)
     try:
         write_configuration(path, config)
     except OSError as error:

@@ -31,7 +31,7 @@ from lrbench_pl.runs import lint
 from lrbench_pl.runs.budget import convert_budget
 from lrbench_pl.runs.build import Parts, build
 from lrbench_pl.runs.config import in_sweep, is_shown_by_launcher, register_resolvers
-from lrbench_pl.runs.describe import headline, peak_found, specify, specify_parts
+from lrbench_pl.runs.describe import headline, peak_found, refused, specify, specify_parts
 from lrbench_pl.runs.exits import EXIT_FAILED, EXIT_STOPPED, exit_code
 from lrbench_pl.runs.extend import prune_composed, resumed_findings
 from lrbench_pl.runs.folder import FINISHED, ChangedConfigurationError, add_note, hold_folder
@@ -41,7 +41,7 @@ from lrbench_pl.runs.options import check_config, one_line, remarks
 from lrbench_pl.runs.processes import further_processes, is_first_process
 from lrbench_pl.runs.result import Outcome, RunResult, Setup
 from lrbench_pl.runs.sharing import Pool
-from lrbench_pl.runs.spec import RunSpec, policy_name
+from lrbench_pl.runs.spec import RunSpec
 from lrbench_pl.words import in_test
 
 _BEFORE = "interrupted before the first step"
@@ -113,7 +113,7 @@ def opened(cfg: DictConfig, output: Path, interrupts: Sequence[int] = ()) -> Ite
         spec, setup = specify(cfg)
     except Exception as error:  # every mistake in a configuration gives a result too
         status, message = _status_after(error, interrupts)
-        yield _write(RunResult("unknown", policy_name(cfg), status, message=message), output)
+        yield _write(refused(cfg, status, message), output)
         return
     if not (in_sweep() and is_shown_by_launcher()):  # which prints them once for all its jobs
         given = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []

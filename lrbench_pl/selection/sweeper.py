@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lrbench_pl.files import NewerFormatError, ResultError, write_atomically
+from lrbench_pl.overrides import quoted_path
 from lrbench_pl.policies import cut, stretched, to_config
 from lrbench_pl.reading import read_json
 from lrbench_pl.runs.config import program_options, quoted
@@ -33,7 +34,6 @@ from lrbench_pl.selection.summary import summary
 from lrbench_pl.selection.trials import Candidate, Selection, Trial, TrialResult, exact
 
 _EXIT_MISSED, _EXIT_STOPPED = 3, 130
-_PLAIN_PATH = re.compile(r"[\w./+-]*/[\w./+-]*", re.ASCII)  # needs no quotes in an override
 
 
 class Race:
@@ -195,10 +195,9 @@ class Race:
                 *self.request.overrides.values(),
                 *([f"optimizer={found.winner.optimizer}"] if self.request.has_optimizers else []),
             ]
-            path = str(policy) if _PLAIN_PATH.fullmatch(str(policy)) else quoted(str(policy))
             interval = self.request.task.interval
             lines += [
-                f"lr_policy_file={path}",
+                f"lr_policy_file={quoted_path(policy)}",
                 *self.request.steps_only,
                 f"max_steps={found.horizon}",
                 f"check_every={interval}",

@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lrbench_pl.files import CHECKPOINTS, discard_checkpoints, open_to_append
 from lrbench_pl.runs.budget import convert_budget
 from lrbench_pl.runs.config import register_resolvers
-from lrbench_pl.runs.describe import identity, specify
+from lrbench_pl.runs.describe import identity, refused, specify
 from lrbench_pl.runs.exits import record_status
 from lrbench_pl.runs.folder import (
     RECORD_FILE,
@@ -37,9 +37,10 @@ from lrbench_pl.runs.folder import (
     read_result,
     state_of,
 )
+from lrbench_pl.runs.hydra_files import restore_multirun
 from lrbench_pl.runs.options import UserError, check_config, one_line, remarks
 from lrbench_pl.runs.result import RESULT_FILE, Outcome, RunResult
-from lrbench_pl.runs.spec import RunSpec, policy_name
+from lrbench_pl.runs.spec import RunSpec
 from lrbench_pl.sweeps.composer import (
     StoredConfig,
     began,
@@ -233,14 +234,20 @@ class SweepLauncher:
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         start = began(self.hydra_context.config_loader)
         with Reservations(Path(self.config.hydra.sweep.dir)) as reservations:
-            jobs = self._jobs(job_overrides, initial_job_idx, reservations)
+            try:
+                jobs = self._jobs(job_overrides, initial_job_idx, reservations)
+            except CompactHydraException:
+                restore_multirun(self.config)
+                raise
             finished = {job.number: finished_result(job.folder, job.run_id or "") for job in jobs}
             results = {number: result for number, result in finished.items() if result is not None}
             waiting = [job for job in jobs if job.number not in results]
             for job in jobs:
                 if job.number in results:  # a process may have been killed after it had written the result
                     discard_checkpoints(job.folder / CHECKPOINTS)
-            _check_configs(waiting)
+            if self._is_whole_sweep and (reason := _shared_mistake(waiting)) is not None:
+                restore_multirun(self.config)
+                raise CompactHydraException(f"{counted(len(waiting), 'job')} refused: {reason}")
             _print_remarks(waiting)
             folders, mode = [job.folder for job in jobs], str(jobs[0].config.mode)
             known = {job.folder: results[job.number] for job in jobs if job.number in results}
@@ -252,6 +259,13 @@ class SweepLauncher:
         for job in jobs:
             record_status(job.folder, results[job.number].status, job.require_target)
         return [_returned(job, results[job.number], returns.get(job.number)) for job in jobs]
+
+    @property
+    def _is_whole_sweep(self) -> bool:
+        """Whether this launch has all jobs; sweepers that choose them by results, and batches, have several."""
+        sweeper = self.config.hydra.sweeper
+        is_grid = str(sweeper.get("_target_")).rpartition(".")[2] in ("GridSweeper", "BasicSweeper")
+        return is_grid and sweeper.get("max_batch_size") is None
 
     def _run(
         self, jobs: Sequence[Job], results: dict[int, RunResult], view: SweepView
@@ -401,13 +415,9 @@ def ignore_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _check_configs(jobs: Sequence[Job]) -> None:
-    """Refuse a sweep whose jobs would all be refused for one reason; otherwise each says its own.
-
-    Raises:
-        CompactHydraException: With that reason.
-    """
-    reason = ""
+def _shared_mistake(jobs: Sequence[Job]) -> str | None:
+    """Return the one reason for which all jobs would be refused; None if some would not, or for another one."""
+    reason = None
     before = HydraConfig.instance().cfg
     try:
         for job in jobs:
@@ -416,17 +426,16 @@ def _check_configs(jobs: Sequence[Job]) -> None:
                 convert_budget(config)
                 check_config(without_hydra(config))
             except UserError as error:
-                if reason and str(error) != reason:
-                    return
+                if reason not in (None, str(error)):
+                    return None
                 reason = str(error)
             except (OmegaConfBaseException, ValueError, TypeError, ZeroDivisionError):  # the run reports it
-                return
+                return None
             else:
-                return
+                return None
     finally:
         HydraConfig.instance().cfg = before
-    if reason:
-        raise CompactHydraException(f"{counted(len(jobs), 'job')} refused: {reason}")
+    return reason
 
 
 _printed: set[str] = set()
@@ -467,7 +476,7 @@ def _result_after(job: Job, end: JobEnd) -> tuple[RunResult, bool]:
     try:
         result = RunResult.build(*specify(without_hydra(config)), Outcome(status, message=why))
     except Exception:  # the run was refused for this very reason, which is `why`
-        result = RunResult("unknown", policy_name(config), status, message=why)
+        result = refused(config, status, why)
     finally:
         HydraConfig.instance().cfg = before
     try:

@@ -150,7 +150,10 @@ class SweepView:
         if self._live is not None:
             self._live.stop()
         if error is None:
-            counts = Counter(result.status for result in self._state.results.values())
+            counts = Counter(
+                "without a target" if result.status == "missed" and result.target is None else result.status
+                for result in self._state.results.values()
+            )
             shown = ", ".join(f"{number} {status}" for status, number in counts.most_common())
             self._print(
                 f"{counted(len(self._folders), 'job')}: {shown}; {format_duration(time.monotonic() - self._start)}"

@@ -32,7 +32,7 @@ from lrbench_pl.policies import (
 from lrbench_pl.runs import run as experiment
 from lrbench_pl.runs.config import compose
 from lrbench_pl.runs.extend import ExtendError, extended, resumed_findings, stable_phase
-from lrbench_pl.runs.lint import TrainingPlan, resumed
+from lrbench_pl.runs.lint import TrainingPlan, lint, resumed
 from lrbench_pl.runs.result import RunResult
 from tests import forks
 from tests.helpers import explode, script
@@ -143,6 +143,7 @@ def test_the_composite_repeats_the_past_and_decays_to_zero(shape):
     assert set(rates[5:150]) == {0.1}
     assert rates[150:] == sorted(rates[150:], reverse=True)
     assert 0 <= rates[-1] < 0.005
+    assert not [finding for finding in lint(TrainingPlan(found.policy, 200)) if finding.kind == "never-runs"]
     assert (
         from_config(OmegaConf.create(OmegaConf.to_container(OmegaConf.create(_stored(found.policy))))) == found.policy
     )

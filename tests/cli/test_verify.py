@@ -91,6 +91,14 @@ def test_other_claims_are_refused(tmp_path, change, message):
         verify(tmp_path, {})
 
 
+@pytest.mark.parametrize(("count", "named"), [(4, "p0, p1, p2, p3"), (5, "p0, p1, p2, p3, …")])
+def test_a_list_that_is_cut_says_so(tmp_path, count, named):
+    for number in range(count):
+        write(tmp_path, f"p{number}", 100, 0)
+    with pytest.raises(AnalysisError, match=rf"differ in policy \({named}\)"):
+        verify(tmp_path, {})
+
+
 def test_what_cannot_be_verified_is_one_line(tmp_path):
     run = write(tmp_path, "tri", None, 0, target=None)
     with pytest.raises(AnalysisError, match="verify needs runs with a target"):

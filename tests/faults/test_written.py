@@ -11,7 +11,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 
 from lrbench_pl.analysis.load import load_runs
-from lrbench_pl.files import open_to_append, write_atomically
+from lrbench_pl.files import open_to_append, write_atomically, write_output
 from lrbench_pl.runs.config import compose
 from lrbench_pl.runs.describe import plain_config
 from lrbench_pl.runs.folder import Record
@@ -104,6 +104,22 @@ def test_a_run_of_a_version_that_kept_the_password_is_recognised(tmp_path):
     record = Record.read(tmp_path)
     assert record.run_id == spec.run_id
     assert SECRET not in json.dumps(record.configuration)
+
+
+def test_a_file_that_a_user_names_may_be_a_link_or_a_pipe(tmp_path):
+    """A link stays one, and a device is not replaced by a file."""
+    (tmp_path / "old.html").write_text("old")
+    (tmp_path / "link.html").symlink_to("old.html")
+    write_output(tmp_path / "link.html", "new")
+    assert (tmp_path / "link.html").is_symlink()
+    assert (tmp_path / "old.html").read_text() == "new"
+
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_output(tmp_path / "pipe", "piped")
+    assert os.read(reader, 100) == b"piped"
+    os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
 @pytest.mark.parametrize("umask", [0o077, 0o027, 0o002])

@@ -90,12 +90,39 @@ def test_a_mistake_that_all_jobs_share_is_said_once(tmp_path):
     assert done.returncode == 1
     assert done.stderr == "error: 2 jobs refused: lr must be a finite number above 0, got -1\n"
     assert not rows(tmp_path)
+    assert not (tmp_path / "sweep" / "multirun.yaml").exists()
 
     done = call(tmp_path, "-m", *SHORT, "target=0.5", "lr=-1,-2,nan", "hydra.sweep.dir=sweep")
     assert done.returncode == 1
     assert [f"failed: lr must be a finite number above 0, got {lr}" in done.stdout for lr in (-1, -2, "nan")] == [
         True
     ] * 3
+
+
+@pytest.mark.slow
+def test_a_mistake_of_some_jobs_stops_no_other_and_is_ranked_as_what_it_is(tmp_path):
+    """Also where the sweeper launches them in batches, of which one has mistakes alone."""
+    sweep = ("-m", *SHORT, "target=0.1", "lr_policy=fix", "lr=-1,0.1", "seed=0,1", "hydra.sweep.dir=sweep")
+    done = call(tmp_path, *sweep, "hydra.sweeper.max_batch_size=2")
+    assert done.returncode == 1
+    assert [(row["status"], row["optimizer"], row["seed"]) for row in rows(tmp_path / "sweep")] == [
+        ("failed", "momentum", 0),
+        ("failed", "momentum", 1),
+        ("reached", "momentum", 0),
+        ("reached", "momentum", 1),
+    ]
+    ranked = call(tmp_path, "rank", "sweep", "--by", "policy,optimizer.momentum", module=True)
+    assert ranked.returncode == 0, ranked.stderr
+    assert "counted again" not in ranked.stderr
+    assert "failed: fix (seed 1)" in ranked.stderr
+
+
+def test_a_sweep_that_is_refused_leaves_the_record_of_the_one_before(tmp_path):
+    first = ("-m", *SHORT, "target=0.1", "lr_policy=fix", "hydra.sweep.dir=sweep")
+    assert call(tmp_path, *first, "lr=0.1").returncode == 0
+    before = (tmp_path / "sweep" / "multirun.yaml").read_bytes()
+    assert "the folder belongs to another sweep" in call(tmp_path, *first, "lr=0.2").stderr
+    assert (tmp_path / "sweep" / "multirun.yaml").read_bytes() == before
 
 
 def test_help_lists_options_and_groups(tmp_path):

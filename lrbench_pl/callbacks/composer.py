@@ -70,8 +70,8 @@ class LRPolicyComposer(LRPolicyCallback):
 
     Raises:
         ValueError: If an argument is out of range.
-        LRPolicyError: At the start of a fit, also if there is no budget, no check within it, or if the checkpoint
-            contains another composition or none.
+        LRPolicyError: At the start of a fit, also if there is no budget, no validation or no check within the budget,
+            if the budget is that of several optimizers, or if the checkpoint contains another composition or none.
 
     Example:
         >>> composer = LRPolicyComposer(target=0.99, max_steps=10_000, growth=2.0)

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrbench_pl.files import ResultError
 from lrbench_pl.policies import AdaptivePolicy, peak, policy_id, to_config
-from lrbench_pl.runs.options import UserError, as_text
+from lrbench_pl.runs.options import LARGEST_SEED, UserError, as_text
 from lrbench_pl.runs.result import Outcome, RunResult, Setup
 from lrbench_pl.runs.spec import RunSpec, policy_name
 from lrbench_pl.verdict import Status
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from lrbench_pl.runs.build import Parts
 
 _MONITOR = "val/accuracy"  # of a result that does not know its monitor
-# Fields of a result, keys of the configuration and types that tell a refused run from others.
-_TELLING = (("dataset", "names.dataset", str), ("optimizer", "names.optimizer", str), ("seed", "seed", int))
+# Fields of a result, and keys of the configuration, that tell a refused run from others.
+_TELLING = {"dataset": "names.dataset", "optimizer": "names.optimizer", "seed": "seed"}
 
 
 def run_id(cfg: DictConfig) -> str:
@@ -92,10 +92,11 @@ def specify_parts(cfg: DictConfig, parts: Parts, spec: RunSpec, setup: Setup) ->
 def refused(cfg: DictConfig, status: Status, message: str) -> RunResult:
     """Return the result of a run whose configuration was refused, with what tells it from others of a sweep."""
     known: dict[str, Any] = {}
-    for field, key, kind in _TELLING:
+    for field, key in _TELLING.items():
         with contextlib.suppress(OmegaConfBaseException, ValueError):
             value = OmegaConf.select(cfg, key)
-            known[field] = value if isinstance(value, kind) and not isinstance(value, bool) else None
+            is_seed = type(value) is int and 0 <= value <= LARGEST_SEED
+            known[field] = value if (is_seed if field == "seed" else isinstance(value, str)) else None
     return RunResult("unknown", policy_name(cfg), status, message=message, **known)
 
 

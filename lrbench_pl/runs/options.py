@@ -41,6 +41,7 @@ class UserError(ValueError):
     """Raised for invalid input of the user; the message is one line."""
 
 
+LARGEST_SEED = 2**32 - 1  # of NumPy's generator
 LARGEST = 2**53  # whole numbers up to here are exact in every program that reads a result
 # Smallest and largest values of keys that are whole numbers.
 _BOUNDS = {
@@ -50,7 +51,7 @@ _BOUNDS = {
     "confirmations": (1, LARGEST),
     "threads": (1, 4096),
     "checkpoints_kept": (1, LARGEST),
-    "seed": (0, 2**32 - 1),
+    "seed": (0, LARGEST_SEED),
 }
 _LONGEST_S = 1e9  # 30 years
 

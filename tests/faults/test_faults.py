@@ -112,5 +112,5 @@ def test_a_job_killed_for_memory_is_a_row_and_the_others_go_on(tmp_path, launche
     found = {row["seed"]: row for row in rows(tmp_path / "sweep")}
     assert {seed: row["status"] for seed, row in found.items()} == {0: "missed", 1: "failed", 2: "missed"}
     assert "its process" in found[1]["message"]
-    assert "3 jobs: 2 missed, 1 failed" in done.stdout
+    assert "3 jobs: 2 without a target, 1 failed" in done.stdout
     assert os.listdir(tmp_path / "sweep" / "1" / "checkpoints")  # to go on from with more memory

@@ -79,7 +79,7 @@ def test_a_training_in_two_processes_goes_on(tmp_path):
     whole = sweep(tmp_path / "sweep", "joblib", *two, "seed=0,1", "hydra.launcher.n_jobs=1")
     assert whole.returncode == 0, whole.stdout + whole.stderr
     assert whole.stderr == ""
-    assert "2 jobs: 2 missed" in whole.stdout
+    assert "2 jobs: 2 without a target" in whole.stdout
     alone = [sys.executable, str(ROOT / "run.py"), *two, "seed=1", f"hydra.run.dir={tmp_path}/alone"]
     first = forks.start(alone, tmp_path, ENVIRONMENT)
     try:

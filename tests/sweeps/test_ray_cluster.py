@@ -41,7 +41,7 @@ def test_a_job_whose_node_is_lost_resumes_on_another(tmp_path, cluster):
     text = output.read_text()
     assert "queued again, its node was lost" in text
     assert "resuming from step=" in text
-    assert "2 jobs: 2 missed" in text
+    assert "2 jobs: 2 without a target" in text
     assert [row["status"] for row in rows(folder)] == ["missed", "missed"]
     other = sweep(tmp_path / "other", "basic", *JOBS)
     assert other.returncode == 0, other.stdout + other.stderr

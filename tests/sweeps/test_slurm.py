@@ -115,7 +115,7 @@ def test_an_array_that_is_pre_empted_ends_as_if_undisturbed(tmp_path, undisturbe
         assert ends(process) == 0
     text = (tmp_path / "output.txt").read_text()
     assert "queued again by SLURM" in text
-    assert "2 jobs: 2 missed" in text
+    assert "2 jobs: 2 without a target" in text
     assert "accounting" not in text
     assert "Bypassing" not in text
     assert numbers(folder) == numbers(undisturbed)

@@ -56,7 +56,7 @@ def test_plain_lines_without_a_terminal(tmp_path):
     assert lines[1].startswith("2 of 3: tri (seed 1): ran 10 steps without a target, best 0.900 (")
     assert lines[2] == "2: resuming from step=000000010.ckpt"
     assert lines[3].startswith("3 of 3: tri (seed 2): failed: ")
-    assert lines[4].startswith("3 jobs: 2 missed, 1 failed; ")
+    assert lines[4].startswith("3 jobs: 2 without a target, 1 failed; ")
 
 
 def test_a_live_view_on_a_terminal_reads_the_folders(tmp_path, monkeypatch):
@@ -90,7 +90,7 @@ def test_plain_lines_on_a_terminal_that_cannot_draw(tmp_path, monkeypatch):
     text = show(folders, terminal=True, work=work)
     assert "\x1b[?25l" not in text  # no cursor to hide
     assert "1 of 2: tri (seed 0): ran 10 steps" in text
-    assert "2 jobs: 2 missed; " in text
+    assert "2 jobs: 2 without a target; " in text
 
 
 def test_the_time_left_decreases_while_a_job_runs(tmp_path, monkeypatch):

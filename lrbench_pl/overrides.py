@@ -28,11 +28,14 @@ def quoted_path(path: Path) -> str:
     """Return a path as the value of an override, with quotes only if Hydra's grammar needs them.
 
     Example:
-        >>> print(quoted_path(Path("out/p.yaml")), quoted_path(Path("out dir/p.yaml")))
-        out/p.yaml 'out dir/p.yaml'
+        >>> print(quoted_path(Path("out/p.yaml")), quoted_path(Path("p.yaml")), quoted_path(Path("out dir/p.yaml")))
+        out/p.yaml p.yaml 'out dir/p.yaml'
+        >>> print(quoted_path(Path("1e3")), quoted_path(Path("null")))
+        '1e3' 'null'
     """
     text = str(path)
-    return text if re.fullmatch(r"[\w./+-]*/[\w./+-]*", text, re.ASCII) else quoted(text)
+    is_plain = re.fullmatch(r"[\w./+-]*/[\w./+-]*|[A-Za-z_][\w-]*\.[A-Za-z]\w*", text, re.ASCII)
+    return text if is_plain else quoted(text)
 
 
 def program_options(hydra: Mapping[str, Any]) -> list[str]:

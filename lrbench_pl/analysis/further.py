@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from lrbench_pl.overrides import program_options, quoted
+from lrbench_pl.overrides import program_options, quoted_path
 from lrbench_pl.reading import read_yaml
 
 _SWEPT = ("lr_policy", "seed")  # keys that a command gives itself
@@ -99,4 +99,4 @@ def _stored(runs: pl.DataFrame) -> tuple[tuple[str, ...], str] | None:
 def _shown(folder: Path) -> str:
     """Return a folder relative to the working directory if it lies there, with Hydra's quotes if it needs them."""
     text = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
-    return text if all(char.isalnum() or char in "-_./" for char in text) else quoted(text)
+    return quoted_path(Path(text))

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from lrbench_pl.runs.build import Parts
 
 _MONITOR = "val/accuracy"  # of a result that does not know its monitor
-# Fields of a result, and keys of the configuration, that tell a refused run from others.
-_TELLING = {"dataset": "names.dataset", "optimizer": "names.optimizer", "seed": "seed"}
 
 
 def run_id(cfg: DictConfig) -> str:
@@ -92,11 +90,11 @@ def specify_parts(cfg: DictConfig, parts: Parts, spec: RunSpec, setup: Setup) ->
 def refused(cfg: DictConfig, status: Status, message: str) -> RunResult:
     """Return the result of a run whose configuration was refused, with what tells it from others of a sweep."""
     known: dict[str, Any] = {}
-    for field, key in _TELLING.items():
+    for name in ("dataset", "optimizer"):
         with contextlib.suppress(OmegaConfBaseException, ValueError):
-            value = OmegaConf.select(cfg, key)
-            is_seed = type(value) is int and 0 <= value <= LARGEST_SEED
-            known[field] = value if (is_seed if field == "seed" else isinstance(value, str)) else None
+            known[name] = as_text(f"names.{name}", cfg.names[name])
+    with contextlib.suppress(OmegaConfBaseException):
+        known["seed"] = cfg.seed if type(cfg.seed) is int and 0 <= cfg.seed <= LARGEST_SEED else None
     return RunResult("unknown", policy_name(cfg), status, message=message, **known)
 
 

@@ -32,8 +32,8 @@ class HydraFiles(Callback):
         """Refuse another folder, into which Hydra would write passwords; note what its sweeper will replace."""
         _check_unset(config)
         path = _multirun_file(config)
-        with contextlib.suppress(OSError):
-            _before[path] = path.read_bytes() if path.exists() else None
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            _before[path] = path.read_text(encoding="utf-8") if path.exists() else None
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the configuration of a job; if it cannot be written, nor can its result, which the run reports."""
@@ -51,7 +51,7 @@ class HydraFiles(Callback):
                 _write(folder / f"{name}.yaml", part, is_durable=False)  # nothing is resumed from them
 
 
-_before: dict[Path, bytes | None] = {}  # content of multirun.yaml before the sweep of this program
+_before: dict[Path, str | None] = {}  # content of multirun.yaml before the sweep of this program
 
 
 def _multirun_file(config: DictConfig) -> Path:
@@ -67,7 +67,7 @@ def restore_multirun(config: DictConfig) -> None:
             if content is None:
                 path.unlink(missing_ok=True)
             else:
-                path.write_bytes(content)
+                write_atomically(path, content)
 
 
 def write_multirun(config: DictConfig) -> None:

@@ -300,15 +300,12 @@ class SweepLauncher:
     # -- the folder of each job -----------------------------------------------------------------------------
 
     def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int, reservations: Reservations) -> list[Job]:
-        before = HydraConfig.instance().cfg
-        try:
+        with _hydra_kept():
             jobs = [self._compose(tuple(overrides), first + i) for i, overrides in enumerate(job_overrides)]
             with reservations.exclusively():
                 jobs = self._assign_folders(jobs, reservations.others())
                 reservations.reserve({job.folder: job.run_id for job in jobs if job.run_id is not None})
             return jobs
-        finally:
-            HydraConfig.instance().cfg = before
 
     def _compose(self, overrides: tuple[str, ...], number: int) -> Job:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -415,26 +412,32 @@ def ignore_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+@contextlib.contextmanager
+def _hydra_kept() -> Iterator[None]:
+    """Give Hydra its configuration back at the end, after those of jobs."""
+    before = HydraConfig.instance().cfg
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
+
+
 def _shared_mistake(jobs: Sequence[Job]) -> str | None:
     """Return the one reason for which all jobs would be refused; None if some would not, or for another one."""
     reason = None
-    before = HydraConfig.instance().cfg
-    try:
+    with _hydra_kept():
         for job in jobs:
             set_hydra_config(config := job.config)
             try:
                 convert_budget(config)
                 check_config(without_hydra(config))
+                return None
             except UserError as error:
                 if reason not in (None, str(error)):
                     return None
                 reason = str(error)
             except (OmegaConfBaseException, ValueError, TypeError, ZeroDivisionError):  # the run reports it
                 return None
-            else:
-                return None
-    finally:
-        HydraConfig.instance().cfg = before
     return reason
 
 
@@ -443,8 +446,7 @@ _printed: set[str] = set()
 
 def _print_remarks(jobs: Sequence[Job]) -> None:
     """Print the remarks about jobs once each; the jobs themselves only print to files."""
-    before = HydraConfig.instance().cfg
-    try:
+    with _hydra_kept():
         for job in jobs:
             set_hydra_config(config := job.config)
             with contextlib.suppress(
@@ -454,8 +456,6 @@ def _print_remarks(jobs: Sequence[Job]) -> None:
                     if line not in _printed:
                         _printed.add(line)
                         print(line, file=sys.stderr, flush=True)
-    finally:
-        HydraConfig.instance().cfg = before
 
 
 # -- the end of a job -----------------------------------------------------------------------------------------
@@ -471,14 +471,12 @@ def _result_after(job: Job, end: JobEnd) -> tuple[RunResult, bool]:
     else:
         why = end or "it was interrupted and wrote no result"
     status: Status = "stopped" if end is None or isinstance(end, Stopped) else "failed"
-    before = HydraConfig.instance().cfg
-    set_hydra_config(config := job.config)
-    try:
-        result = RunResult.build(*specify(without_hydra(config)), Outcome(status, message=why))
-    except Exception:  # the run was refused for this very reason, which is `why`
-        result = refused(config, status, why)
-    finally:
-        HydraConfig.instance().cfg = before
+    with _hydra_kept():
+        set_hydra_config(config := job.config)
+        try:
+            result = RunResult.build(*specify(without_hydra(config)), Outcome(status, message=why))
+        except Exception:  # the run was refused for this very reason, which is `why`
+            result = refused(config, status, why)
     try:
         result.write(job.folder)
     except OSError as error:
